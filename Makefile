@@ -1,0 +1,41 @@
+# Two commands do everything, set-up included: make serve, make test.
+# `make` alone lists them all.
+
+PORT   ?= 8000
+PYTHON ?= python3
+BIN    := .venv/bin
+
+help:
+	@echo "make serve    the site with live examples on 127.0.0.1, port PORT ($(PORT))"
+	@echo "make test     run every program and check every claim"
+	@echo "make build    the static site, into site/"
+	@echo "make record   run every program and rewrite snippets/"
+	@echo "make lock     take the newest versions of everything into requirements.txt"
+
+serve: build
+	@PORT=$(PORT) $(BIN)/python -m examples.site.server
+
+build: .venv/ready
+	@$(BIN)/mkdocs build --strict
+
+test: .venv/ready
+	@$(BIN)/pytest
+
+record: .venv/ready
+	@$(BIN)/pytest --record
+
+lock: .venv/ready
+	@$(BIN)/uv pip compile --group site --group examples --group tests \
+	  --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --no-emit-index-url --quiet --output-file requirements.txt
+
+.venv/ready: requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
+	  "Python 3.11 or later is needed, and $(PYTHON) is %d.%d: make PYTHON=…" % v[:2])'
+	@echo "Setting up .venv (once)"
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes \
+	  --requirement requirements.txt
+	@touch $@
+
+.PHONY: help serve build test record lock

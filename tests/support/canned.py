@@ -1,0 +1,57 @@
+"""A server that says what it was told to say, for clients that must cope with it."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import monotonic
+
+
+class Canned:
+    """Answers with (status, headers, body) in turn, and with the last one from then on.
+
+    A body of another kind than str is sent as JSON. `requests` holds what was asked:
+    (method, path, headers with names in lower case), and `times` when, in seconds.
+    """
+
+    def __init__(self, port, answers):
+        self.url = f"http://127.0.0.1:{port}"
+        self.requests, self.times = [], []
+        canned = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self):
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                canned.times.append(monotonic())
+                canned.requests.append((self.command, self.path, headers))
+                turn = min(len(canned.requests), len(answers)) - 1
+                status, headers, body = answers[turn]
+                content = (body if isinstance(body, str) else json.dumps(body)).encode()
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                if status != 304:
+                    self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                if status != 304:
+                    self.wfile.write(content)
+
+            do_GET = do_POST = answer
+
+            def log_message(self, *_):
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 256
+
+        self._server = Server(("127.0.0.1", port), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

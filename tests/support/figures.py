@@ -1,0 +1,104 @@
+"""Figures as inline SVG, drawn from recorded data and coloured by the site's own CSS.
+
+Nothing here names a colour or a font: classes do (docs/assets/figures.css), so that light,
+dark and print each have their own. Every figure carries a title and a description.
+"""
+
+from xml.etree import ElementTree as ET
+
+
+def svg(width, height, title, description):
+    root = ET.Element("svg", {"class": "figure", "viewBox": f"0 0 {width} {height}", "role": "img"})
+    ET.SubElement(root, "title").text = title
+    ET.SubElement(root, "desc").text = description
+    return root
+
+
+def text(parent, x, y, words, css="", anchor="start"):
+    attributes = {"x": f"{x:g}", "y": f"{y:g}", "class": css, "text-anchor": anchor}
+    ET.SubElement(parent, "text", attributes).text = words
+
+
+def line(parent, x1, y1, x2, y2, css):
+    points = {"x1": x1, "y1": y1, "x2": x2, "y2": y2}
+    attributes = {name: f"{value:g}" for name, value in points.items()} | {"class": css}
+    return ET.SubElement(parent, "line", attributes)
+
+
+def finish(root):
+    return ET.tostring(root, encoding="unicode") + "\n"
+
+
+def timeline(arrows, job, unit, title, description):
+    """Draw who spoke when: client on the left, server on the right, time downwards.
+
+    arrows: [(at, source, label)], `at` in units, in order. job: (start, end) in units, drawn
+    on the server's lane. What lies between the job's end and the last answer is marked as
+    late. Returns SVG text.
+    """
+    width, top, step, left, right = 360, 44, 56, 104, 256
+    last = max(at for at, _, _ in arrows)
+    height = top + last * step + 60
+
+    def y(at):
+        return top + at * step
+
+    root = svg(width, round(height), title, description)
+    text(root, left, 20, "client", "lane", "middle")
+    text(root, right, 20, "server", "lane", "middle")
+    for x in left, right:
+        line(root, x, 30, x, height - 8, "life")
+    for tick in range(int(last) + 1):
+        text(root, 10, y(tick) + 4, f"{tick} {unit}" if tick else "0", "tick")
+    start, end = job
+    bar = {"x": right - 5, "y": y(start), "width": 10, "height": y(end) - y(start), "rx": 5}
+    ET.SubElement(root, "rect", {k: f"{v:g}" for k, v in bar.items()} | {"class": "job"})
+    text(root, right + 12, (y(start) + y(end)) / 2, "the job", "note")
+    text(root, right + 12, y(end) + 4, "done", "note")
+    if last > end:
+        late = {"x": left - 5, "y": y(end), "width": 10, "height": y(last) - y(end), "rx": 5}
+        ET.SubElement(root, "rect", {k: f"{v:g}" for k, v in late.items()} | {"class": "late"})
+        text(root, left - 10, (y(end) + y(last)) / 2 + 4, "late", "note late", "end")
+    for at, source, words in arrows:
+        up = source == "client"
+        here = y(at) + (0 if up else 20)  # an answer follows at once: drawn just below
+        x1, x2 = (left, right) if up else (right, left)
+        head = 7 if up else -7
+        line(root, x1, here, x2 - head, here + 5, "up" if up else "down")
+        points = f"{x2},{here + 5:g} {x2 - head},{here + 1:g} {x2 - head},{here + 9:g}"
+        ET.SubElement(root, "polygon", {"points": points, "class": "up" if up else "down"})
+        text(root, (left + right) / 2, here - 2, words, "up" if up else "down", "middle")
+    return finish(root)
+
+
+def chart(points, curve, x_label, y_label, title, description, y_max):
+    """Draw measured points on the curve of their formula.
+
+    points: [(x, y)], measured, with x in 0…1. curve: a function of x. Returns SVG text.
+    """
+    width, height, left, right, top, bottom = 360, 240, 44, 12, 34, 44
+
+    def place(x, y):
+        return (
+            left + x * (width - left - right),
+            height - bottom - y / y_max * (height - top - bottom),
+        )
+
+    root = svg(width, height, title, description)
+    text(root, 4, 16, y_label, "axis-name")
+    text(root, width - right, height - 6, x_label, "axis-name", "end")
+    for number in range(5):
+        value = y_max * number / 4
+        line(root, *place(0, value), *place(1, value), "grid")
+        text(root, left - 6, place(0, value)[1] + 4, f"{value:g}", "tick", "end")
+        text(
+            root, place(number / 4, 0)[0], height - bottom + 16, f"{number / 4:g}", "tick", "middle"
+        )
+    samples = [n / 100 for n in range(1, 101) if curve(n / 100) <= y_max]
+    path = " ".join("{:.1f},{:.1f}".format(*place(x, curve(x))) for x in samples)
+    ET.SubElement(root, "polyline", {"points": path, "class": "formula"})
+    for x, y in points:
+        cx, cy = place(x, y)
+        attributes = {"cx": f"{cx:.1f}", "cy": f"{cy:.1f}", "r": "5", "class": "measured"}
+        ET.SubElement(root, "circle", attributes)
+    return finish(root)

@@ -1,0 +1,190 @@
+"""From the bytes that a tap saw to HTTP messages, transcripts and traces.
+
+The parser is h11's: the client's bytes go through an h11 server, the server's through an h11
+client, and each tells the other what it read, as in a proxy whose output is thrown away.
+"""
+
+import html
+import json
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import h11
+
+
+@dataclass
+class Message:
+    """One HTTP message as it passed."""
+
+    at: float  # when its first byte passed, seconds since the tap was opened
+    connection: int
+    source: str  # "client" or "server"
+    data: bytes = b""  # all of it, as sent
+    body: bytes = b""  # decoded from chunks, if it came in any
+    headers: dict = field(default_factory=dict)  # names in lower case
+    method: str = ""
+    target: str = ""
+    status: int = 0
+
+    @property
+    def start_line(self):
+        return self.data.split(b"\r\n")[0].decode()
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+
+class _Side:
+    """The bytes of one direction of one connection, cut into messages."""
+
+    def __init__(self, role):
+        self.h11 = h11.Connection(role)
+        self.waiting = b""  # received, and not yet part of a message
+        self.message = None
+
+    def read(self, data):
+        self.waiting += data
+        self.h11.receive_data(data)
+
+    def next(self):
+        """Return (event, the bytes it was read from)."""
+        event = self.h11.next_event()
+        cut = len(self.waiting) - len(self.h11.trailing_data[0])
+        taken, self.waiting = self.waiting[:cut], self.waiting[cut:]
+        return event, taken
+
+
+def messages(events):
+    """Return the HTTP messages in what a tap saw, in the order in which they began."""
+    found, connections = [], {}
+    for event in events:
+        if event.kind != "data":
+            continue
+        if event.connection not in connections:
+            connections[event.connection] = {
+                "client": _Side(h11.SERVER),
+                "server": _Side(h11.CLIENT),
+            }
+        sides = connections[event.connection]
+        sides[event.source].read(event.data)
+        _advance(event, sides, found)
+    return found
+
+
+def _advance(event, sides, found):
+    """Read all that can be read; a request that came early waits for the answer before it."""
+    while any([_read_one(event, source, sides, found) for source in sides]):
+        if all(each.h11.our_state is each.h11.their_state is h11.DONE for each in sides.values()):
+            for each in sides.values():
+                each.h11.start_next_cycle()
+
+
+def _read_one(event, source, sides, found):
+    """Read one h11 event of one side; return whether there was one."""
+    side, other = sides[source], sides["server" if source == "client" else "client"]
+    read, taken = side.next()
+    if isinstance(read, (h11.Request, h11.Response, h11.InformationalResponse)):
+        side.message = Message(event.at, event.connection, source)
+        side.message.headers = {k.decode(): v.decode() for k, v in read.headers}
+        if isinstance(read, h11.Request):
+            side.message.method = read.method.decode()
+            side.message.target = read.target.decode()
+        else:
+            side.message.status = read.status_code
+        found.append(side.message)
+    if side.message:
+        side.message.data += taken
+    if isinstance(read, h11.Data):
+        side.message.body += bytes(read.data)
+    if not isinstance(read, h11.Event) or isinstance(read, h11.ConnectionClosed):
+        return False
+    other.h11.send(read)
+    return True
+
+
+def counts(tap):
+    """Return what a run cost on the wire.
+
+    Round trips are those that the client waited for: one to open each connection, and one
+    for each request.
+    """
+    requests = sum(message.source == "client" for message in messages(tap.events))
+    return {
+        "connections": tap.connections,
+        "requests": requests,
+        "bytes up": tap.bytes("client"),
+        "bytes down": tap.bytes("server"),
+        "round trips": tap.connections + requests,
+    }
+
+
+def exchanges(found):
+    """Return (request, answer) pairs, in the order of the requests."""
+    pairs = []
+    for message in found:
+        if message.source == "client":
+            pairs.append([message, None])
+        else:
+            pair = next(p for p in pairs if p[0].connection == message.connection and not p[1])
+            pair[1] = message
+    return pairs
+
+
+def label(message):
+    """Return a message in two words, for a figure."""
+    if message.source == "client":
+        return f"{message.method} {message.target}"
+    words = [str(message.status)]
+    with suppress(ValueError, KeyError, TypeError):
+        words.append(message.json["status"])
+    return " ".join(map(str, words))
+
+
+def transcript(found, title):
+    """Return messages as HTML, one block a message, coloured by direction, with real bytes."""
+    blocks = []
+    for message in found:
+        up = message.source == "client"
+        who = "client → server" if up else "server → client"
+        head, _, body = message.data.decode().partition("\r\n\r\n")
+        size = f"{len(message.data)} bytes"
+        text = html.escape(head.replace("\r\n", "\n"), quote=False)
+        if body:
+            text += f"\n<span class='body'>{html.escape(body, quote=False)}</span>"
+        blocks.append(
+            f'<li class="{"up" if up else "down"}">'
+            f"<p>{who} · connection {message.connection} · {size}</p><pre>{text}</pre></li>"
+        )
+    return "\n".join([f'<ol class="wire" aria-label="{html.escape(title)}">', *blocks, "</ol>", ""])
+
+
+def trace(found, unit, step, job):
+    """Return messages as JSON for the panels: who said what, when.
+
+    `unit`: how many seconds of this run are drawn as one. `step`: what times are rounded to,
+    in units, coarse enough that a busy machine draws the same. `job`: (start, end) in units.
+    """
+    start = found[0].at
+    steps = [
+        {
+            "at": round((message.at - start) / unit / step) * step,
+            "from": message.source,
+            "connection": message.connection,
+            "text": label(message),
+            "bytes": len(message.data),
+        }
+        for message in found
+    ]
+    return json.dumps({"job": job, "messages": steps}, indent=1) + "\n"
+
+
+def table(rows):
+    """Return a list of dicts as a Markdown table, one column for each key."""
+    names = list(rows[0])
+    lines = [names, ["---"] + ["--:"] * (len(names) - 1)]
+    lines += [
+        [format(row[name], ",") if isinstance(row[name], int) else row[name] for name in names]
+        for row in rows
+    ]
+    return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)

@@ -1,0 +1,160 @@
+"""Start the programs of examples/ as a reader would, and stop them again.
+
+Every program runs as a copy of its file, alone in an empty folder, so each
+proof also proves that the file needs no other.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+READY = "Worker ready"  # Sanic's last word before it serves, signals included
+PATIENCE = 30  # seconds until a wait counts as failed; never reached when all is well
+
+# What a program prints when it lost a task, a socket or an exception.
+TROUBLE = ("Traceback", "was destroyed", "never retrieved", "never awaited", "Warning:")
+
+
+def commands(example):
+    """Return the commands that the head of an example names: [("Run", …), ("or", …)]."""
+    found = []
+    for line in example.read_text().splitlines():
+        key, _, value = line.lstrip("# ").partition(":")
+        if key in ("Run", "or") and value:
+            found.append((key, value.strip()))
+        elif key == "Source":
+            break
+    return found
+
+
+class Ports:
+    """Hands out ports of four digits, as long as the 8000 that readers see.
+
+    They lie outside the range from which the kernel takes ports for clients, and each
+    pytest worker has its own share, so that no two programs meet on one.
+    """
+
+    def __init__(self, worker):
+        self._next = 8100 + 600 * (worker % 3)
+        self._end = self._next + 600
+
+    def __call__(self):
+        while self._next < self._end:
+            self._next += 1
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", self._next))
+                except OSError:
+                    continue
+            return self._next
+        raise RuntimeError("no port left for this worker")
+
+
+class Program:
+    """A running program: what it printed so far, and how to end it."""
+
+    def __init__(self, argv, folder, env, port=None):
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self._lines = []
+        self._news = threading.Condition()
+        self._closed = False
+        self.process = subprocess.Popen(
+            argv,
+            cwd=folder,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self):
+        with self.process.stdout as pipe:
+            for line in pipe:
+                with self._news:
+                    self._lines.append(line)
+                    self._news.notify_all()
+        with self._news:
+            self._closed = True
+            self._news.notify_all()
+
+    @property
+    def output(self):
+        with self._news:
+            return "".join(self._lines)
+
+    def wait_for(self, text):
+        """Return once the program has printed `text`; fail if it ends without."""
+        with self._news:
+            self._news.wait_for(
+                lambda: self._closed or any(text in line for line in self._lines), PATIENCE
+            )
+        assert text in self.output, f"never printed {text!r}, but:\n{self.output}"
+        return self
+
+    def wait(self):
+        """Wait until the program ends by itself; return its exit code."""
+        code = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return code
+
+    def send(self, number):
+        os.killpg(self.process.pid, number)
+
+    def stop(self, number=signal.SIGTERM):
+        """End the program with a signal and check that it left nothing behind."""
+        if self.process.poll() is None:
+            self.send(number)
+        try:
+            code = self.wait()
+        except subprocess.TimeoutExpired:
+            self.send(signal.SIGKILL)
+            self.wait()
+            raise AssertionError(f"did not stop on signal {number}:\n{self.output}") from None
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        else:
+            raise AssertionError("left processes behind")
+        complain(self.output)
+        return code
+
+
+def complain(output):
+    """Fail if a program printed a traceback or lost something on its way out."""
+    trouble = [word for word in TROUBLE if word in output]
+    assert not trouble, f"the program printed {trouble}:\n{output}"
+
+
+def environment(**variables):
+    """Return the reader's environment: this one's, warnings shown, nothing of the suite's."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    env |= {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "default"}
+    return env | {name: str(value) for name, value in variables.items()}
+
+
+def argv(example):
+    """Return how to run an example here: by its kind, with the suite's own Python."""
+    interpreter = {".py": sys.executable, ".sh": "sh"}[example.suffix]
+    return [interpreter, example.name]
+
+
+def alone(example, folder):
+    """Copy one example into an empty folder, as a reader would; return that folder."""
+    folder.mkdir()
+    shutil.copy(example, folder)
+    return folder

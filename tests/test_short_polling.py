@@ -1,0 +1,443 @@
+"""Short polling: ask, be told at once, wait, and ask again."""
+
+import csv
+import json
+import runpy
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from itertools import pairwise
+
+import httpx2
+import pytest
+
+from .support.figures import chart, timeline
+from .support.messages import counts, exchanges, label, messages, table, trace, transcript
+from .support.processes import EXAMPLES
+
+# One interval of the recorded runs, in seconds. A job of 4.5 intervals ends as far as can be
+# from the moments at which it is asked about, so a slow machine finds the same.
+INTERVAL = 0.4
+JOB = {"SECONDS": 4.5 * INTERVAL, "INTERVAL": INTERVAL}
+
+
+@pytest.fixture
+def server(start):
+    """Return the plain server, running."""
+    return start("short_polling/server.py")
+
+
+def submit(url, seconds):
+    answer = httpx2.post(f"{url}/jobs", json={"seconds": seconds})
+    assert answer.status_code == 202, answer.text
+    return url + answer.headers["Location"]
+
+
+def until_done(url, **options):
+    while (answer := httpx2.get(url, **options)).json()["status"] == "pending":
+        time.sleep(0.02)
+    return answer
+
+
+# The server and the client
+
+
+def test_every_question_is_answered_at_once(server):
+    """The server answers every question at once: twenty are answered while the job runs."""
+    job = submit(server.url, 60)
+    assert {httpx2.get(job).json()["status"] for _ in range(20)} == {"pending"}
+
+
+def test_asks_until_it_is_done(server, tap, run, record):
+    """A job of 4.5 intervals takes five questions: four are told pending, the fifth done."""
+    wire = tap(server)
+    result = run("short_polling/client.py", URL=wire.url, **JOB)
+    assert result.returncode == 0
+    found = messages(wire.events)
+    answers = [label(answer) for _, answer in exchanges(found)]
+    assert answers == ["202 pending"] + ["200 pending"] * 4 + ["200 done"]
+    record("short_polling/client.txt", result.stdout)
+    shown = found[:4] + found[-2:]
+    record("short_polling/wire.html", transcript(shown, "Short polling on the wire"))
+    drawn = trace(found, INTERVAL, 0.5, [0, 4.5])
+    record("short_polling/trace.json", drawn)
+    arrows = [
+        (m["at"], m["from"], "GET /jobs/…" if m["text"].startswith("GET") else m["text"])
+        for m in json.loads(drawn)["messages"]
+    ]
+    record(
+        "short_polling/timeline.svg",
+        timeline(
+            arrows,
+            (0, 4.5),
+            "s",
+            "Short polling, drawn from a run",
+            "The client posts a job at 0 and is told 202 pending. It asks at 1, 2, 3 and 4 "
+            "seconds and is told pending at once each time. The job ends at 4.5 seconds. The "
+            "client learns of it when it asks again, at 5 seconds: half a second late.",
+        ),
+    )
+
+
+def test_waits_between_questions(server, tap, run):
+    """Between an answer and the next question the client waits one interval."""
+    wire = tap(server)
+    run("short_polling/client.py", URL=wire.url, **JOB)
+    pairs = exchanges(messages(wire.events))
+    for (_, answer), (question, _) in pairwise(pairs):
+        assert question.at - answer.at >= INTERVAL * 0.99
+
+
+def test_the_server_never_speaks_first(server, tap, run):
+    """The server sends nothing that was not asked for, not even when the job is done."""
+    wire = tap(server)
+    run("short_polling/client.py", URL=wire.url, **JOB)
+    spoke = [m.source for m in messages(wire.events)]
+    assert spoke == ["client", "server"] * 6
+
+
+def test_costs(server, start, tap, run, record):
+    """Python asks over one connection and curl over one for each question; Retry-After
+    makes one question of five."""
+    kept, each = tap(server), tap(server)
+    run("short_polling/client.py", URL=kept.url, **JOB)
+    variables = {"SECONDS_OF_WORK": JOB["SECONDS"], "INTERVAL": INTERVAL}
+    assert run("short_polling/client.sh", URL=each.url, **variables).returncode == 0
+    paced = tap(start("short_polling/server_hardened.py"))
+    run("short_polling/client_hardened.py", URL=paced.url, **JOB)
+    assert [kept.connections, each.connections, paced.connections] == [1, 6, 1]
+
+    def row(name, tap, bytes_vary=False):
+        cost = counts(tap)
+        if bytes_vary:  # curl says its version, which differs from machine to machine
+            cost |= {"bytes up": "–", "bytes down": "–"}
+        found = messages(tap.events)
+        late = (found[-1].at - found[0].at) / JOB["SECONDS"] - 1
+        return {"client": name} | cost | {"late, in job lengths": f"{round(late * 5) / 5:g}"}
+
+    rows = [
+        row("`client.py`", kept),
+        row("`client.sh`", each, bytes_vary=True),
+        row("`client_hardened.py`", paced),
+    ]
+    assert [r["requests"] for r in rows] == [6, 6, 2]
+    record("short_polling/costs.md", table(rows))
+
+
+# The interval
+
+
+@pytest.fixture(scope="module")
+def sweep(start_shared, tmp_path_factory):
+    """Return what sweep.py printed, as rows, and as it was printed."""
+    import subprocess
+
+    from .support.processes import alone, argv, environment
+
+    server = start_shared("short_polling/server.py")
+    example = EXAMPLES / "short_polling/sweep.py"
+    folder = alone(example, tmp_path_factory.mktemp("sweep") / "alone")
+    output = subprocess.run(
+        argv(example), cwd=folder, env=environment(URL=server.url), stdout=-1, text=True, check=True
+    ).stdout
+    rows = csv.DictReader(output.splitlines())
+    return [{name: float(value) for name, value in row.items()} for row in rows]
+
+
+def test_requests_are_length_over_interval(sweep):
+    """A client asks length/interval times, and on average half a time more."""
+    for row in sweep:
+        assert row["requests"] == row["length/interval"] + 0.5
+
+
+def test_late_by_half_an_interval_on_average(sweep):
+    """The client learns of the job's end half an interval late on average, and one interval
+    late at worst."""
+    for row in sweep:
+        assert row["mean late"] == 0.5
+        assert row["worst late"] == 1
+
+
+def test_the_interval_trades_requests_for_delay(sweep, record):
+    """Halving the interval halves the delay and doubles the questions."""
+    points = {row["length/interval"]: row for row in sweep}
+    for n in 1, 2, 3, 4:
+        if 2 * n in points:
+            asked, twice = points[n]["requests"] - 0.5, points[2 * n]["requests"] - 0.5
+            assert twice == 2 * asked
+    record(
+        "short_polling/sweep.md",
+        table(
+            [
+                {
+                    "interval, in job lengths": f"1/{n:g}" if n > 1 else "1",
+                    "requests": f"{row['requests']:g}",
+                    "by the formula": f"{n + 0.5:g}",
+                    "mean delay, in intervals": f"{row['mean late']:g}",
+                    "by the formula ": "0.5",
+                    "worst": f"{row['worst late']:g}",
+                    " by the formula": "1",
+                }
+                for n, row in points.items()
+            ]
+        ),
+    )
+    record(
+        "short_polling/requests.svg",
+        chart(
+            [(1 / n, row["requests"]) for n, row in points.items()],
+            lambda x: 1 / x + 0.5,
+            "interval, in job lengths",
+            "requests for one job",
+            "Requests against interval",
+            "Six measured points on the curve 1/interval + ½: from 8.5 requests at an eighth of "
+            "the job's length down to 1.5 at the whole of it.",
+            y_max=12,
+        ),
+    )
+    record(
+        "short_polling/delay.svg",
+        chart(
+            [(1 / n, row["mean late"] / n) for n, row in points.items()],
+            lambda x: x / 2,
+            "interval, in job lengths",
+            "mean delay, in job lengths",
+            "Mean delay against interval",
+            "Six measured points on the straight line interval/2: the longer the interval, the "
+            "later the client knows.",
+            y_max=0.6,
+        ),
+    )
+
+
+# The server that steers
+
+
+def test_the_server_says_when_to_ask(start):
+    """The hardened server suggests the time that the job still needs, and no more than 30 s."""
+    server = start("short_polling/server_hardened.py")
+    for seconds, suggested in [(0.5, "1"), (10, "10"), (60, "30")]:
+        answer = httpx2.get(submit(server.url, seconds))
+        assert answer.headers["Retry-After"] == suggested
+
+
+def test_a_client_that_obeys_asks_once(start, tap, run, record):
+    """A client that obeys Retry-After asks once, when the job is done."""
+    wire = tap(start("short_polling/server_hardened.py"))
+    result = run("short_polling/client_hardened.py", URL=wire.url, SECONDS=1.8)
+    answers = [label(answer) for _, answer in exchanges(messages(wire.events))]
+    assert answers == ["202 pending", "200 done"]
+    record("short_polling/client_hardened.txt", result.stdout)
+
+
+def test_nothing_new_is_a_304_without_a_body(start, tap, record):
+    """If-None-Match with the last ETag gets 304 and no body while nothing has changed, and
+    200 with another ETag once the job is done."""
+    wire = tap(start("short_polling/server_hardened.py"))
+    with httpx2.Client() as client:
+        job = submit(wire.url, 1)
+        first = client.get(job)
+        known = {"If-None-Match": first.headers["ETag"]}
+        unchanged = client.get(job, headers=known)
+        assert (unchanged.status_code, unchanged.content) == (304, b"")
+        assert unchanged.headers["ETag"] == first.headers["ETag"]
+        while (changed := client.get(job, headers=known)).status_code == 304:
+            time.sleep(0.05)
+    assert changed.status_code == 200
+    assert changed.headers["ETag"] != first.headers["ETag"]
+    pairs = exchanges(messages(wire.events))[1:3]
+    record(
+        "short_polling/not_modified.html",
+        transcript([m for pair in pairs for m in pair], "A conditional request"),
+    )
+    full, short = ([len(question.data), len(answer.data)] for question, answer in pairs)
+    rows = [
+        {"question": name, "bytes up": up, "bytes down": down, "both": up + down}
+        for name, (up, down) in [("plain, 200", full), ("conditional, 304", short)]
+    ]
+    record("short_polling/not_modified.md", table(rows))
+    # Small bodies save little: what the 304 saves below, If-None-Match costs above.
+    assert short[1] < full[1]
+    assert short[0] > full[0]
+
+
+def test_the_hardened_client_asks_conditionally(canned, run):
+    """The hardened client sends back the ETag it was given, and keeps what it knew on 304."""
+    submitted = (202, {"Location": "/jobs/x", "Retry-After": "0"}, {"status": "pending"})
+    pending = (200, {"ETag": '"1"', "Retry-After": "0"}, {"status": "pending"})
+    unchanged = (304, {"ETag": '"1"', "Retry-After": "0"}, "")
+    done = (200, {"ETag": '"2"'}, {"status": "done", "result": 42})
+    server = canned(submitted, pending, unchanged, done)
+    result = run("short_polling/client_hardened.py", URL=server.url)
+    assert result.returncode == 0
+    sent = [headers.get("if-none-match") for _, _, headers in server.requests]
+    assert sent == [None, None, '"1"', '"1"']
+    assert "304 pending" in result.stdout
+
+
+def test_a_browser_asks_conditionally_by_itself(start, tap, page):
+    """A browser's fetch sends If-None-Match by itself, and turns the 304 into the 200 it
+    stands for."""
+    wire = tap(start("short_polling/server_hardened.py"))
+    job = submit(wire.url, 60)
+    page.goto(job)
+    for _ in range(2):
+        status = page.evaluate("url => fetch(url).then((answer) => answer.status)", job)
+        assert status == 200
+    statuses = [a.status for q, a in exchanges(messages(wire.events)) if q.target in job]
+    assert statuses[-1] == 304
+
+
+# Trouble
+
+
+def test_obeys_retry_after_in_trouble(canned, run):
+    """After a 503 the hardened client waits as long as the server says, and then goes on."""
+    submitted = (202, {"Location": "/jobs/x", "Retry-After": "0"}, {"status": "pending"})
+    busy = (503, {"Retry-After": "1"}, {"status": 503})
+    done = (200, {}, {"status": "done", "result": 42})
+    server = canned(submitted, busy, done)
+    result = run("short_polling/client_hardened.py", URL=server.url)
+    assert result.returncode == 0
+    assert server.times[2] - server.times[1] >= 1
+    assert "trouble: 503" in result.stdout
+
+
+@pytest.fixture
+def wait():
+    """Return the hardened client's function wait(failures, retry_after)."""
+    return runpy.run_path(str(EXAMPLES / "short_polling/client_hardened.py"))["wait"]
+
+
+def test_backs_off_exponentially_with_jitter(wait):
+    """Without Retry-After the wait is random, up to a bound that doubles with each failure
+    and stops at 30 seconds."""
+    for failures, bound in [(0, 1), (1, 2), (2, 4), (3, 8), (4, 16), (5, 30), (50, 30)]:
+        waits = [wait(failures, None) for _ in range(1000)]
+        assert all(0 <= each <= bound for each in waits)
+        # Spread over all of it: each tenth of the range is hit.
+        assert {int(each / bound * 10) for each in waits} >= set(range(10))
+
+
+def test_clients_told_the_same_do_not_return_together(wait):
+    """Clients that were all told Retry-After: 10 return at any moment of the next second,
+    and none too early."""
+    waits = [wait(0, "10") for _ in range(1000)]
+    assert all(10 <= each <= 11 for each in waits)
+    assert {int((each - 10) * 10) for each in waits} >= set(range(10))
+
+
+def test_understands_retry_after_as_a_date(wait):
+    """Retry-After may be a date; one in the past means now."""
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
+    assert 90 <= wait(0, soon) <= 110
+    assert wait(0, "Fri, 31 Dec 1999 23:59:59 GMT") == 0
+
+
+def test_gives_up_at_the_deadline(server, tap, run, record):
+    """At its deadline the client gives up, says so, and asks no more."""
+    wire = tap(server)
+    result = run("short_polling/client_hardened.py", URL=wire.url, SECONDS=60, DEADLINE=1.5)
+    assert result.returncode == 1
+    assert result.stderr == "not done within 1.5 seconds: gave up\n"
+    assert [label(m) for m in messages(wire.events)][-1] == "200 pending"
+    record("short_polling/deadline.txt", result.stdout + result.stderr)
+
+
+def test_a_restarted_server_has_forgotten(start, run):
+    """A server that restarts forgets its jobs: the client gets 404 and stops."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    first = start("short_polling/server.py")
+    with ThreadPoolExecutor() as pool:
+        client = pool.submit(
+            run, "short_polling/client_hardened.py", URL=first.url, SECONDS=60, DEADLINE=20
+        )
+        while httpx2.get(f"{first.url}/jobs/x").status_code != 404:
+            pass
+        time.sleep(1)
+        first.stop()
+        start("short_polling/server.py", PORT=first.port)
+        result = client.result()
+    assert result.returncode == 1
+    assert "answered 404" in result.stderr
+
+
+def test_too_many_jobs_are_refused_politely(start):
+    """A server with enough to do answers 503 with Retry-After, and takes jobs again once
+    results have expired."""
+    server = start("short_polling/server_hardened.py", MAX_JOBS=1, KEEP=1)
+    job = submit(server.url, 0)
+    refused = httpx2.post(f"{server.url}/jobs", json={"seconds": 0})
+    assert refused.status_code == 503
+    assert refused.headers["Retry-After"] == "5"
+    while httpx2.get(job).status_code == 200:
+        time.sleep(0.05)
+    submit(server.url, 0)
+
+
+def test_a_result_nobody_fetches_is_let_go(start):
+    """A result that nobody fetches is let go after a while."""
+    server = start("short_polling/server_hardened.py", KEEP=1)
+    job = submit(server.url, 0)
+    assert until_done(job).json()["result"] == 42
+    while (answer := httpx2.get(job)).status_code == 200:
+        time.sleep(0.05)
+    assert answer.status_code == 404
+
+
+def test_a_client_that_leaves_costs_nothing(server):
+    """A client that never comes back leaves no open request behind, and its job goes on."""
+    job = submit(server.url, 0.5)
+    # No connection is open now, and still the job is finished.
+    time.sleep(1)
+    assert httpx2.get(job).json()["status"] == "done"
+
+
+# curl and the browser
+
+
+def test_curl_polls(server, run, record):
+    """A loop around curl polls as well."""
+    variables = {"SECONDS_OF_WORK": JOB["SECONDS"], "INTERVAL": INTERVAL}
+    result = run("short_polling/client.sh", URL=server.url, **variables)
+    statuses = [json.loads(line)["status"] for line in result.stdout.splitlines()]
+    assert statuses == ["pending"] * 4 + ["done"]
+    record("short_polling/curl.txt", result.stdout)
+
+
+@pytest.fixture
+def opened(page, server, tmp_path):
+    """Return client.html, opened from an empty folder as a file, with a server to talk to."""
+    from .support.processes import alone
+
+    folder = alone(EXAMPLES / "short_polling/client.html", tmp_path / "page")
+    page.goto(f"file://{folder}/client.html?url={server.url}")
+    return page
+
+
+def test_the_browser_polls(opened):
+    """The page, opened as a file, polls with fetch until the job is done."""
+    opened.fill("#seconds", "1.8")
+    opened.fill("#interval", "0.4")
+    opened.click("#start")
+    opened.wait_for_selector("text=the result is 42")
+    shown = opened.locator("#answers li").all_inner_texts()
+    assert shown == ["pending"] * 4 + ["done", "the result is 42"]
+
+
+def test_the_browser_stops(opened, server):
+    """Stop ends the polling at once, in the middle of an interval too."""
+    opened.fill("#seconds", "60")
+    opened.fill("#interval", "60")
+    opened.click("#start")
+    opened.click("#stop")
+    opened.wait_for_selector("text=stopped:")
+    assert opened.is_enabled("#start")
+
+
+def test_the_browser_says_when_nobody_answers(opened, server):
+    """When the server is gone the page says so."""
+    server.stop()
+    opened.click("#start")
+    opened.wait_for_selector("text=stopped:")

@@ -1,0 +1,292 @@
+"""The token: a server answers before it has finished, and says where to ask later."""
+
+import signal
+import string
+import time
+
+import httpx2
+import pytest
+
+from .support.figures import timeline
+from .support.messages import label, messages, transcript
+
+ALICE = {"Authorization": "Bearer alice-key"}
+BOB = {"Authorization": "Bearer bob-key"}
+
+
+@pytest.fixture
+def server(start):
+    """Return the plain token server, running."""
+    return start("token/server.py")
+
+
+def submit(server, headers=None, **job):
+    answer = httpx2.post(f"{server.url}/jobs", json=job or {"seconds": 60}, headers=headers)
+    assert answer.status_code == 202, answer.text
+    return answer
+
+
+def ask(server, submitted, headers=None):
+    return httpx2.get(server.url + submitted.headers["Location"], headers=headers)
+
+
+def wait_for(server, submitted, status, headers=None):
+    """Ask until the job has this status or HTTP status; return the answer."""
+    while True:
+        answer = ask(server, submitted, headers)
+        if status in (answer.status_code, answer.json().get("status")):
+            return answer
+        time.sleep(0.05)
+
+
+# The plain server
+
+
+def test_answers_before_the_job_is_done(server):
+    """The server answers 202 while the job still runs."""
+    submitted = submit(server, seconds=60)
+    assert submitted.status_code == 202
+    assert submitted.json()["status"] == "pending"
+    assert ask(server, submitted).json()["status"] == "pending"
+
+
+def test_says_where_and_when_to_ask(server):
+    """The answer says where to ask (Location) and when (Retry-After)."""
+    submitted = submit(server)
+    assert submitted.headers["Location"] == f"/jobs/{submitted.json()['token']}"
+    assert submitted.headers["Retry-After"] == "1"
+    assert ask(server, submitted).status_code == 200
+
+
+def test_pending_is_a_success(server):
+    """A pending job is a 200 with Retry-After; a done one has the result and no Retry-After."""
+    pending = ask(server, submit(server, seconds=60))
+    assert (pending.status_code, pending.json()["status"]) == (200, "pending")
+    assert pending.headers["Retry-After"] == "1"
+    done = wait_for(server, submit(server, seconds=0), "done")
+    assert (done.status_code, done.json()["result"]) == (200, 42)
+    assert "Retry-After" not in done.headers
+
+
+def test_asking_changes_nothing(server):
+    """A token can be asked about any number of times, and says the same each time."""
+    submitted = submit(server, seconds=0)
+    first = wait_for(server, submitted, "done")
+    assert [ask(server, submitted).json() for _ in range(3)] == [first.json()] * 3
+
+
+def test_tokens_cannot_be_guessed(server):
+    """A token carries 128 random bits: 22 characters, no two alike among a thousand."""
+    with httpx2.Client(base_url=server.url) as client:
+        tokens = [client.post("/jobs", json={"seconds": 0}).json()["token"] for _ in range(1000)]
+    assert len(set(tokens)) == 1000
+    assert {len(token) for token in tokens} == {22}
+    # In each position all characters of the alphabet turn up: nothing counts upwards.
+    alphabet = set(string.ascii_letters + string.digits + "-_")
+    assert all(set(column) == alphabet for column in list(zip(*tokens, strict=True))[:-1])
+
+
+def test_an_unknown_token_is_404(server):
+    """An unknown token is a 404 with a JSON body, never an empty success."""
+    answer = httpx2.get(f"{server.url}/jobs/made-up")
+    assert answer.status_code == 404
+    assert answer.json()["message"] == "no job has this token"
+
+
+def test_a_failed_job_is_a_status_and_not_a_500(server):
+    """A job that failed is a 200 that says so: the question was answered."""
+    failed = wait_for(server, submit(server, seconds=0, fail=True), "failed")
+    assert failed.status_code == 200
+    assert failed.json()["error"] == "the job was told to fail"
+    assert "Retry-After" not in failed.headers
+
+
+def test_the_plain_server_starts_a_job_for_each_request(server):
+    """Without more, the same request sent twice starts two jobs."""
+    key = {"Idempotency-Key": "one"}
+    assert submit(server, key).json() != submit(server, key).json()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", ["server.py", "server_hardened.py"])
+def test_stops_cleanly_with_jobs_running(start, name, number):
+    """The server stops on SIGTERM and SIGINT with jobs still running, and leaves no task."""
+    server = start(f"token/{name}")
+    submit(server, ALICE, seconds=60)
+    assert server.stop(number) == 0
+
+
+# The hardened server
+
+
+@pytest.fixture
+def hardened(start):
+    """Return the hardened token server, running, with results kept for a moment."""
+    return start("token/server_hardened.py", KEEP=1.5, REMEMBER=0.5, JOBS_PER_OWNER=2)
+
+
+def test_the_token_is_no_right(start):
+    """Someone else's token is a 404, the same to the byte as one that never was."""
+    server = start("token/server_hardened.py")
+    submitted = submit(server, ALICE)
+    assert ask(server, submitted, ALICE).status_code == 200
+    theirs = ask(server, submitted, BOB)
+    unknown = httpx2.get(f"{server.url}/jobs/made-up", headers=BOB)
+    assert theirs.status_code == 404
+    assert theirs.headers == unknown.headers
+    assert theirs.content == unknown.content
+
+
+def test_a_stranger_is_told_to_say_who_they_are(hardened):
+    """Without a valid key every answer is a 401 that names the scheme."""
+    for headers in None, {"Authorization": "Bearer nobody"}:
+        answer = httpx2.get(f"{hardened.url}/jobs/made-up", headers=headers)
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_a_job_nobody_comes_for_expires(hardened):
+    """A result is kept for a while, then is a 410 that says what to do, then a 404."""
+    submitted = submit(hardened, ALICE, seconds=0)
+    assert wait_for(hardened, submitted, "done", ALICE).json()["result"] == 42
+    gone = wait_for(hardened, submitted, 410, ALICE)
+    assert "submit it again" in gone.json()["message"]
+    wait_for(hardened, submitted, 404, ALICE)
+
+
+def test_a_key_starts_one_job(start):
+    """The same request with the same Idempotency-Key gets the job that it started before."""
+    server = start("token/server_hardened.py")
+    key = {"Idempotency-Key": "one"}
+    first = submit(server, ALICE | key)
+    again = submit(server, ALICE | key)
+    assert again.headers["Location"] == first.headers["Location"]
+    assert submit(server, ALICE | {"Idempotency-Key": "two"}).json() != first.json()
+    assert submit(server, ALICE).json() != submit(server, ALICE).json()
+
+
+def test_a_key_belongs_to_its_owner(start):
+    """Two owners may use the same Idempotency-Key; each has a job of their own."""
+    server = start("token/server_hardened.py")
+    key = {"Idempotency-Key": "one"}
+    assert submit(server, ALICE | key).json() != submit(server, BOB | key).json()
+
+
+def test_a_key_reused_for_another_request_is_422(start):
+    """An Idempotency-Key that comes with another request is a 422, and starts nothing."""
+    server = start("token/server_hardened.py")
+    headers = ALICE | {"Idempotency-Key": "one"}
+    submit(server, headers, seconds=60)
+    other = httpx2.post(f"{server.url}/jobs", json={"seconds": 59}, headers=headers)
+    assert other.status_code == 422
+    assert "another request" in other.json()["message"]
+
+
+def test_one_owner_cannot_take_all_the_room(hardened):
+    """An owner with too many jobs gets 429 with Retry-After; others are served, and expiry
+    makes room again."""
+    jobs = [submit(hardened, ALICE, seconds=0) for _ in range(2)]
+    refused = httpx2.post(f"{hardened.url}/jobs", json={"seconds": 0}, headers=ALICE)
+    assert refused.status_code == 429
+    assert refused.headers["Retry-After"] == "60"
+    submit(hardened, BOB)
+    for job in jobs:
+        wait_for(hardened, job, 410, ALICE)
+    submit(hardened, ALICE)
+
+
+def test_the_hardened_server_shows_failures_too(start):
+    """The hardened server tells a job's failure as a status as well."""
+    server = start("token/server_hardened.py")
+    failed = wait_for(server, submit(server, ALICE, seconds=0, fail=True), "failed", ALICE)
+    assert failed.status_code == 200
+
+
+# The clients
+
+
+def test_the_client_hands_in_and_asks(server, tap, run, record):
+    """The client gets its token at once, and the result when it asks after the job's end."""
+    wire = tap(server)
+    result = run("token/client.py", URL=wire.url, SECONDS=1.5)
+    assert result.returncode == 0
+    found = messages(wire.events)
+    assert [label(m).split("/")[0] for m in found] == [
+        "POST ",
+        "202 pending",
+        "GET ",
+        "200 pending",
+        "GET ",
+        "200 pending",
+        "GET ",
+        "200 done",
+    ]
+    record("token/client.txt", result.stdout)
+    record("token/wire.html", transcript(found[:4] + found[-2:], "The token on the wire"))
+
+
+def test_the_figure(server, run, tap, record):
+    """The picture on the token's page is drawn from a run."""
+    wire = tap(server)
+    run("token/client.py", URL=wire.url, SECONDS=1.5)
+    found = messages(wire.events)
+    start = found[0].at
+    arrows = [(round(m.at - start), m.source, label(m)) for m in found]
+    arrows = [
+        (at, source, "GET /jobs/…" if words.startswith("GET") else words)
+        for at, source, words in arrows
+    ]
+    record(
+        "token/timeline.svg",
+        timeline(
+            arrows,
+            (0, 1.5),
+            "s",
+            "A job handed in and asked about",
+            "The client posts a job and gets 202 at once. It asks at once and after one second "
+            "and is told pending both times; it asks after two seconds and gets the result. "
+            "The job ended after one and a half seconds.",
+        ),
+    )
+
+
+def test_curl_hands_in_and_asks(server, run, record):
+    """curl is client enough: it gets a token, then pending, then done."""
+    result = run("token/client.sh", URL=server.url)
+    assert result.returncode == 0
+    ask_at, first, last = result.stdout.splitlines()
+    assert "/jobs/" in ask_at
+    assert '"status":"pending"' in first
+    assert '"status":"done"' in last
+    record("token/curl.txt", result.stdout)
+
+
+def test_a_lost_answer_does_not_start_a_second_job(start, tap, run, record):
+    """When the answer to the POST is lost, the client sends it again with the same key, and
+    the server has one job."""
+    server = start("token/server_hardened.py", JOBS_PER_OWNER=1)
+    answers = []
+
+    def lose_the_first_answer(event):
+        if event.source == "server":
+            answers.append(event)
+            return len(answers) > 1
+
+    wire = tap(server, on_data=lose_the_first_answer)
+    result = run("token/client_hardened.py", URL=wire.url, SECONDS=0.5)
+    assert result.returncode == 0, result.stderr
+    # The room is for one job, so a second one would have been a 429.
+    assert len(answers) >= 3
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("no answer") and lines[1] == "202 Accepted"
+    record("token/lost-answer.txt", result.stdout)
+
+
+def test_the_client_of_a_failed_job_says_why(canned, run):
+    """A client whose job failed says why in one line and exits with an error."""
+    submitted = (202, {"Location": "/jobs/x"}, {"token": "x", "status": "pending"})
+    failed = (200, {}, {"token": "x", "status": "failed", "error": "no paper"})
+    server = canned(submitted, failed)
+    result = run("token/client.py", URL=server.url)
+    assert result.returncode == 1
+    assert result.stderr == "the job failed: no paper\n"
