@@ -3,7 +3,9 @@
 import os
 import shutil
 import subprocess
+import sys
 from contextlib import contextmanager
+from uuid import uuid4
 
 import pytest
 from playwright.sync_api import sync_playwright
@@ -13,6 +15,7 @@ from .support.processes import (
     EXAMPLES,
     PATIENCE,
     READY,
+    ROOT,
     Ports,
     Program,
     alone,
@@ -81,15 +84,21 @@ def run(tmp_path):
 
     stdout and stderr are apart. A traceback fails the test, whatever the exit code.
     """
-    ran = 0
+    return runner(tmp_path)
 
+
+@pytest.fixture(scope="module")
+def run_shared(tmp_path_factory):
+    """Run an example client to its end for several tests, as `run` does for one."""
+    return runner(tmp_path_factory.mktemp("shared"))
+
+
+def runner(folder):
     def run(name, **variables):
-        nonlocal ran
-        ran += 1
         example = EXAMPLES / name
         result = subprocess.run(
             argv(example),
-            cwd=alone(example, tmp_path / f"client-{ran}"),
+            cwd=alone(example, folder / f"client-{uuid4()}"),
             env=environment(**variables),
             capture_output=True,
             text=True,
@@ -134,12 +143,12 @@ def canned(port):
 def needs(program, package):
     """Return the path of a real part; skip by name without it, and fail where CI is set."""
     path = shutil.which(program)
-    if path is None:
-        message = f"{program} is not installed: sudo apt-get install {package}"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    return path
+    return path or missing(f"{program} is not installed: sudo apt-get install {package}")
+
+
+def missing(message):
+    """Skip the test, saying what is missing; fail it where CI is set."""
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
 
 
 @pytest.fixture(scope="session")
@@ -161,3 +170,85 @@ def page(browser):
     """Return a fresh page of a browser that has seen nothing yet."""
     with browser.new_context() as context:
         yield context.new_page()
+
+
+@pytest.fixture(scope="session")
+def registry():
+    """Skip where uv cannot reach a package registry; fail there where CI is set."""
+    check = ["uv", "run", "--no-project", "--with", "sanic", "python", "-c", ""]
+    if subprocess.run(check, env=environment(), capture_output=True).returncode:
+        missing("no package registry can be reached, so uv cannot fetch what examples need")
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """Return the folder with the built site."""
+    folder = tmp_path_factory.mktemp("site")
+    built = subprocess.run(
+        ["mkdocs", "build", "--strict", "--site-dir", folder],
+        cwd=ROOT,
+        env=environment(NO_MKDOCS_2_WARNING=1),
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stderr
+    assert "WARNING" not in built.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def live(site, port):
+    """Return the site as `make serve` serves it."""
+    argv = [sys.executable, "-m", "examples.site.server"]
+    program = Program(argv, ROOT, environment(PORT=(number := port()), SITE=site), number)
+    yield program.wait_for("Open http")
+    program.stop()
+
+
+@pytest.fixture(scope="module")
+def static(site, port):
+    """Return the site on a static host that knows nothing about it."""
+    argv = ["-m", "http.server", "--bind", "127.0.0.1", str(number := port())]
+    program = Program([sys.executable, *argv], site, environment(), number)
+    program.wait_for("Serving HTTP")
+    yield program
+    program.process.terminate()
+    program.wait()
+
+
+@contextmanager
+def watched(browser):
+    """Yield open(url) -> page; fail on an error in a console, a failed request, and a request
+    to another host than the page's."""
+    troubles, hosts = [], set()
+
+    def asked(request):
+        if request.url.startswith("http"):
+            hosts.add(request.url.split("/")[2])
+
+    def failed(request):
+        if request.failure != "net::ERR_ABORTED":  # left for another page
+            troubles.append(f"{request.failure}: {request.url}")
+
+    with browser.new_context() as context:
+
+        def open_page(url):
+            page = context.new_page()
+            page.on("console", lambda m: m.type in {"error", "warning"} and troubles.append(m.text))
+            page.on("pageerror", lambda error: troubles.append(str(error)))
+            page.on("response", lambda r: r.status >= 400 and troubles.append(r.url))
+            page.on("requestfailed", failed)
+            page.on("request", asked)
+            page.goto(url, wait_until="networkidle")
+            return page
+
+        open_page.hosts, open_page.troubles = hosts, troubles
+        yield open_page
+    assert not troubles
+
+
+@pytest.fixture
+def quiet(browser):
+    """Return open(url) -> page, watched for errors."""
+    with watched(browser) as open_page:
+        yield open_page

@@ -8,16 +8,22 @@ import httpx2
 import pytest
 
 from .support.figures import timeline
-from .support.messages import label, messages, transcript
+from .support.messages import exchanges, label, messages, table, trace, transcript
 
 ALICE = {"Authorization": "Bearer alice-key"}
 BOB = {"Authorization": "Bearer bob-key"}
 
 
-@pytest.fixture
-def server(start):
+@pytest.fixture(scope="module")
+def server(start_shared):
     """Return the plain token server, running."""
-    return start("token/server.py")
+    return start_shared("token/server.py")
+
+
+@pytest.fixture(scope="module")
+def roomy(start_shared):
+    """Return the hardened token server, running."""
+    return start_shared("token/server_hardened.py")
 
 
 def submit(server, headers=None, **job):
@@ -125,13 +131,12 @@ def hardened(start):
     return start("token/server_hardened.py", KEEP=1.5, REMEMBER=0.5, JOBS_PER_OWNER=2)
 
 
-def test_the_token_is_no_right(start):
+def test_the_token_is_no_right(roomy):
     """Someone else's token is a 404, the same to the byte as one that never was."""
-    server = start("token/server_hardened.py")
-    submitted = submit(server, ALICE)
-    assert ask(server, submitted, ALICE).status_code == 200
-    theirs = ask(server, submitted, BOB)
-    unknown = httpx2.get(f"{server.url}/jobs/made-up", headers=BOB)
+    submitted = submit(roomy, ALICE)
+    assert ask(roomy, submitted, ALICE).status_code == 200
+    theirs = ask(roomy, submitted, BOB)
+    unknown = httpx2.get(f"{roomy.url}/jobs/made-up", headers=BOB)
     assert theirs.status_code == 404
     assert theirs.headers == unknown.headers
     assert theirs.content == unknown.content
@@ -154,30 +159,27 @@ def test_a_job_nobody_comes_for_expires(hardened):
     wait_for(hardened, submitted, 404, ALICE)
 
 
-def test_a_key_starts_one_job(start):
+def test_a_key_starts_one_job(roomy):
     """The same request with the same Idempotency-Key gets the job that it started before."""
-    server = start("token/server_hardened.py")
     key = {"Idempotency-Key": "one"}
-    first = submit(server, ALICE | key)
-    again = submit(server, ALICE | key)
+    first = submit(roomy, ALICE | key)
+    again = submit(roomy, ALICE | key)
     assert again.headers["Location"] == first.headers["Location"]
-    assert submit(server, ALICE | {"Idempotency-Key": "two"}).json() != first.json()
-    assert submit(server, ALICE).json() != submit(server, ALICE).json()
+    assert submit(roomy, ALICE | {"Idempotency-Key": "two"}).json() != first.json()
+    assert submit(roomy, ALICE).json() != submit(roomy, ALICE).json()
 
 
-def test_a_key_belongs_to_its_owner(start):
+def test_a_key_belongs_to_its_owner(roomy):
     """Two owners may use the same Idempotency-Key; each has a job of their own."""
-    server = start("token/server_hardened.py")
-    key = {"Idempotency-Key": "one"}
-    assert submit(server, ALICE | key).json() != submit(server, BOB | key).json()
+    key = {"Idempotency-Key": "four"}
+    assert submit(roomy, ALICE | key).json() != submit(roomy, BOB | key).json()
 
 
-def test_a_key_reused_for_another_request_is_422(start):
+def test_a_key_reused_for_another_request_is_422(roomy):
     """An Idempotency-Key that comes with another request is a 422, and starts nothing."""
-    server = start("token/server_hardened.py")
-    headers = ALICE | {"Idempotency-Key": "one"}
-    submit(server, headers, seconds=60)
-    other = httpx2.post(f"{server.url}/jobs", json={"seconds": 59}, headers=headers)
+    headers = ALICE | {"Idempotency-Key": "three"}
+    submit(roomy, headers, seconds=60)
+    other = httpx2.post(f"{roomy.url}/jobs", json={"seconds": 59}, headers=headers)
     assert other.status_code == 422
     assert "another request" in other.json()["message"]
 
@@ -195,10 +197,9 @@ def test_one_owner_cannot_take_all_the_room(hardened):
     submit(hardened, ALICE)
 
 
-def test_the_hardened_server_shows_failures_too(start):
+def test_the_hardened_server_shows_failures_too(roomy):
     """The hardened server tells a job's failure as a status as well."""
-    server = start("token/server_hardened.py")
-    failed = wait_for(server, submit(server, ALICE, seconds=0, fail=True), "failed", ALICE)
+    failed = wait_for(roomy, submit(roomy, ALICE, seconds=0, fail=True), "failed", ALICE)
     assert failed.status_code == 200
 
 
@@ -223,24 +224,34 @@ def test_the_client_hands_in_and_asks(server, tap, run, record):
     ]
     record("token/client.txt", result.stdout)
     record("token/wire.html", transcript(found[:4] + found[-2:], "The token on the wire"))
+    names = ["handing in", "asking, told pending", None, "asking, told done"]
+    record(
+        "token/costs.md",
+        table(
+            [
+                {
+                    "request": name,
+                    "bytes up": len(question.data),
+                    "bytes down": len(answer.data),
+                    "round trips": 1,
+                }
+                for name, (question, answer) in zip(names, exchanges(found), strict=True)
+                if name
+            ]
+        ),
+    )
 
 
-def test_the_figure(server, run, tap, record):
-    """The picture on the token's page is drawn from a run."""
+def test_the_picture_is_drawn_from_a_run(server, run, tap, record):
+    """The picture on the token's page is drawn from a run of the programs on it."""
     wire = tap(server)
     run("token/client.py", URL=wire.url, SECONDS=1.5)
-    found = messages(wire.events)
-    start = found[0].at
-    arrows = [(round(m.at - start), m.source, label(m)) for m in found]
-    arrows = [
-        (at, source, "GET /jobs/…" if words.startswith("GET") else words)
-        for at, source, words in arrows
-    ]
+    drawn = trace(messages(wire.events), unit=1, job=[0, 1.5])
+    record("token/trace.json", drawn)
     record(
         "token/timeline.svg",
         timeline(
-            arrows,
-            (0, 1.5),
+            drawn,
             "s",
             "A job handed in and asked about",
             "The client posts a job and gets 202 at once. It asks at once and after one second "

@@ -24,18 +24,14 @@ from time import monotonic
 import httpx2
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
-LENGTH = 4.0  # of a job in seconds, on average
+LENGTH = float(os.environ.get("LENGTH", 5))  # of a job, seconds
 INTERVALS = [LENGTH / n for n in (1, 2, 3, 4, 6, 8)]
 JOBS = 4  # for each interval
 
 
-# --8<-- [start:one]
-async def one_job(client, seconds, interval):
-    """Poll one job; return (questions asked, seconds late)."""
-    start = monotonic()
-    answer = await client.post(f"{URL}/jobs", json={"seconds": seconds})
-    answer.raise_for_status()
-    url = answer.url.join(answer.headers["Location"])
+# --8<-- [start:poll]
+async def poll(client, url, start, length, interval):
+    """Poll one job; return (questions asked, intervals late)."""
     asked = 0
     while True:
         asked += 1
@@ -45,50 +41,45 @@ async def one_job(client, seconds, interval):
         answer.raise_for_status()
         match answer.json()["status"]:
             case "done":
-                return asked, monotonic() - start - seconds
+                late = monotonic() - start - length
+                return asked, late / interval
             case other if other != "pending":
                 raise ValueError(other)
-# --8<-- [end:one]
+# --8<-- [end:poll]
 
 
-# --8<-- [start:sweep]
-async def sweep(client, interval):
-    """Poll JOBS jobs that end at moments spread over one interval.
-
-    Returns requests per job, and mean and worst delay in intervals.
-    """
-    lengths = [
-        LENGTH + interval * ((n + 0.5) / JOBS - 0.5)
-        for n in range(JOBS)
-    ]
-    runs = await asyncio.gather(
-        *(one_job(client, length, interval) for length in lengths)
-    )
-    asked, late = zip(*runs, strict=True)
-    return (
-        sum(asked) / JOBS,
-        sum(late) / JOBS / interval,
-        max(late) / interval,
-    )
-# --8<-- [end:sweep]
+# --8<-- [start:submit]
+async def submit(client, length):
+    """Start a job of so many seconds; return (URL, start, length)."""
+    start = monotonic()
+    answer = await client.post(f"{URL}/jobs", json={"seconds": length})
+    answer.raise_for_status()
+    url = answer.url.join(answer.headers["Location"])
+    return url, start, length
+# --8<-- [end:submit]
 
 
 # --8<-- [start:main]
 async def main():
-    limits = httpx2.Limits(max_connections=None)
-    async with httpx2.AsyncClient(limits=limits) as client:
-        rows = await asyncio.gather(
-            *(sweep(client, interval) for interval in INTERVALS)
-        )
+    async with httpx2.AsyncClient() as client:
+        polls = []
+        for interval in INTERVALS:
+            for n in range(JOBS):
+                spread = (n + 0.5) / JOBS - 0.5  # of one interval
+                length = LENGTH + spread * interval
+                job = await submit(client, length)
+                polls.append((client, *job, interval))
+        ran = await asyncio.gather(*(poll(*each) for each in polls))
+
     print("length/interval,requests,mean late,worst late")
-    for interval, (asked, mean, worst) in zip(
-        INTERVALS, rows, strict=True
-    ):
-        # Delays to a quarter of an interval: a busy machine adds
-        # some milliseconds, which are not the point.
+    for n, interval in enumerate(INTERVALS):
+        asked, late = zip(*ran[n * JOBS : (n + 1) * JOBS], strict=True)
+        # Delays to half an interval: a busy machine adds some
+        # milliseconds, which are not the point.
         print(
-            f"{LENGTH / interval:g},{asked:g},"
-            f"{round(mean * 4) / 4},{round(worst * 4) / 4}"
+            f"{LENGTH / interval:g},{sum(asked) / JOBS:g},"
+            f"{round(sum(late) / JOBS * 2) / 2},"
+            f"{round(max(late) * 2) / 2}"
         )
 # --8<-- [end:main]
 

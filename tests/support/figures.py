@@ -4,7 +4,11 @@ Nothing here names a colour or a font: classes do (docs/assets/figures.css), so 
 dark and print each have their own. Every figure carries a title and a description.
 """
 
+import json
+import re
 from xml.etree import ElementTree as ET
+
+from .processes import ROOT
 
 
 def svg(width, height, title, description):
@@ -12,6 +16,21 @@ def svg(width, height, title, description):
     ET.SubElement(root, "title").text = title
     ET.SubElement(root, "desc").text = description
     return root
+
+
+def readable_alone(figure):
+    """Return a figure that carries the site's CSS, for where there is no site: the README."""
+    look = "".join(
+        (ROOT / "docs/assets" / name).read_text() for name in ("site.css", "figures.css")
+    )
+    colours = dict(re.findall(r'color-scheme="(default|slate)"\] \{(.*?)\}', look, re.DOTALL))
+    css = (
+        f"svg {{{colours['default']}}}\n"
+        f"@media (prefers-color-scheme: dark) {{ svg {{{colours['slate']}}} }}\n"
+        f"svg.figure {{{look.split('svg.figure {', 1)[1]}"
+    )
+    head, tail = figure.split(">", 1)
+    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>\n{css}</style>{tail}'
 
 
 def text(parent, x, y, words, css="", anchor="start"):
@@ -29,13 +48,15 @@ def finish(root):
     return ET.tostring(root, encoding="unicode") + "\n"
 
 
-def timeline(arrows, job, unit, title, description):
-    """Draw who spoke when: client on the left, server on the right, time downwards.
+def timeline(trace, unit, title, description):
+    """Draw a recorded trace: client on the left, server on the right, time downwards.
 
-    arrows: [(at, source, label)], `at` in units, in order. job: (start, end) in units, drawn
-    on the server's lane. What lies between the job's end and the last answer is marked as
-    late. Returns SVG text.
+    `unit` names the unit of the trace's times. The job is a bar on the server's lane; what
+    lies between its end and the last answer is marked as late. Returns SVG text.
     """
+    drawn = json.loads(trace)
+    job = drawn["job"]
+    arrows = [(m["at"], m["from"], m["text"]) for m in drawn["messages"]]
     width, top, step, left, right = 360, 44, 56, 104, 256
     last = max(at for at, _, _ in arrows)
     height = top + last * step + 60

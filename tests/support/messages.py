@@ -159,19 +159,20 @@ def transcript(found, title):
     return "\n".join([f'<ol class="wire" aria-label="{html.escape(title)}">', *blocks, "</ol>", ""])
 
 
-def trace(found, unit, step, job):
-    """Return messages as JSON for the panels: who said what, when.
+def trace(found, unit, job):
+    """Return messages as JSON for the figures and panels: who said what, when.
 
-    `unit`: how many seconds of this run are drawn as one. `step`: what times are rounded to,
-    in units, coarse enough that a busy machine draws the same. `job`: (start, end) in units.
+    `unit`: how many seconds of this run are drawn as one. Times are rounded down to whole units,
+    as a busy machine is late and never early, so that it draws the same. `job`: its start and
+    its end, in units.
     """
     start = found[0].at
     steps = [
         {
-            "at": round((message.at - start) / unit / step) * step,
+            "at": int((message.at - start) / unit + 0.05),
             "from": message.source,
             "connection": message.connection,
-            "text": label(message),
+            "text": label(message).split("/jobs/")[0] + "/jobs/…" * ("/jobs/" in label(message)),
             "bytes": len(message.data),
         }
         for message in found

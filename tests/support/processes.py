@@ -43,8 +43,8 @@ class Ports:
     """
 
     def __init__(self, worker):
-        self._next = 8100 + 600 * (worker % 3)
-        self._end = self._next + 600
+        self._next = 8100 + 450 * (worker % 4)
+        self._end = self._next + 450
 
     def __call__(self):
         while self._next < self._end:
@@ -141,8 +141,9 @@ def complain(output):
 
 
 def environment(**variables):
-    """Return the reader's environment: this one's, warnings shown, nothing of the suite's."""
+    """Return the reader's environment: this one's, with the tools of the lock, and warnings."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
     env |= {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "default"}
     return env | {name: str(value) for name, value in variables.items()}
 

@@ -9,33 +9,42 @@ import base64
 import difflib
 import hashlib
 import re
+import uuid
 
 from .processes import ROOT
 
 SNIPPETS = ROOT / "snippets"
 
 
-def stand_in(kind, number, length):
-    """Return a text that looks like a random token and is the same every time."""
-    digest = hashlib.sha256(f"{kind} {number}".encode()).digest() * 4
-    return base64.urlsafe_b64encode(digest).decode().replace("_", "x").replace("-", "y")[:length]
-
-
+# --8<-- [start:rules]
 # Name of the rule: what it finds. The group is replaced, the same by the same.
 RULES = {
     "token": re.compile(r"(?:/jobs/|\"token\":\")([\w-]{22})(?![\w-])"),
     "key": re.compile(r"(?i:idempotency-key: )([0-9a-f-]{36})"),
     "port": re.compile(r"127\.0\.0\.1:(\d{4})(?!\d)"),
 }
+# --8<-- [end:rules]
+
+
+def stand_in(kind, number):
+    """Return what stands for the so-manieth token, key or port of a text."""
+    digest = hashlib.sha256(f"{kind} {number}".encode()).digest()
+    match kind:
+        case "port":
+            return "8000"
+        case "key":
+            return str(uuid.UUID(bytes=digest[:16], version=4))
+        case "token":
+            return base64.b64encode(digest, b"xy").decode()[:22]
 
 
 def stable(text):
     """Return a text with what is arbitrary replaced: tokens, keys and ports."""
     for kind, pattern in RULES.items():
         # In order of first appearance: the first token found is always the same stand-in.
-        for number, found in enumerate(dict.fromkeys(pattern.findall(text)), 1):
-            new = "8000" if kind == "port" else stand_in(kind, number, len(found))
-            text = text.replace(found, new)
+        found = dict.fromkeys(pattern.findall(text))
+        new = {old: stand_in(kind, number) for number, old in enumerate(found, 1)}
+        text = pattern.sub(lambda m, new=new: m[0].replace(m[1], new[m[1]]), text)
     return text
 
 

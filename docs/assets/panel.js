@@ -1,0 +1,240 @@
+// The panels. With a live server (`make serve`) a panel shows the very client.html that its page
+// prints, in a frame, and draws each fetch as it happens. Elsewhere it replays the recorded run.
+//
+// A panel is <div class="panel" data-client="…" data-live="…" data-trace="…">: the client to show,
+// the prefix under which its server is mounted, the recorded trace. What stands inside is there
+// for readers without JavaScript and is replaced.
+
+const root = new URL("..", import.meta.url);
+const SECOND = 56; // pixels of a figure for one second
+const TOP = 44;
+const LEFT = 104;
+const RIGHT = 256;
+
+/** Draws who spoke when: client on the left, server on the right, time downwards. */
+class Timeline {
+  constructor(container) {
+    this.container = container;
+    this.svg = this.add(container, "svg", { class: "figure", role: "img" });
+    this.title = this.add(this.svg, "title", {}, "Nothing has been asked yet.");
+    this.clear();
+  }
+
+  add(parent, name, attributes = {}, text = "") {
+    const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    element.textContent = text;
+    return parent.appendChild(element);
+  }
+
+  clear() {
+    this.svg.replaceChildren(this.title);
+    this.lives = [LEFT, RIGHT].map((x) =>
+      this.add(this.svg, "line", { class: "life", x1: x, x2: x, y1: 30, y2: 30 }),
+    );
+    for (const [x, name] of [[LEFT, "client"], [RIGHT, "server"]])
+      this.add(this.svg, "text", { class: "lane", x, y: 20, "text-anchor": "middle" }, name);
+    this.ticks = 0;
+    this.lowest = { client: -100, server: -100 };
+    this.said = {}; // by each side: what was written last, and where
+    this.bars = [];
+    this.grow(1);
+  }
+
+  y(at) {
+    return TOP + at * SECOND;
+  }
+
+  /** Makes room down to `at` seconds. */
+  grow(at) {
+    for (; this.ticks <= at; this.ticks += 1)
+      this.add(
+        this.svg,
+        "text",
+        { class: "tick", x: 10, y: this.y(this.ticks) + 4 },
+        this.ticks ? `${this.ticks} s` : "0",
+      );
+    const height = this.y(at) + 60;
+    this.svg.setAttribute("viewBox", `0 0 360 ${Math.round(height)}`);
+    for (const life of this.lives) life.setAttribute("y2", height - 8);
+    // What goes on still goes on: the job, a question that is held.
+    for (const bar of this.bars) {
+      const end = Math.min(at, bar.end ?? Infinity);
+      bar.element.setAttribute("height", Math.max(0, end - bar.start) * SECOND);
+    }
+    this.container.scrollTop = this.container.scrollHeight;
+  }
+
+  /** Draws a bar from `start` to `end` seconds; without an end it grows until it is given one. */
+  bar(css, lane, start, end) {
+    const x = (lane === "client" ? LEFT : RIGHT) - 5;
+    const element = this.add(this.svg, "rect", { class: css, x, y: this.y(start), width: 10, rx: 5 });
+    const bar = { element, start, end };
+    this.bars.push(bar);
+    return bar;
+  }
+
+  arrow(at, from, words) {
+    const up = from === "client";
+    // An answer that came at once is drawn just below its question.
+    let y = this.y(at);
+    if (!up) y = Math.max(y, this.lowest.client + 20);
+    this.grow(at);
+    const [x1, x2] = up ? [LEFT, RIGHT] : [RIGHT, LEFT];
+    const head = up ? 7 : -7;
+    const css = up ? "up" : "down";
+    this.add(this.svg, "line", { class: css, x1, y1: y, x2: x2 - head, y2: y + 5 });
+    const points = `${x2},${y + 5} ${x2 - head},${y + 1} ${x2 - head},${y + 9}`;
+    this.add(this.svg, "polygon", { class: css, points });
+    this.lowest[from] = y;
+    // Written where there is room, and always when it says something new.
+    const said = this.said[from];
+    if (said && said.words === words && y - said.y < 36) return;
+    this.said[from] = { words, y };
+    const place = { x: (LEFT + RIGHT) / 2, y: y - 2, "text-anchor": "middle" };
+    this.add(this.svg, "text", { class: css, ...place }, words);
+  }
+
+  describe(text) {
+    this.title.textContent = text;
+  }
+}
+
+function element(parent, name, attributes = {}, text = "") {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.textContent = text;
+  return parent.appendChild(made);
+}
+
+function frameOf(panel, state, words) {
+  panel.replaceChildren();
+  panel.dataset.state = state;
+  const line = element(panel, "p", { class: "panel-state" });
+  element(line, "strong", {}, state === "live" ? "Live." : "Replay.");
+  line.append(words);
+}
+
+function wireOf(panel) {
+  const wire = element(panel, "div", {
+    class: "panel-wire",
+    tabindex: "0",
+    role: "region",
+    "aria-label": "Who said what, when",
+  });
+  return new Timeline(wire);
+}
+
+// "GET /live/token/jobs/3x…" is "GET /jobs/…"
+const short = (words) => words.replace(/\S*(?=\/jobs)/, "").replace(/\/jobs\/.*/, "/jobs/…");
+
+/** The real client in a frame, its fetches drawn as they happen. */
+function live(panel) {
+  frameOf(panel, "live", "This is the browser client below, talking to the server printed below.");
+  const address = new URL(`live/${panel.dataset.live}`, root).pathname;
+  const source = new URL(`examples/${panel.dataset.client}`, root);
+  source.searchParams.set("url", address);
+  const frame = element(panel, "iframe", { title: "The browser client", src: source });
+  const timeline = wireOf(panel);
+  let start; // of the first request, in milliseconds
+  let spoken = 0;
+  let pending = 0;
+  let job;
+
+  const now = () => (performance.now() - start) / 1000;
+
+  function draw() {
+    if (start === undefined) return;
+    timeline.grow(now());
+    if (pending > 0 || (job && now() < job.end + 1)) requestAnimationFrame(draw);
+  }
+
+  frame.addEventListener("load", () => {
+    const inside = frame.contentWindow;
+    new ResizeObserver(() => {
+      frame.style.height = `${inside.document.documentElement.offsetHeight + 8}px`;
+    }).observe(inside.document.body);
+
+    const real = inside.fetch;
+    inside.fetch = async (resource, options = {}) => {
+      const method = options.method ?? "GET";
+      const { pathname } = new URL(resource.url ?? resource, inside.location);
+      if (method === "POST") {
+        // A new job: a new drawing.
+        timeline.clear();
+        start = performance.now();
+        spoken = 0;
+        job = undefined;
+      }
+      start ??= performance.now();
+      spoken += 1;
+      pending += 1;
+      timeline.arrow(now(), "client", `${method} ${short(pathname)}`);
+      requestAnimationFrame(draw);
+      try {
+        const answer = await real.call(inside, resource, options);
+        const body = await answer.clone().json().catch(() => ({}));
+        const status = typeof body.status === "string" ? body.status : "";
+        if (method === "POST" && answer.ok) {
+          const { seconds } = JSON.parse(options.body);
+          job = timeline.bar("job", "server", now(), now() + seconds);
+        }
+        timeline.arrow(now(), "server", `${answer.status} ${status}`.trim());
+        return answer;
+      } finally {
+        pending -= 1;
+        timeline.describe(`${spoken} requests so far, each drawn with its answer.`);
+        panel.dataset.requests = spoken;
+        requestAnimationFrame(draw);
+      }
+    };
+  });
+}
+
+/** The recorded run, drawn again as slowly as it went. */
+async function replay(panel) {
+  const trace = await (await fetch(new URL(`snippets/${panel.dataset.trace}`, root))).json();
+  frameOf(
+    panel,
+    "replay",
+    "A recorded run, its times rounded to whole seconds. To talk to a real server, run make serve.",
+  );
+  const button = element(panel, "button", { type: "button" }, "Play");
+  const count = element(panel, "output");
+  const timeline = wireOf(panel);
+  let playing = 0;
+
+  button.addEventListener("click", () => {
+    const turn = (playing += 1); // a second click starts anew
+    const left = trace.messages.toSorted((a, b) => a.at - b.at);
+    const last = left.at(-1).at;
+    const start = performance.now();
+    let spoken = 0;
+    timeline.clear();
+    timeline.bar("job", "server", ...trace.job);
+    panel.dataset.done = "no";
+
+    (function draw() {
+      if (turn !== playing) return;
+      const now = Math.min((performance.now() - start) / 1000, last + 0.5);
+      timeline.grow(now);
+      while (left.length && left[0].at <= now) {
+        const { at, from, text } = left.shift();
+        timeline.arrow(at, from, short(text));
+        spoken += from === "client";
+        count.textContent = `${spoken} requests`;
+      }
+      if (now < last + 0.5) return requestAnimationFrame(draw);
+      timeline.describe(`${spoken} requests and their answers, as recorded.`);
+      panel.dataset.done = "yes";
+    })();
+  });
+}
+
+const panels = document.querySelectorAll(".panel");
+if (panels.length) {
+  // Both kinds of server have this file, and say different things in it.
+  const answer = await fetch(new URL("assets/live.json", root));
+  const { live: isLive } = await answer.json();
+  for (const panel of panels) (isLive ? live : replay)(panel);
+}

@@ -1,0 +1,11 @@
+"""What is expected of a page in a browser."""
+
+from axe_playwright_python.sync_playwright import Axe
+
+PHONE = {"width": 390, "height": 844}
+
+
+def expect_accessible(page, part=None):
+    """Fail if a page, or the part of it that a selector names, breaks a rule of axe."""
+    results = Axe().run(page, context=part)
+    assert results.violations_count == 0, results.generate_report()

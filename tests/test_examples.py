@@ -1,0 +1,57 @@
+"""Each example stands alone: copied into an empty folder, it runs with the command shown."""
+
+import signal
+import subprocess
+
+import httpx2
+import pytest
+
+from .support.processes import (
+    EXAMPLES,
+    PATIENCE,
+    READY,
+    Program,
+    alone,
+    commands,
+    complain,
+    environment,
+)
+
+RUNNABLE = sorted(
+    str(path.relative_to(EXAMPLES))
+    for path in EXAMPLES.glob("*/*")
+    if path.suffix in {".py", ".sh"} and path.parent.name != "site"
+)
+QUICK = {"SECONDS": 0.1, "SECONDS_OF_WORK": 0.1, "INTERVAL": 0.1, "LENGTH": 0.4}
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_runs_alone(name, registry, tmp_path, start, port, record):
+    """Each example, copied alone into an empty folder, runs with the command that it names."""
+    example = EXAMPLES / name
+    folder = alone(example, tmp_path / "alone")
+    command = dict(commands(example))["Run"]
+    record(f"{name}.run", f"{command}\n")
+    if example.stem.startswith("server"):
+        number = port()
+        program = Program(["sh", "-c", f"exec {command}"], folder, environment(PORT=number), number)
+        try:
+            program.wait_for(READY)
+            assert httpx2.get(f"{program.url}/nothing").status_code in {401, 404}
+        finally:
+            assert program.stop(signal.SIGINT) == 0  # as Ctrl-C
+        return
+    hardened = "hardened" if "hardened" in name else ""
+    server = start(f"{example.parent.name}/server{'_' * bool(hardened)}{hardened}.py")
+    result = subprocess.run(
+        command,
+        shell=True,
+        cwd=folder,
+        env=environment(URL=server.url, **QUICK),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    complain(result.stdout + result.stderr)
+    assert result.returncode == 0, result.stderr
+    assert "42" in result.stdout or name.endswith("sweep.py")

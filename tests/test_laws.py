@@ -1,0 +1,362 @@
+"""The laws of the house. Each is tried on all pages, and on something that breaks it."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from html.parser import HTMLParser
+from importlib.metadata import packages_distributions
+
+import markdown
+import pytest
+from mkdocs.config import load_config
+
+from .support.processes import EXAMPLES, ROOT, environment
+from .support.recorder import SNIPPETS, shown_on
+
+DOCS = ROOT / "docs"
+PAGES = {  # rglob does not follow the links to examples/ and snippets/
+    str(path.relative_to(DOCS)): path.read_text() for path in sorted(DOCS.rglob("*.md"))
+}
+TEACHING = [
+    name for name in PAGES if name.split("/")[0] in {"start", "techniques", "systems", "operating"}
+]
+README = (ROOT / "README.md").read_text()
+PROGRAMS = sorted(
+    path
+    for path in EXAMPLES.glob("*/*")
+    if path.is_file() and path.suffix in {".py", ".sh", ".html", ".conf", ".cfg"}
+)
+TESTS = sorted((ROOT / "tests").glob("test_*.py"))
+INCLUDE = re.compile(r'^( *)--8<-- "([\w./-]+?)(?::([\w-]+))?"$', re.MULTILINE)
+
+
+def source(path):
+    return ast.parse(path.read_text())
+
+
+@cache
+def proofs():
+    """Return every proof there is: its identifier and its docstring."""
+    return {
+        f"tests.{path.stem}.{node.name}": ast.get_docstring(node) or ""
+        for path in TESTS
+        for node in source(path).body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+
+
+# Nothing is typed
+
+
+class Blocks(HTMLParser):
+    """Collects the text of each <pre>."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks, self.depth = [], 0
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "pre":
+            self.depth += 1
+            self.blocks.append("")
+
+    def handle_endtag(self, tag):
+        self.depth -= tag == "pre"
+
+    def handle_data(self, data):
+        if self.depth:
+            self.blocks[-1] += data
+
+
+def typed_blocks(page):
+    """Return the blocks of a page that hold something other than included files.
+
+    The page is rendered as the site renders it, except that each include is left as a mark:
+    so fences, indented blocks and raw HTML are all seen.
+    """
+    config = load_config(str(ROOT / "mkdocs.yml"))
+    kinds = [name for name in config.markdown_extensions if name != "pymdownx.snippets"]
+    renderer = markdown.Markdown(extensions=kinds, extension_configs=config.mdx_configs)
+    blocks = Blocks()
+    blocks.feed(renderer.convert(INCLUDE.sub(r"\1INCLUDED", page)))
+    return [block for block in blocks.blocks if set(block.split()) - {"INCLUDED"}]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_on_a_page_is_typed(name):
+    """A page shows only included files: a typed program, session, message or table of output
+    fails, as does an include by line numbers."""
+    assert typed_blocks(PAGES[name]) == []
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "```python\nprint(1)\n```",
+        "~~~\n$ curl\n~~~",
+        "Text.\n\n    GET / HTTP/1.1\n\nText.",
+        "<pre>typed</pre>",
+        '=== "Tab"\n\n    ```sh\n    ls\n    ```',
+        '```python\n--8<-- "token/server.py"\nprint(1)\n```',
+        '```python\n--8<-- "token/server.py:3:5"\n```',
+        '??? note "Folded"\n\n    ```\n    typed\n    ```',
+    ],
+)
+def test_what_is_typed_is_found(page):
+    """The law against typed blocks finds them in fences, tabs, folds, indents and raw HTML."""
+    assert typed_blocks(page)
+
+
+def test_what_is_included_is_not_called_typed():
+    """The law against typed blocks lets included files pass."""
+    page = '=== "Tab"\n\n    ```python\n    --8<-- "token/server.py:submit"\n    ```'
+    assert not typed_blocks(page)
+
+
+# Sections
+
+
+def open_sections(text):
+    """Return the section markers that do not come as a pair, or come twice."""
+    problems, opened, seen = [], [], set()
+    for kind, name in re.findall(r"--8<-- \[(start|end):([\w-]+)\]", text):
+        if kind == "start":
+            problems += [name] if name in seen else []
+            opened.append(name)
+            seen.add(name)
+        elif opened and opened[-1] == name:
+            opened.pop()
+        else:
+            problems.append(name)
+    return problems + opened
+
+
+def test_sections_are_closed():
+    """Every named section of a program or test is closed, once; an open one fails."""
+    for path in [*PROGRAMS, *(ROOT / "tests").rglob("*.py")]:
+        if path.name != "test_laws.py":
+            assert open_sections(path.read_text()) == [], path
+    start, end = "--8<-- [" + "start:a]", "--8<-- [" + "end:a]"
+    assert open_sections(start + end) == []
+    for broken in start, end, end + start, start + end + start + end:
+        assert open_sections(broken)
+
+
+# Everything has its place
+
+
+def test_every_example_is_shown():
+    """Every program stands on a page; one that no page shows fails."""
+    for path in PROGRAMS:
+        assert shown_on(path.relative_to(EXAMPLES)), f"no page shows {path.name}"
+    assert not shown_on("token/never_written.py")
+
+
+def recorded_names():
+    """Return {file: test} for all files that the tests record."""
+    made = {}
+    for path in TESTS:
+        for function in source(path).body:
+            for node in ast.walk(function):
+                if (
+                    isinstance(node, ast.Call)
+                    and getattr(node.func, "id", "") == "record"
+                    and isinstance(node.args[0], ast.Constant)
+                ):
+                    made[node.args[0].value] = f"tests.{path.stem}.{function.name}"
+    for path in PROGRAMS:
+        if path.suffix in {".py", ".sh"} and path.parent.name != "site":
+            name = f"{path.relative_to(EXAMPLES)}.run"
+            made[name] = "tests.test_examples.test_runs_alone"
+    folders = {name.split("/")[0] for name in made} - {"proofs"}
+    return made | {f"{name}/about.txt": "tests.test_laws.test_recordings_say" for name in folders}
+
+
+def test_every_recording_is_used_and_made(record):
+    """Every recorded file is made by a test and used by a page; a stray one fails."""
+    files = {str(path.relative_to(SNIPPETS)) for path in SNIPPETS.rglob("*") if path.is_file()}
+    # While recording, files may be still to come.
+    assert files <= set(recorded_names()) if record.write else files == set(recorded_names())
+    for name in files:
+        used = shown_on(name) or name.endswith("/about.txt") or f"snippets/{name})" in README
+        assert used, f"no page shows snippets/{name}"
+
+
+def test_recordings_say_where_they_come_from(record):
+    """Each recorded folder says which programs, versions and tests it came from."""
+    made = recorded_names()
+    for folder in sorted({name.split("/")[0] for name in made} - {"proofs"}):
+        needed = sorted({need for path in PROGRAMS for need in needs(path, folder)})
+        lines = [f"Recorded from examples/{folder}/ with {', '.join(needed)}.", ""]
+        lines += [
+            f"{name.split('/')[1]:<24}{test}"
+            for name, test in sorted(made.items())
+            if name.startswith(f"{folder}/") and not name.endswith("about.txt")
+        ]
+        record(f"{folder}/about.txt", "\n".join(lines) + "\n")
+
+
+def needs(path, folder):
+    return (
+        metadata(path.read_text())["dependencies"]
+        if (path.suffix == ".py" and path.parent.name == folder)
+        else []
+    )
+
+
+# Claims and proofs
+
+
+def cited(page):
+    return re.findall(r"\]\[(tests\.[\w.]+)\]", re.sub(r"\s+", " ", page))
+
+
+@pytest.mark.parametrize("name", TEACHING)
+def test_pages_have_proofs(name):
+    """A page that teaches something cites at least five proofs, and each of them exists."""
+    assert len(set(cited(PAGES[name]))) >= 5
+    assert set(cited(PAGES[name])) <= set(proofs())
+
+
+def test_uncited_proofs_are_listed(record):
+    """Proofs that no page cites are listed as such on the page of proofs."""
+    used = {proof for page in PAGES.values() for proof in cited(page)}
+    assert used <= set(proofs())
+    lines = [
+        f"- [{re.sub(chr(10) + ' *', ' ', claim)}][{name}]\n"
+        for name, claim in proofs().items()
+        if name not in used
+    ]
+    record("proofs/uncited.md", "".join(lines))
+
+
+def test_every_proof_says_what_it_proves():
+    """The docstring of a proof is its claim: a sentence, with a capital and a full stop."""
+    for name, claim in proofs().items():
+        assert re.match(r"^([A-Z0-9`]|curl).*[^.]\.$", claim, re.DOTALL), f"{name}: {claim!r}"
+        assert "\n\n" not in claim, f"{name}: one sentence, please"
+
+
+# Sources
+
+
+def vague_rfcs(page):
+    """Return the mentions of an RFC that are no link to the section that they name."""
+    page = re.sub(r"\s+", " ", page)
+    exact = re.compile(
+        r"\[[^\]]*RFC (\d+) §([\d.]+)[^\]]*\]"
+        r"\(https://www\.rfc-editor\.org/rfc/rfc\1#section-\2\)(?!\w)"
+    )
+    return re.findall(r"RFC ?\d+[^.,;)]{0,20}", exact.sub("", page))
+
+
+def test_rfcs_have_sections():
+    """An RFC is named with its section, as a link to it; one without fails."""
+    for name, page in PAGES.items():
+        assert vague_rfcs(page) == [], name
+    right = "[RFC 9110 §15.3.3](https://www.rfc-editor.org/rfc/rfc9110#section-15.3.3)"
+    assert not vague_rfcs(f"see {right}.")
+    other_rfc, other_section = right.replace("9110#", "9111#"), right.replace("3.3)", "5.3)")
+    for broken in "RFC 9110", "RFC 9110 §15.3.3", other_rfc, other_section:
+        assert vague_rfcs(f"see {broken}.")
+    for path in PROGRAMS:
+        mentions = re.sub(r"\s+", " ", path.read_text())
+        assert not re.findall(r"RFC \d+(?! §\d)(?!\d)", mentions), path
+
+
+# Examples
+
+
+def metadata(text):
+    """Return the PEP 723 metadata of a program, by the expression that the standard gives."""
+    block = re.search(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$", text)
+    lines = block["content"].splitlines()
+    return tomllib.loads("\n".join(re.sub("^# ?", "", line) for line in lines))
+
+
+distributions = cache(packages_distributions)
+
+
+def imported(text):
+    """Return the distributions that a program imports, without the standard library."""
+    modules = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            modules |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(node.module.split(".")[0])
+    known = distributions()
+    third_party = modules - sys.stdlib_module_names - {"examples"}
+    return {known[module][0] for module in third_party}
+
+
+def wrong_dependencies(text):
+    """Return what is wrong with the dependencies that a program names."""
+    lock = re.findall(r"(?m)^([\w-]+==[\w.]+)", (ROOT / "requirements.txt").read_text())
+    named = metadata(text)["dependencies"]
+    problems = [f"{each} is not what the lock has" for each in named if each not in lock]
+    names = {each.split("==")[0] for each in named}
+    problems += [f"{name} is named or imported, not both" for name in names ^ imported(text)]
+    if (by_pip := re.search(r"(?m)^or: +pip install (.*?) && python ", text)) and set(
+        by_pip[1].split()
+    ) != set(named):
+        problems.append("the two commands install different things")
+    return problems
+
+
+def test_examples_name_their_dependencies():
+    """A program names the packages that it imports, at the versions of the lock; another list
+    fails."""
+    for path in PROGRAMS:
+        if path.suffix == ".py":
+            assert wrong_dependencies(path.read_text()) == [], path
+            assert metadata(path.read_text())["requires-python"] == ">=3.11"
+    right = (EXAMPLES / "token/client.py").read_text()
+    assert not wrong_dependencies(right)
+    for broken in (
+        right.replace("import httpx2", "import sanic"),
+        right.replace('["httpx2==', '["sanic==1", "httpx2=='),
+        right.replace("httpx2==", "httpx2==9"),
+        right.replace("pip install httpx2==", "pip install httpx2==9"),
+    ):
+        assert wrong_dependencies(broken)
+
+
+def test_examples_say_how_to_run_them():
+    """Each program says at its top what it shows, how to run it, and its source."""
+    for path in PROGRAMS:
+        head = path.read_text()[:1500]
+        assert re.search(r"Run: +\S", head) and re.search(r"Source: +\S", head), path
+        if path.suffix == ".py":
+            assert ast.get_docstring(source(path)), path
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["ruff", "check", "."],
+        ["ruff", "format", "--check", "tests"],
+        ["codespell", "docs", "README.md", "examples", "tests"],
+    ],
+    ids=" ".join,
+)
+def test_code_and_prose_are_linted(command):
+    """Code passes ruff, the programs at 72 columns; prose and code are free of common typos."""
+    ran = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_nothing_names_this_machine_or_an_index():
+    """No file names a package index or a path of the machine that it was written on."""
+    index = "py" + "pi.org|pythonhosted|registry\\.npmjs"
+    machine = "/(root|home|work)/" + "\\w"
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    for name in files:
+        path = ROOT / name
+        if path.is_file() and path.suffix not in {".woff2", ".png"}:
+            assert not re.search(f"{index}|{machine}", path.read_text()), name

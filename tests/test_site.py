@@ -1,0 +1,147 @@
+"""The site as it is served: live by `make serve`, or by a static host."""
+
+import signal
+import subprocess
+import sys
+
+import httpx2
+
+from .support.browsing import expect_accessible
+from .support.processes import EXAMPLES, ROOT, Program, environment
+
+# Served
+
+
+def test_builds_strictly(site):
+    """The site builds in strict mode: no link, anchor, include or proof is missing."""
+    assert (site / "index.html").is_file()
+
+
+def test_serves_programs_as_text(live):
+    """Each program is published as it is, to be read, copied or run from its address."""
+    for path in EXAMPLES.glob("[!s]*/*.py"):
+        answer = httpx2.get(f"{live.url}/examples/{path.relative_to(EXAMPLES)}")
+        assert answer.status_code == 200
+        assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+        assert answer.content == path.read_bytes()
+
+
+def test_a_program_runs_from_its_address(live, tmp_path, registry):
+    """The published address of a program is enough to run it: uv run URL."""
+    ran = subprocess.run(
+        ["uv", "run", f"{live.url}/examples/token/client.py"],
+        cwd=tmp_path,
+        env=environment(URL=f"{live.url}/live/token", SECONDS=0.1),
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "the result is 42" in ran.stdout
+
+
+def test_the_examples_hold_under_a_prefix(live):
+    """Mounted under a prefix, the example servers hand out locations that hold there."""
+    for name in "token", "short_polling":
+        submitted = httpx2.post(f"{live.url}/live/{name}/jobs", json={"seconds": 60})
+        location = submitted.headers["Location"]
+        assert location == f"/live/{name}/jobs/{submitted.json()['token']}"
+        assert httpx2.get(live.url + location).json()["status"] == "pending"
+
+
+def test_serves_folders_heads_and_errors(live):
+    """A folder without its slash redirects, HEAD has no body, and what is missing is a 404
+    page; no path leads out of the site."""
+    folder = httpx2.get(f"{live.url}/start/token")
+    assert (folder.status_code, folder.headers["Location"]) == (301, "/start/token/")
+    head = httpx2.head(f"{live.url}/start/token/")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["Content-Type"].startswith("text/html")
+    for path in "nothing", "../pyproject.toml", "%2e%2e/pyproject.toml", "..%2fpyproject.toml":
+        answer = httpx2.get(f"{live.url}/{path}")
+        assert answer.status_code == 404
+        assert "text/html" in answer.headers["Content-Type"]
+
+
+def test_serve_says_when_it_cannot(live, site, tmp_path):
+    """A port that is taken and a site that is not built are each said in one line."""
+    for variables, words in [
+        ({"PORT": live.port, "SITE": site}, f"port {live.port} is taken"),
+        ({"PORT": live.port + 1, "SITE": tmp_path}, "run make build"),
+    ]:
+        ran = subprocess.run(
+            [sys.executable, "-m", "examples.site.server"],
+            cwd=ROOT,
+            env=environment(**variables),
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 1
+        assert words in ran.stderr and len(ran.stderr.splitlines()) == 1
+
+
+def test_serve_prints_its_address_and_stops_cleanly(site, port):
+    """Serving prints the address and nothing else, and ends at once on Ctrl-C with a job
+    running."""
+    argv = [sys.executable, "-m", "examples.site.server"]
+    program = Program(argv, ROOT, environment(PORT=(number := port()), SITE=site), number)
+    program.wait_for(f"Open http://127.0.0.1:{number}/")
+    httpx2.post(f"{program.url}/live/token/jobs", json={"seconds": 60})
+    assert program.stop(signal.SIGINT) == 0
+    assert len(program.output.splitlines()) == 1
+
+
+# The panels
+
+
+def test_the_panel_is_live(live, quiet):
+    """Served by make serve, the panel runs the printed client against the printed server, says
+    that it is live, and draws each request."""
+    page = quiet(f"{live.url}/techniques/short-polling/")
+    page.wait_for_selector(".panel[data-state=live]")
+    assert "Live." in page.inner_text(".panel")
+    client = page.frame_locator(".panel iframe")
+    client.locator("#seconds").fill("1.5")
+    client.locator("#interval").fill("1")
+    client.locator("#start").click()
+    client.get_by_text("the result is 42").wait_for()
+    # Handing in, and two questions; an answer to each.
+    assert page.locator(".panel-wire line.up").count() == 3
+    assert page.locator(".panel-wire line.down").count() == 3
+    assert "200 done" in page.locator(".panel-wire text.down").all_text_contents()
+
+
+def test_the_token_panel_is_live(live, quiet):
+    """The panel of the token hands in a job, asks about it, and is refused a made-up token."""
+    context = quiet(f"{live.url}/start/token/").context
+    page = context.pages[0]
+    client = page.frame_locator(".panel iframe")
+    client.locator("#submit").click()
+    client.get_by_text("202 {").wait_for()
+    client.locator("#ask").click()
+    client.get_by_text("200 {").wait_for()
+    assert page.locator(".panel-wire line.down").count() == 2
+
+
+def test_the_panel_replays(static, quiet):
+    """On a static host the panel says that it replays, and plays the recorded run."""
+    page = quiet(f"{static.url}/techniques/short-polling/")
+    page.wait_for_selector(".panel[data-state=replay]")
+    assert "Replay." in page.inner_text(".panel")
+    page.clock.install()
+    page.click(".panel button")
+    page.clock.run_for(7000)
+    page.wait_for_selector(".panel[data-done=yes]")
+    assert page.inner_text(".panel output") == "6 requests"
+    assert page.locator(".panel-wire line.up").count() == 6
+    assert page.locator(".panel-wire line.down").count() == 6
+    expect_accessible(page, ".panel")
+
+
+def test_reads_whole_without_javascript(static, browser):
+    """Without JavaScript a page still has its figure, its programs and its recordings."""
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(f"{static.url}/techniques/short-polling/")
+        assert page.is_visible("svg.figure")
+        assert page.is_visible(".panel p")
+        assert page.is_visible("ol.wire")
