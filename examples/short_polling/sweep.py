@@ -4,7 +4,7 @@
 # ///
 """What interval is right? Try several on jobs of one length.
 
-For each interval four jobs run at once. They end at four moments
+For each interval four jobs run at once, ending at four moments
 spread evenly over one interval, so that luck plays no part in when
 the last question comes. Prints how often each client asked, and how
 long after the job's end it knew, on average and at worst.
@@ -24,8 +24,8 @@ from time import monotonic
 import httpx2
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
-LENGTH = float(os.environ.get("LENGTH", 5))  # of a job, seconds
-INTERVALS = [LENGTH / n for n in (1, 2, 3, 4, 6, 8)]
+LENGTH = float(os.environ.get("LENGTH", 6))  # of a job, seconds
+INTERVALS = [LENGTH / n for n in (1, 2, 3, 4)]
 JOBS = 4  # for each interval
 
 
