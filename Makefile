@@ -16,7 +16,7 @@ help:
 	@echo "make lock     take the newest versions of everything into requirements.txt"
 
 serve: build
-	@PORT=$(PORT) $(BIN)/python -m examples.site.server
+	@PORT=$(PORT) SANIC_IGNORE_PRODUCTION_WARNING=1 $(BIN)/python -m examples.site.server
 
 build: .venv/ready
 	@$(BIN)/mkdocs build --strict

@@ -300,7 +300,7 @@ def wrong_dependencies(text):
     problems = [f"{each} is not what the lock has" for each in named if each not in lock]
     names = {each.split("==")[0] for each in named}
     problems += [f"{name} is named or imported, not both" for name in names ^ imported(text)]
-    if (by_pip := re.search(r"(?m)^or: +pip install (.*?) && python ", text)) and set(
+    if (by_pip := re.search(r"(?m)^- or: `pip install (.*?) && python ", text)) and set(
         by_pip[1].split()
     ) != set(named):
         problems.append("the two commands install different things")

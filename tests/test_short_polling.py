@@ -19,7 +19,7 @@ from .support.processes import EXAMPLES, alone
 # One interval of the recorded runs, in seconds. A job of 4.5 intervals ends as far as can be
 # from the moments at which it is asked about, so a slow machine finds the same.
 INTERVAL = 0.6
-JOB = {"SECONDS": 4.5 * INTERVAL, "INTERVAL": INTERVAL}
+JOB = {"SECONDS": 2.7, "INTERVAL": INTERVAL}  # 4.5 intervals
 SHELL_INTERVAL = 1  # a shell starts two programs for each question, which takes a while
 
 
@@ -408,11 +408,9 @@ def test_the_interval_trades_requests_for_delay(sweep, record):
                 {
                     "interval, in job lengths": f"1/{n:g}" if n > 1 else "1",
                     "requests": f"{row['requests']:g}",
-                    "by the formula": f"{n + 0.5:g}",
+                    "*T*/*i* + ½": f"{n + 0.5:g}",
                     "mean delay, in intervals": f"{row['mean late']:g}",
-                    "by the formula ": "0.5",
-                    "worst": f"{row['worst late']:g}",
-                    " by the formula": "1",
+                    "worst delay": f"{row['worst late']:g}",
                 }
                 for n, row in points.items()
             ]

@@ -4,11 +4,11 @@
 # ///
 """Short polling: ask again and again, and wait in between.
 
-Run:    uv run client.py
-or:     pip install httpx2==2.16.2 && python client.py
-Needs:  server.py, running; its address is in URL
-        (default http://127.0.0.1:8000)
-Source: 202 Accepted, RFC 9110 §15.3.3
+- Run: `uv run client.py`
+- or: `pip install httpx2==2.16.2 && python client.py`
+- Needs: server.py, running; its address is in URL
+  (default http://127.0.0.1:8000)
+- Source: 202 Accepted, RFC 9110 §15.3.3
 """
 
 import asyncio

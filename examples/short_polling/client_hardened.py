@@ -7,12 +7,12 @@
 Asks when the server suggests, backs off when it is in trouble,
 spends no bytes on what it knows, and gives up at a deadline.
 
-Run:    uv run client_hardened.py
-or:     pip install httpx2==2.16.2 && python client_hardened.py
-Needs:  server_hardened.py or server.py, running; its address is in
-        URL (default http://127.0.0.1:8000)
-Source: Retry-After, RFC 9110 §10.2.3; If-None-Match, RFC 9110
-        §13.1.2
+- Run: `uv run client_hardened.py`
+- or: `pip install httpx2==2.16.2 && python client_hardened.py`
+- Needs: server_hardened.py or server.py, running; its address is in
+  URL (default http://127.0.0.1:8000)
+- Source: Retry-After, RFC 9110 §10.2.3; If-None-Match, RFC 9110
+  §13.1.2
 """
 
 import asyncio

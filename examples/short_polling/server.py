@@ -4,9 +4,9 @@
 # ///
 """A job server to poll: every question is answered at once.
 
-Run:    uv run server.py
-or:     pip install sanic==25.12.1 && python server.py
-Source: Retry-After, RFC 9110 §10.2.3
+- Run: `uv run server.py`
+- or: `pip install sanic==25.12.1 && python server.py`
+- Source: Retry-After, RFC 9110 §10.2.3
 """
 
 import asyncio

@@ -7,10 +7,10 @@
 It says when to ask again, answers "nothing new" without a body, and
 refuses politely when it has enough to do.
 
-Run:    uv run server_hardened.py
-or:     pip install sanic==25.12.1 && python server_hardened.py
-Source: ETag and If-None-Match, RFC 9110 §8.8.3 and §13.1.2;
-        Retry-After, RFC 9110 §10.2.3
+- Run: `uv run server_hardened.py`
+- or: `pip install sanic==25.12.1 && python server_hardened.py`
+- Source: ETag and If-None-Match, RFC 9110 §8.8.3 and §13.1.2;
+  Retry-After, RFC 9110 §10.2.3
 """
 
 import asyncio

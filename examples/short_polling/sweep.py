@@ -9,11 +9,11 @@ spread evenly over one interval, so that luck plays no part in when
 the last question comes. Prints how often each client asked, and how
 long after the job's end it knew, on average and at worst.
 
-Run:    uv run sweep.py
-or:     pip install httpx2==2.16.2 && python sweep.py
-Needs:  server.py, running; its address is in URL
-        (default http://127.0.0.1:8000)
-Source: the formulas are those of a uniform distribution
+- Run: `uv run sweep.py`
+- or: `pip install httpx2==2.16.2 && python sweep.py`
+- Needs: server.py, running; its address is in URL
+  (default http://127.0.0.1:8000)
+- Source: the formulas are those of a uniform distribution
 """
 
 import asyncio

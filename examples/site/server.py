@@ -7,8 +7,8 @@
 Serves the built pages, and mounts the very handlers that the pages
 print, each under a prefix of its own.
 
-Run:    make serve
-Source: Blueprints, https://sanic.dev/en/guide/best-practices/blueprints.html
+- Run: `make serve`
+- Source: Blueprints, https://sanic.dev/en/guide/best-practices/blueprints.html
 """
 
 import os

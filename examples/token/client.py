@@ -4,11 +4,11 @@
 # ///
 """A client that hands in a job, keeps the token, and asks later.
 
-Run:    uv run client.py
-or:     pip install httpx2==2.16.2 && python client.py
-Needs:  server.py, running; its address is in URL
-        (default http://127.0.0.1:8000)
-Source: Retry-After, RFC 9110 §10.2.3
+- Run: `uv run client.py`
+- or: `pip install httpx2==2.16.2 && python client.py`
+- Needs: server.py, running; its address is in URL
+  (default http://127.0.0.1:8000)
+- Source: Retry-After, RFC 9110 §10.2.3
 """
 
 import asyncio

@@ -4,11 +4,11 @@
 # ///
 """A client that starts one job, even when an answer is lost.
 
-Run:    uv run client_hardened.py
-or:     pip install httpx2==2.16.2 && python client_hardened.py
-Needs:  server_hardened.py, running; its address is in URL
-        (default http://127.0.0.1:8000), your key for it in KEY
-Source: safe repetition, RFC 9110 §9.2.2; Bearer, RFC 6750 §2.1
+- Run: `uv run client_hardened.py`
+- or: `pip install httpx2==2.16.2 && python client_hardened.py`
+- Needs: server_hardened.py, running; its address is in URL
+  (default http://127.0.0.1:8000), your key for it in KEY
+- Source: safe repetition, RFC 9110 §9.2.2; Bearer, RFC 6750 §2.1
 """
 
 import asyncio

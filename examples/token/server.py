@@ -7,9 +7,9 @@
 It takes a slow job, names it with a token, and answers at once.
 Whoever holds the token asks later what became of the job.
 
-Run:    uv run server.py
-or:     pip install sanic==25.12.1 && python server.py
-Source: 202 Accepted, RFC 9110 §15.3.3
+- Run: `uv run server.py`
+- or: `pip install sanic==25.12.1 && python server.py`
+- Source: 202 Accepted, RFC 9110 §15.3.3
 """
 
 import asyncio

@@ -7,11 +7,11 @@
 Jobs have owners; a request sent twice starts one job; a job nobody
 comes back for expires; one owner cannot take all the room.
 
-Run:    uv run server_hardened.py
-or:     pip install sanic==25.12.1 && python server_hardened.py
-Try:    send "Authorization: Bearer alice-key" (or bob-key)
-Source: 404 to hide a resource, RFC 9110 §15.5.4; 410 Gone, RFC 9110
-        §15.5.11; Bearer, RFC 6750 §2.1; 429, RFC 6585 §4
+- Run: `uv run server_hardened.py`
+- or: `pip install sanic==25.12.1 && python server_hardened.py`
+- Try: send "Authorization: Bearer alice-key" (or bob-key)
+- Source: 404 to hide a resource, RFC 9110 §15.5.4; 410 Gone, RFC 9110
+  §15.5.11; Bearer, RFC 6750 §2.1; 429, RFC 6585 §4
 """
 
 import asyncio

@@ -27,9 +27,9 @@ def commands(example):
     """Return the commands that the head of an example names: [("Run", …), ("or", …)]."""
     found = []
     for line in example.read_text().splitlines():
-        key, _, value = line.lstrip("# ").partition(":")
+        key, _, value = line.lstrip("# -").partition(":")
         if key in ("Run", "or") and value:
-            found.append((key, value.strip()))
+            found.append((key, value.strip(" `")))
         elif key == "Source":
             break
     return found
