@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from uuid import uuid4
 
 import pytest
@@ -110,19 +110,25 @@ def runner(folder):
     return run
 
 
+@contextmanager
+def tapper(port):
+    """Yield tap(program) -> Tap, opened in front of a program and closed at the end."""
+    with ExitStack() as taps:
+        yield lambda program, **options: taps.enter_context(Tap(program.port, port(), **options))
+
+
 @pytest.fixture
 def tap(port):
     """Open a wire tap in front of a program: tap(server) -> Tap, closed after the test."""
-    taps = []
+    with tapper(port) as tap:
+        yield tap
 
-    def tap(program, **options):
-        opened = Tap(program.port, port(), **options).__enter__()
-        taps.append(opened)
-        return opened
 
-    yield tap
-    for opened in taps:
-        opened.__exit__()
+@pytest.fixture(scope="module")
+def tap_shared(port):
+    """Open a wire tap for several tests, as `tap` does for one."""
+    with tapper(port) as tap:
+        yield tap
 
 
 @pytest.fixture

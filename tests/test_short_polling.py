@@ -4,10 +4,13 @@ import csv
 import json
 import runpy
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import pairwise
+from subprocess import CompletedProcess
+from typing import NamedTuple
 
 import httpx2
 import pytest
@@ -15,18 +18,43 @@ import pytest
 from .support.figures import chart, readable_alone, timeline
 from .support.messages import counts, exchanges, label, messages, table, trace, transcript
 from .support.processes import EXAMPLES, alone
-
-# One interval of the recorded runs, in seconds. A job of 4.5 intervals ends as far as can be
-# from the moments at which it is asked about, so a slow machine finds the same.
-INTERVAL = 0.6
-JOB = {"SECONDS": 2.7, "INTERVAL": INTERVAL}  # 4.5 intervals
-SHELL_INTERVAL = 1  # a shell starts two programs for each question, which takes a while
+from .support.wiretap import Tap
 
 
 @pytest.fixture(scope="module")
 def server(start_shared):
     """Return the plain server, running."""
     return start_shared("short_polling/server.py")
+
+
+class Run(NamedTuple):
+    """A client that runs beside the proofs: the wire it talks over, and how it ended."""
+
+    wire: Tap
+    result: Callable[[], CompletedProcess]  # waits for the end
+
+
+@pytest.fixture(scope="module", autouse=True)
+def runs(server, start_shared, tap_shared, run_shared):
+    """Return a Run of each client, as a reader runs it; they mostly wait, so they wait together.
+
+    A job of 4.5 intervals ends as far as can be from the moments at which it is asked about, so
+    that a busy machine finds the same.
+    """
+    hardened = start_shared("short_polling/server_hardened.py")
+    with ThreadPoolExecutor() as beside:
+
+        def begin(name, server, **variables):
+            wire, name = tap_shared(server), f"short_polling/{name}"
+            return Run(wire, beside.submit(run_shared, name, URL=wire.url, **variables).result)
+
+        yield {
+            "sweep.py": begin("sweep.py", server),
+            "client.py": begin("client.py", server),
+            "client_hardened.py": begin("client_hardened.py", hardened),
+            # Starting curl takes time as well, which makes each interval a little longer.
+            "client.sh": begin("client.sh", server, SECONDS_OF_WORK=5.05),
+        }
 
 
 def submit(url, seconds):
@@ -51,19 +79,18 @@ def test_every_question_is_answered_at_once(server):
 
 
 # --8<-- [start:asks]
-def test_asks_until_it_is_done(server, tap, run, record):
+def test_asks_until_it_is_done(runs, record):
     """A job of 4.5 intervals takes five questions: four are told pending, the fifth done."""
-    wire = tap(server)
-    result = run("short_polling/client.py", URL=wire.url, **JOB)
+    result = runs["client.py"].result()
     assert result.returncode == 0
-    found = messages(wire.events)
+    found = messages(runs["client.py"].wire.events)
     answers = [label(answer) for _, answer in exchanges(found)]
     assert answers == ["202 pending"] + ["200 pending"] * 4 + ["200 done"]
     record("short_polling/client.txt", result.stdout)
     shown = found[:4] + found[-2:]
     record("short_polling/wire.html", transcript(shown, "Short polling on the wire"))
     # --8<-- [end:asks]
-    drawn = trace(found, INTERVAL, [0, 4.5])
+    drawn = trace(found, 1, [0, 4.5])
     record("short_polling/trace.json", drawn)
     figure = timeline(
         drawn,
@@ -98,34 +125,21 @@ def test_the_server_never_speaks_first(server, tap):
         assert wire.events[-1].kind != "reset"
 
 
-def test_costs(server, start, tap, run, record):
+def test_costs(runs, record):
     """Python asks over one connection and curl over one for each question; Retry-After
-    makes one question of five."""
-    kept, each = tap(server), tap(server)
-    paced = tap(start("short_polling/server_hardened.py"))
-    # Starting curl takes time as well, which makes each interval a little longer.
-    slow = {"SECONDS_OF_WORK": 5.05 * SHELL_INTERVAL, "INTERVAL": SHELL_INTERVAL}
-    with ThreadPoolExecutor() as at_once:
-        ran = [
-            at_once.submit(run, "short_polling/client.py", URL=kept.url, **JOB),
-            at_once.submit(run, "short_polling/client.sh", URL=each.url, **slow),
-            at_once.submit(run, "short_polling/client_hardened.py", URL=paced.url, **JOB),
-        ]
-    assert [each.result().returncode for each in ran] == [0, 0, 0]
-    assert [kept.connections, each.connections, paced.connections] == [1, 6, 1]
+    makes one question of five, on a connection of its own after so long a pause."""
+    clients = {name: runs[name] for name in ("client.py", "client.sh", "client_hardened.py")}
+    assert [run.result().returncode for run in clients.values()] == [0, 0, 0]
+    assert [run.wire.connections for run in clients.values()] == [1, 6, 2]
 
-    def row(name, tap):
-        found = messages(tap.events)
-        late = (found[-1].at - found[0].at) / JOB["SECONDS"] - 1
-        return {"client": name} | counts(tap) | {"late, in job lengths": f"{round(late * 5) / 5:g}"}
+    def row(name, run):
+        found = messages(run.wire.events)
+        late = f"{round(((found[-1].at - found[0].at) / 4.5 - 1) * 5) / 5:g}"
+        return {"client": f"`{name}`"} | counts(run.wire) | {"late, in job lengths": late}
 
     # curl says its version, which differs from machine to machine, and its delay is not exact.
     unknown = dict.fromkeys(["bytes up", "bytes down", "late, in job lengths"], "–")
-    rows = [
-        row("`client.py`", kept),
-        row("`client.sh`", each) | unknown,
-        row("`client_hardened.py`", paced),
-    ]
+    rows = [row(*each) | (unknown if "client.sh" in each else {}) for each in clients.items()]
     assert [r["requests"] for r in rows] == [6, 6, 2]
     record("short_polling/costs.md", table(rows))
 
@@ -314,12 +328,11 @@ def test_a_client_that_leaves_costs_nothing(server):
 # curl and the browser
 
 
-def test_curl_polls(server, run, record):
+def test_curl_polls(runs, record):
     """A loop around curl polls as well."""
-    variables = {"SECONDS_OF_WORK": 1.5 * SHELL_INTERVAL, "INTERVAL": SHELL_INTERVAL}
-    result = run("short_polling/client.sh", URL=server.url, **variables)
+    result = runs["client.sh"].result()
     statuses = [json.loads(line)["status"] for line in result.stdout.splitlines()]
-    assert statuses == ["pending", "done"]
+    assert statuses == ["pending"] * 4 + ["done"]
     record("short_polling/curl.txt", result.stdout)
 
 
@@ -367,17 +380,10 @@ def test_the_browser_says_when_nobody_answers(opened, port):
 # The interval
 
 
-@pytest.fixture(scope="module", autouse=True)
-def sweeping(server, run_shared):
-    """Start sweep.py along with the first proof of this file: it mostly waits."""
-    with ThreadPoolExecutor() as beside:
-        yield beside.submit(run_shared, "short_polling/sweep.py", URL=server.url)
-
-
 @pytest.fixture(scope="module")
-def sweep(sweeping):
+def sweep(runs):
     """Return what sweep.py printed, as rows of numbers."""
-    rows = csv.DictReader(sweeping.result().stdout.splitlines())
+    rows = csv.DictReader(runs["sweep.py"].result().stdout.splitlines())
     return [{name: float(value) for name, value in row.items()} for row in rows]
 
 
