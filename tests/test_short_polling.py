@@ -134,12 +134,18 @@ def test_costs(runs, record):
 
     def row(name, run):
         found = messages(run.wire.events)
-        late = f"{round(((found[-1].at - found[0].at) / 4.5 - 1) * 5) / 5:g}"
+        late = f"{int(((found[-1].at - found[0].at) / 4.5 - 1) * 10) / 10:g}"
         return {"client": f"`{name}`"} | counts(run.wire) | {"late, in job lengths": late}
 
-    # curl says its version, which differs from machine to machine, and its delay is not exact.
-    unknown = dict.fromkeys(["bytes up", "bytes down", "late, in job lengths"], "–")
-    rows = [row(*each) | (unknown if "client.sh" in each else {}) for each in clients.items()]
+    # curl says its version, which differs from machine to machine; its delay depends on how
+    # quickly it starts, that of the hardened client on chance.
+    varies = {
+        "client.sh": ["bytes up", "bytes down", "late, in job lengths"],
+        "client_hardened.py": ["late, in job lengths"],
+    }
+    rows = [
+        row(name, run) | dict.fromkeys(varies.get(name, []), "–") for name, run in clients.items()
+    ]
     assert [r["requests"] for r in rows] == [6, 6, 2]
     record("short_polling/costs.md", table(rows))
 
@@ -164,12 +170,14 @@ def test_a_client_that_obeys_asks_once(start, tap, run, record):
     record("short_polling/client_hardened.txt", result.stdout)
 
 
-def test_nothing_new_is_a_304_without_a_body(start, tap, record):
+def test_nothing_new_is_a_304_without_a_body(server, start, tap, record):
     """If-None-Match with the last ETag gets 304 and no body while nothing has changed, and
     200 with another ETag once the job is done."""
-    wire = tap(start("short_polling/server_hardened.py"))
+    hardened = start("short_polling/server_hardened.py")
+    plain, wire = tap(server), tap(hardened)
     with httpx2.Client() as client:
-        job = submit(wire.url, 1)
+        client.get(plain.url + submit(server.url, 60).removeprefix(server.url))
+        job = wire.url + submit(hardened.url, 1).removeprefix(hardened.url)
         first = client.get(job)
         known = {"If-None-Match": first.headers["ETag"]}
         unchanged = client.get(job, headers=known)
@@ -179,29 +187,52 @@ def test_nothing_new_is_a_304_without_a_body(start, tap, record):
             time.sleep(0.05)
     assert changed.status_code == 200
     assert changed.headers["ETag"] != first.headers["ETag"]
-    pairs = exchanges(messages(wire.events))[1:3]
+    pairs = exchanges(messages(wire.events))[:2]
     record(
         "short_polling/not_modified.html",
         transcript([m for pair in pairs for m in pair], "A conditional request"),
     )
-    full, short = ([len(question.data), len(answer.data)] for question, answer in pairs)
+    names = ["`server.py`, 200", "with an ETag, 200", "conditional, 304"]
+    sizes = [
+        (len(question.data), len(answer.data))
+        for question, answer in [*exchanges(messages(plain.events)), *pairs]
+    ]
     rows = [
         {"question": name, "bytes up": up, "bytes down": down, "both": up + down}
-        for name, (up, down) in [("plain, 200", full), ("conditional, 304", short)]
+        for name, (up, down) in zip(names, sizes, strict=True)
     ]
     record("short_polling/not_modified.md", table(rows))
-    # Small bodies save little: what the 304 saves below, If-None-Match costs above.
-    assert short[1] < full[1]
-    assert short[0] > full[0]
+    # Little is saved where the body is small: the ETag and the condition cost bytes as well.
+    assert rows[2]["both"] < rows[0]["both"] < rows[1]["both"]
+
+
+def test_a_condition_may_be_weak_or_a_list(start):
+    """A weak ETag, a list with the right one and * are all answered 304; others are not."""
+    job = submit(start("short_polling/server_hardened.py").url, 60)
+    for condition, status in [
+        ('"pending"', 304),
+        ('W/"pending"', 304),
+        ('"x", "pending"', 304),
+        ("*", 304),
+        ('"done"', 200),
+        ("pending", 200),
+        ("", 200),
+    ]:
+        assert httpx2.get(job, headers={"If-None-Match": condition}).status_code == status
+
+
+def test_only_this_client_may_keep_the_answer(start):
+    """An answer with an ETag may be kept by the client that asked, and by no shared cache."""
+    answer = httpx2.get(submit(start("short_polling/server_hardened.py").url, 60))
+    assert answer.headers["Cache-Control"] == "private, no-cache"
 
 
 def test_the_hardened_client_asks_conditionally(canned, run):
     """The hardened client sends back the ETag it was given, and keeps what it knew on 304."""
-    submitted = (202, {"Location": "/jobs/x", "Retry-After": "0"}, {"status": "pending"})
     pending = (200, {"ETag": '"1"', "Retry-After": "0"}, {"status": "pending"})
     unchanged = (304, {"ETag": '"1"', "Retry-After": "0"}, "")
     done = (200, {"ETag": '"2"'}, {"status": "done", "result": 42})
-    server = canned(submitted, pending, unchanged, done)
+    server = canned(PENDING, pending, unchanged, done)
     result = run("short_polling/client_hardened.py", URL=server.url)
     assert result.returncode == 0
     sent = [headers.get("if-none-match") for _, _, headers in server.requests]
@@ -225,16 +256,56 @@ def test_a_browser_asks_conditionally_by_itself(start, tap, page):
 # Trouble
 
 
+@pytest.mark.parametrize("name", ["server.py", "server_hardened.py"])
+def test_a_failed_job_is_a_status(start, name):
+    """A job that failed is a 200 that says so: asking again would not help."""
+    url = start(f"short_polling/{name}").url
+    submitted = httpx2.post(f"{url}/jobs", json={"seconds": 0, "fail": True})
+    failed = until_done(url + submitted.headers["Location"])
+    assert failed.status_code == 200
+    assert failed.json()["status"] == "failed"
+    assert failed.json()["error"] == "the job was told to fail"
+
+
+PENDING = (202, {"Location": "/jobs/x", "Retry-After": "0"}, {"status": "pending"})
+DONE = (200, {}, {"status": "done", "result": 42})
+
+
+@pytest.mark.parametrize("name", ["client.py", "client_hardened.py"])
+def test_a_failed_job_fails_the_client(canned, run, name):
+    """A client whose job failed says why in one line and exits with an error."""
+    server = canned(PENDING, (200, {}, {"status": "failed", "error": "no paper"}))
+    result = run(f"short_polling/{name}", URL=server.url, INTERVAL=0.1)
+    assert result.returncode == 1
+    assert result.stderr == "the job failed: no paper\n"
+
+
 def test_obeys_retry_after_in_trouble(canned, run):
-    """After a 503 the hardened client waits as long as the server says, and then goes on."""
-    submitted = (202, {"Location": "/jobs/x", "Retry-After": "0"}, {"status": "pending"})
+    """After a 503 the hardened client waits as long as the server says, and then goes on: when
+    it hands in a job, and when it asks."""
     busy = (503, {"Retry-After": "1"}, {"status": 503})
-    done = (200, {}, {"status": "done", "result": 42})
-    server = canned(submitted, busy, done)
+    server = canned(busy, PENDING, busy, DONE)
     result = run("short_polling/client_hardened.py", URL=server.url)
     assert result.returncode == 0
-    assert server.times[2] - server.times[1] >= 1
-    assert "trouble: 503" in result.stdout
+    assert [method for method, _, _ in server.requests] == ["POST", "POST", "GET", "GET"]
+    assert server.times[1] - server.times[0] >= 1
+    assert server.times[3] - server.times[2] >= 1
+    assert result.stdout.count("trouble: 503") == 2
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_asks_again_when_the_server_is_in_trouble(canned, run, status):
+    """A question that met a server in trouble is asked again."""
+    server = canned(PENDING, (status, {"Retry-After": "0"}, {}), DONE)
+    assert run("short_polling/client_hardened.py", URL=server.url).returncode == 0
+
+
+def test_a_job_is_handed_in_twice_only_if_it_was_refused(canned, run):
+    """A job whose submission ended in a 500 may have started: it is not handed in again."""
+    server = canned((500, {"Retry-After": "0"}, {}), PENDING, DONE)
+    result = run("short_polling/client_hardened.py", URL=server.url)
+    assert result.returncode == 1
+    assert len(server.requests) == 1
 
 
 @pytest.fixture
@@ -262,10 +333,11 @@ def test_clients_told_the_same_do_not_return_together(wait):
 
 
 def test_understands_retry_after_as_a_date(wait):
-    """Retry-After may be a date; one in the past means now."""
+    """Retry-After may be a date; one in the past means soon, and never at once."""
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
     assert 90 <= wait(0, soon) <= 110
-    assert wait(0, "Fri, 31 Dec 1999 23:59:59 GMT") == 0
+    for at_once in "Fri, 31 Dec 1999 23:59:59 GMT", "0", "-5":
+        assert 0.5 <= wait(0, at_once) <= 0.55
 
 
 def test_gives_up_at_the_deadline(server, tap, run, record):
@@ -366,8 +438,33 @@ def test_the_browser_stops(opened, server):
     page.fill("#interval", "60")
     page.click("#start")
     page.click("#stop")
-    page.wait_for_selector("text=stopped:")
+    page.wait_for_selector("text=stopped: you pressed Stop")
     assert page.is_enabled("#start")
+
+
+def test_the_browser_refuses_an_interval_that_is_none(opened, tap, server):
+    """Without an interval, or with one of zero, the page asks nothing."""
+    wire = tap(server)
+    page = opened(wire.url)
+    for interval in "", "0":
+        page.fill("#interval", interval)
+        page.click("#start")
+        assert page.locator("#interval:invalid").count() == 1
+    assert wire.connections == 0
+
+
+def test_the_browser_shows_what_was_wrong(canned, opened):
+    """What the server says was wrong is shown, and so is why a job failed."""
+    allowed = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "Location"}
+    submitted = (202, allowed | {"Location": "/jobs/x"}, {"status": "pending"})
+    for answers, words in [
+        ([(400, allowed, "no such job here")], "stopped: no such job here"),
+        ([submitted, (200, allowed, {"status": "failed", "error": "no paper"})], "no paper"),
+    ]:
+        page = opened(canned(*answers).url)
+        page.fill("#interval", "0.1")
+        page.click("#start")
+        page.wait_for_selector(f"text={words}")
 
 
 def test_the_browser_says_when_nobody_answers(opened, port):
@@ -394,19 +491,21 @@ def test_requests_are_length_over_interval(sweep):
 
 
 def test_late_by_half_an_interval_on_average(sweep):
-    """The client learns of the job's end half an interval late on average, and one interval
-    late at worst."""
+    """The client learns of the job's end half an interval late on average, and never more than
+    one interval late."""
     for row in sweep:
         assert row["mean late"] == 0.5
-        assert row["worst late"] == 1
+        assert row["worst late"] == 0.875  # the last of four moments spread over one interval
 
 
-def test_the_interval_trades_requests_for_delay(sweep, record):
-    """Halving the interval halves the delay and doubles the questions."""
+def test_the_interval_trades_requests_for_delay(sweep, runs, record):
+    """Half the interval means half the delay, and twice as many questions before the job's
+    end."""
     points = {row["length/interval"]: row for row in sweep}
     for n in 1, 2:
         asked, twice = points[n]["requests"] - 0.5, points[2 * n]["requests"] - 0.5
         assert twice == 2 * asked
+    record("short_polling/sweep.txt", runs["sweep.py"].result().stdout)
     record(
         "short_polling/sweep.md",
         table(

@@ -35,7 +35,7 @@ async def submit(client, seconds):
 async def poll(client, location, interval):
     """Ask every so many seconds until the job is done.
 
-    Returns the result and how many times it took.
+    Returns the last answer and how many times it took.
     """
     asked = 0
     while True:
@@ -46,7 +46,7 @@ async def poll(client, location, interval):
         job = answer.json()
         print(asked, job["status"], flush=True)
         if job["status"] != "pending":
-            return job["result"], asked
+            return job, asked
 # --8<-- [end:poll]
 
 
@@ -54,8 +54,10 @@ async def main():
     # One client for all requests, so that they share a connection.
     async with httpx2.AsyncClient() as client:
         location = await submit(client, SECONDS)
-        result, asked = await poll(client, location, INTERVAL)
-    print(f"the result is {result}; it took {asked} questions")
+        job, asked = await poll(client, location, INTERVAL)
+    if job["status"] != "done":
+        sys.exit(f"the job {job['status']}: {job['error']}")
+    print(f"the result is {job['result']}; it took {asked} questions")
 
 
 if __name__ == "__main__":

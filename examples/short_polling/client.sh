@@ -24,6 +24,7 @@ while [ -n "$location" ]; do
   case $job in
     *'"status":"pending"'*) ;;
     *'"status":"done"'*) exit ;;
+    *'"status":"failed"'*) exit 1 ;;
     *) break ;;
   esac
 done

@@ -28,8 +28,12 @@ URL = os.environ.get("URL", "http://127.0.0.1:8000")
 SECONDS = float(os.environ.get("SECONDS", 4.5))  # the job's length
 DEADLINE = float(os.environ.get("DEADLINE", 60))  # seconds, for all
 
-# Worth another try: too early, too many, and a server in trouble.
-TRY_AGAIN = {425, 429, 500, 502, 503, 504}
+# Worth another try. A question may be asked again whatever went
+# wrong. A job may be handed in again only if it was surely refused.
+TRY_AGAIN = {
+    "GET": {425, 429, 500, 502, 503, 504},
+    "POST": {429, 503},
+}
 
 
 # --8<-- [start:wait]
@@ -48,25 +52,25 @@ def wait(failures, retry_after):
     except ValueError:
         date = parsedate_to_datetime(retry_after)
         seconds = (date - datetime.now(UTC)).total_seconds()
-    return max(0, seconds) * random.uniform(1, 1.1)
+    # "At once" for ever would be a flood: half a second at least.
+    return max(0.5, seconds) * random.uniform(1, 1.1)
 # --8<-- [end:wait]
 
 
 # --8<-- [start:request]
 async def request(client, method, url, **options):
-    """Send a request, and again while the server is in trouble.
-
-    Only for what may be sent twice: a GET, or a POST with a key.
-    """
+    """Send a request, and again while the server is in trouble."""
     failures = 0
     while True:
         try:
             answer = await client.request(method, url, **options)
-            if answer.status_code not in TRY_AGAIN:
+            if answer.status_code not in TRY_AGAIN[method]:
                 return answer
             problem = answer.status_code
             pause = wait(failures, answer.headers.get("Retry-After"))
         except httpx2.TransportError as error:
+            if method == "POST":
+                raise  # it may have been done all the same
             problem = error
             pause = wait(failures, None)
         failures += 1
@@ -100,13 +104,15 @@ async def main():
         asyncio.timeout(DEADLINE),
         httpx2.AsyncClient() as client,
     ):
-        answer = await client.post(
-            f"{URL}/jobs", json={"seconds": SECONDS}
+        answer = await request(
+            client, "POST", f"{URL}/jobs", json={"seconds": SECONDS}
         )
         answer.raise_for_status()
         url = answer.url.join(answer.headers["Location"])
         pause = wait(0, answer.headers.get("Retry-After"))
         job = await poll(client, url, pause)
+    if job["status"] != "done":
+        sys.exit(f"the job {job['status']}: {job['error']}")
     print("the result is", job["result"])
 # --8<-- [end:main]
 

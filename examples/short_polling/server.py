@@ -19,9 +19,11 @@ bp = Blueprint("short_polling")
 jobs: dict[str, asyncio.Task] = {}
 
 
-async def work(seconds):
+async def work(seconds, fail):
     """Stand for whatever is slow: a report, a video, a model."""
     await asyncio.sleep(seconds)
+    if fail:
+        raise RuntimeError("the job was told to fail")
     return 42
 
 
@@ -29,14 +31,9 @@ async def work(seconds):
 @bp.post("/jobs")
 async def submit(request):
     """Start a job and answer 202 with its token, at once."""
-    match request.json:
-        case {"seconds": int() | float() as seconds} if (
-            0 <= seconds <= 60 and seconds is not True
-        ):
-            token = secrets.token_urlsafe(16)
-            jobs[token] = asyncio.create_task(work(seconds))
-        case _:
-            raise BadRequest('send {"seconds": a number, 0 to 60}')
+    seconds, fail = read(request.json)
+    token = secrets.token_urlsafe(16)
+    jobs[token] = asyncio.create_task(work(seconds, fail))
     location = request.app.url_for("short_polling.status", token=token)
     return json(
         {"token": token, "status": "pending"},
@@ -46,21 +43,33 @@ async def submit(request):
 # --8<-- [end:submit]
 
 
+def read(body):
+    """Return (seconds, fail) from a JSON body; anything else is 400."""
+    match body:
+        case {"seconds": bool()}:  # in Python, True is an int
+            pass
+        case {"seconds": int() | float() as seconds, **rest}:
+            fail = rest.get("fail", False)
+            if 0 <= seconds <= 60 and isinstance(fail, bool):
+                return seconds, fail
+    raise BadRequest(
+        'send {"seconds": 0 to 60}, and "fail": true if it is to fail'
+    )
+
+
 # --8<-- [start:status]
 @bp.get("/jobs/<token>")
 async def status(request, token):
-    """Say how the job stands now: pending or done; or 404."""
+    """Say how the job stands now: pending, done, failed; or 404."""
     if token not in jobs:
         raise NotFound("no job has this token")
-    if jobs[token].done():
-        result = jobs[token].result()
-        return json(
-            {"token": token, "status": "done", "result": result}
-        )
-    return json(
-        {"token": token, "status": "pending"},
-        headers={"Retry-After": "1"},
-    )
+    job, answer = jobs[token], {"token": token}
+    if not job.done():
+        answer["status"] = "pending"
+        return json(answer, headers={"Retry-After": "1"})
+    if error := job.exception():  # the job failed, the question not
+        return json(answer | {"status": "failed", "error": str(error)})
+    return json(answer | {"status": "done", "result": job.result()})
 # --8<-- [end:status]
 
 

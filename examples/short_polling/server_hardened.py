@@ -51,9 +51,11 @@ class Job:
 jobs: dict[str, Job] = {}
 
 
-async def work(seconds):
+async def work(seconds, fail):
     """Stand for whatever is slow: a report, a video, a model."""
     await asyncio.sleep(seconds)
+    if fail:
+        raise RuntimeError("the job was told to fail")
     return 42
 
 
@@ -61,19 +63,13 @@ async def work(seconds):
 @bp.post("/jobs")
 async def submit(request):
     """Start a job, unless there are too many: then 503, and when."""
-    match request.json:
-        case {"seconds": int() | float() as seconds} if (
-            0 <= seconds <= 60 and seconds is not True
-        ):
-            pass
-        case _:
-            raise BadRequest('send {"seconds": a number, 0 to 60}')
+    seconds, fail = read(request.json)
     if len(jobs) >= MAX_JOBS:
         raise ServiceUnavailable(
             "too many jobs", headers={"Retry-After": "5"}
         )
     token = secrets.token_urlsafe(16)
-    task = asyncio.create_task(work(seconds))
+    task = asyncio.create_task(work(seconds, fail))
     jobs[token] = job = Job(seconds, task)
     # A result nobody fetches is let go, and makes room.
     task.add_done_callback(
@@ -99,26 +95,53 @@ def pace(job):
 # --8<-- [end:pace]
 
 
+def read(body):
+    """Return (seconds, fail) from a JSON body; anything else is 400."""
+    match body:
+        case {"seconds": bool()}:  # in Python, True is an int
+            pass
+        case {"seconds": int() | float() as seconds, **rest}:
+            fail = rest.get("fail", False)
+            if 0 <= seconds <= 60 and isinstance(fail, bool):
+                return seconds, fail
+    raise BadRequest(
+        'send {"seconds": 0 to 60}, and "fail": true if it is to fail'
+    )
+
+
 # --8<-- [start:status]
 @bp.get("/jobs/<token>")
 async def status(request, token):
     """Say how the job stands; 304 if the client knows already."""
     if token not in jobs:
         raise NotFound("no job has this token")
-    job = jobs[token]
-    body = {"token": token, "status": "pending"}
-    if job.task.done():
-        body |= {"status": "done", "result": job.task.result()}
-    # An ETag names a state of this URL. Here the status is enough.
-    headers = {
-        "ETag": f'"{body["status"]}"',
-        "Cache-Control": "private, no-cache",
-    }
+    job, headers = jobs[token], {}
     if not job.task.done():
+        answer = {"status": "pending"}
         headers["Retry-After"] = pace(job)
-    if headers["ETag"] == request.headers.get("If-None-Match"):
+    elif error := job.task.exception():
+        answer = {"status": "failed", "error": str(error)}
+    else:
+        answer = {"status": "done", "result": job.task.result()}
+    # An ETag names a state of this URL. Here the status is enough.
+    etag = headers["ETag"] = f'"{answer["status"]}"'
+    # Kept by this client alone, and asked about each time.
+    headers["Cache-Control"] = "private, no-cache"
+    if known(etag, request.headers.get("If-None-Match", "")):
         return empty(304, headers)
-    return json(body, headers=headers)
+    return json({"token": token} | answer, headers=headers)
+
+
+def known(etag, if_none_match):
+    """Return whether If-None-Match names this ETag.
+
+    It may be a list, or *; and a proxy that compresses marks an
+    ETag as weak (W/), which makes no difference here.
+    """
+    tags = [tag.strip() for tag in if_none_match.split(",")]
+    return "*" in tags or etag in (
+        tag.removeprefix("W/") for tag in tags
+    )
 # --8<-- [end:status]
 
 

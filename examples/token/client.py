@@ -18,7 +18,7 @@ import sys
 import httpx2
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
-SECONDS = float(os.environ.get("SECONDS", 3))  # the job's length
+SECONDS = float(os.environ.get("SECONDS", 1.5))  # the job's length
 
 
 # --8<-- [start:submit]

@@ -20,7 +20,7 @@ import httpx2
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
 KEY = os.environ.get("KEY", "alice-key")
-SECONDS = float(os.environ.get("SECONDS", 3))  # the job's length
+SECONDS = float(os.environ.get("SECONDS", 1.5))  # the job's length
 
 
 # --8<-- [start:submit]

@@ -88,7 +88,7 @@ async def submit(request):
             f"you have {held[owner]} jobs here: let some expire",
             status_code=429,
             quiet=True,
-            headers={"Retry-After": "60"},
+            headers={"Retry-After": f"{KEEP:.0f}"},
         )
     else:
         token = secrets.token_urlsafe(16)

@@ -59,10 +59,15 @@ def timeline(trace, unit, title, description):
     arrows = [(m["at"], m["from"], m["text"]) for m in drawn["messages"]]
     width, top, step, left, right = 360, 44, 56, 104, 256
     last = max(at for at, _, _ in arrows)
-    height = top + last * step + 60
 
     def y(at):
         return top + at * step
+
+    # What was said at the same moment is drawn one below the other.
+    heights = []
+    for at, _, _ in arrows:
+        heights.append(max([y(at), *(before + 20 for before in heights[-1:])]))
+    height = heights[-1] + 40
 
     root = svg(width, round(height), title, description)
     text(root, left, 20, "client", "lane", "middle")
@@ -80,9 +85,8 @@ def timeline(trace, unit, title, description):
         late = {"x": left - 5, "y": y(end), "width": 10, "height": y(last) - y(end), "rx": 5}
         ET.SubElement(root, "rect", {k: f"{v:g}" for k, v in late.items()} | {"class": "late"})
         text(root, left - 10, (y(end) + y(last)) / 2 + 4, "late", "note late", "end")
-    for at, source, words in arrows:
+    for (_, source, words), here in zip(arrows, heights, strict=True):
         up = source == "client"
-        here = y(at) + (0 if up else 20)  # an answer follows at once: drawn just below
         x1, x2 = (left, right) if up else (right, left)
         head = 7 if up else -7
         line(root, x1, here, x2 - head, here + 5, "up" if up else "down")
