@@ -122,6 +122,16 @@ def test_stops_cleanly_with_jobs_running(start, name, number):
     assert server.stop(number) == 0
 
 
+def test_any_page_may_read_the_answers(server):
+    """A page from anywhere may read the plain server's answers; without an Origin there is no
+    word of it."""
+    for origin in "null", "https://example.com":
+        answer = httpx2.post(f"{server.url}/jobs", json={"seconds": 0}, headers={"Origin": origin})
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+        assert answer.headers["Access-Control-Expose-Headers"] == "Location, Retry-After"
+    assert not [name for name in submit(server).headers if name.startswith("access-control")]
+
+
 # The hardened server
 
 

@@ -10,6 +10,7 @@ const SECOND = 56; // pixels of a figure for one second
 const TOP = 44;
 const LEFT = 104;
 const RIGHT = 256;
+const FRAME = 150; // milliseconds between drawings: the client is to be watched, not slowed down
 
 /** Draws who spoke when: client on the left, server on the right, time downwards. */
 class Timeline {
@@ -72,6 +73,19 @@ class Timeline {
     const bar = { element, start, end };
     this.bars.push(bar);
     return bar;
+  }
+
+  /** Writes beside a lane. */
+  note(lane, at, words, css = "") {
+    const place = lane === "client" ? { x: LEFT - 10, "text-anchor": "end" } : { x: RIGHT + 12 };
+    this.add(this.svg, "text", { class: `note ${css}`, y: this.y(at) + 4, ...place }, words);
+  }
+
+  /** Marks the time from the job's end until the client knew. */
+  late(end, known) {
+    if (known <= end) return;
+    this.bar("late", "client", end, known);
+    this.note("client", (end + known) / 2, "late", "late");
   }
 
   arrow(at, from, words) {
@@ -140,13 +154,14 @@ function live(panel) {
   let spoken = 0;
   let pending = 0;
   let job;
+  let drawing;
 
   const now = () => (performance.now() - start) / 1000;
 
   function draw() {
-    if (start === undefined) return;
+    clearTimeout(drawing);
     timeline.grow(now());
-    if (pending > 0 || (job && now() < job.end + 1)) requestAnimationFrame(draw);
+    if (pending > 0 || (job && now() < job.end + 1)) drawing = setTimeout(draw, FRAME);
   }
 
   frame.addEventListener("load", () => {
@@ -170,7 +185,7 @@ function live(panel) {
       spoken += 1;
       pending += 1;
       timeline.arrow(now(), "client", `${method} ${short(pathname)}`);
-      requestAnimationFrame(draw);
+      draw();
       try {
         const answer = await real.call(inside, resource, options);
         const body = await answer.clone().json().catch(() => ({}));
@@ -178,14 +193,19 @@ function live(panel) {
         if (method === "POST" && answer.ok) {
           const { seconds } = JSON.parse(options.body);
           job = timeline.bar("job", "server", now(), now() + seconds);
+          timeline.note("server", job.start + seconds / 2, "the job");
+          timeline.note("server", job.end, "done");
+        }
+        if (status === "done" && job && !job.known) {
+          job.known = now();
+          timeline.late(job.end, job.known);
         }
         timeline.arrow(now(), "server", `${answer.status} ${status}`.trim());
         return answer;
       } finally {
         pending -= 1;
         timeline.describe(`${spoken} requests so far, each drawn with its answer.`);
-        panel.dataset.requests = spoken;
-        requestAnimationFrame(draw);
+        draw();
       }
     };
   });
@@ -212,6 +232,8 @@ async function replay(panel) {
     let spoken = 0;
     timeline.clear();
     timeline.bar("job", "server", ...trace.job);
+    timeline.note("server", trace.job[1] / 2, "the job");
+    timeline.note("server", trace.job[1], "done");
     panel.dataset.done = "no";
 
     (function draw() {
@@ -221,10 +243,11 @@ async function replay(panel) {
       while (left.length && left[0].at <= now) {
         const { at, from, text } = left.shift();
         timeline.arrow(at, from, short(text));
+        if (text.endsWith(" done")) timeline.late(trace.job[1], at);
         spoken += from === "client";
         count.textContent = `${spoken} requests`;
       }
-      if (now < last + 0.5) return requestAnimationFrame(draw);
+      if (now < last + 0.5) return setTimeout(draw, FRAME);
       timeline.describe(`${spoken} requests and their answers, as recorded.`);
       panel.dataset.done = "yes";
     })();
