@@ -38,6 +38,7 @@ class Timeline {
     this.ticks = 0;
     this.lowest = { client: -100, server: -100 };
     this.said = {}; // by each side: what was written last, and where
+    this.written = -100; // where anything was
     this.bars = [];
     this.grow(1);
   }
@@ -103,8 +104,10 @@ class Timeline {
     this.lowest[from] = y;
     // Written where there is room, and always when it says something new.
     const said = this.said[from];
-    if (said && said.words === words && y - said.y < 36) return;
+    const crowded = y - (said?.y ?? -100) < 36 || y - this.written < 14;
+    if (said?.words === words && crowded) return;
     this.said[from] = { words, y };
+    this.written = y;
     const place = { x: (LEFT + RIGHT) / 2, y: y - 2, "text-anchor": "middle" };
     this.add(this.svg, "text", { class: css, ...place }, words);
   }
