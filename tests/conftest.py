@@ -46,19 +46,17 @@ def record(request):
 @contextmanager
 def starter(folder, port):
     """Yield start(name, **environment); stop what it started, and fail if that leaked."""
-    running = []
+    with ExitStack() as running:  # stops each, also when stopping another failed
 
-    def start(name, **variables):
-        example = EXAMPLES / name
-        variables.setdefault("PORT", port())
-        alone(example, home := folder / f"program-{len(running)}")
-        program = Program(argv(example), home, environment(**variables), variables["PORT"])
-        running.append(program)
-        return program.wait_for(READY)
+        def start(name, **variables):
+            example = EXAMPLES / name
+            variables.setdefault("PORT", port())
+            home = alone(example, folder / f"program-{uuid4()}")
+            program = Program(argv(example), home, environment(**variables), variables["PORT"])
+            running.callback(program.stop)
+            return program.wait_for(READY)
 
-    yield start
-    for program in running:
-        program.stop()
+        yield start
 
 
 @pytest.fixture

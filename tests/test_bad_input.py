@@ -71,6 +71,8 @@ def test_a_body_over_the_limit_is_413(client):
     big = b'{"seconds": 1, "x": "' + b"x" * 20_000 + b'"}'
     assert "limit" in problem(client.post("/jobs", content=big), 413)
     assert "limit" in problem(client.post("/jobs", content=iter([big])), 413)
+    assert "limit" in problem(client.post("/jobs", content=big[:10_001]), 413)
+    assert "limit" not in problem(client.post("/jobs", content=big[:9_999]), 400)
 
 
 def test_an_unknown_path_is_404(client):

@@ -325,6 +325,15 @@ def test_examples_name_their_dependencies():
         assert wrong_dependencies(broken)
 
 
+def test_examples_meet_at_one_port():
+    """Servers listen on port 8000 and clients ask there, unless they are told otherwise."""
+    for path in PROGRAMS:
+        text = path.read_text()
+        assert set(re.findall(r"127\.0\.0\.1:(\d+)", text)) <= {"8000"}, path
+        if path.suffix == ".py" and path.stem.startswith("server"):
+            assert '("PORT", 8000)' in text, path
+
+
 def test_examples_say_how_to_run_them():
     """Each program says at its top what it shows, how to run it, and its source."""
     for path in PROGRAMS:

@@ -156,9 +156,16 @@ def test_costs(runs, record):
 def test_the_server_says_when_to_ask(start):
     """The hardened server suggests the time that the job still needs, and no more than 30 s."""
     server = start("short_polling/server_hardened.py")
-    for seconds, suggested in [(0.5, "1"), (10, "10"), (60, "30")]:
-        answer = httpx2.get(submit(server.url, seconds))
-        assert answer.headers["Retry-After"] == suggested
+    for seconds, suggested in [(0, "1"), (0.5, "1"), (10, "10"), (60, "30")]:
+        submitted = httpx2.post(f"{server.url}/jobs", json={"seconds": seconds})
+        assert submitted.headers["Retry-After"] == suggested
+    job = submit(server.url, 3)
+    counted_down = {httpx2.get(job).headers["Retry-After"]}
+    while (answer := httpx2.get(job)).json()["status"] == "pending":
+        counted_down.add(answer.headers["Retry-After"])
+        time.sleep(0.1)
+    assert counted_down == {"3", "2", "1"}
+    assert "Retry-After" not in answer.headers
 
 
 def test_a_client_that_obeys_asks_once(start, tap, run, record):
@@ -187,6 +194,8 @@ def test_nothing_new_is_a_304_without_a_body(server, start, tap, record):
             time.sleep(0.05)
     assert changed.status_code == 200
     assert changed.headers["ETag"] != first.headers["ETag"]
+    again = httpx2.get(job, headers={"If-None-Match": changed.headers["ETag"]})
+    assert again.status_code == 304
     pairs = exchanges(messages(wire.events))[:2]
     record(
         "short_polling/not_modified.html",
@@ -293,11 +302,36 @@ def test_obeys_retry_after_in_trouble(canned, run):
     assert result.stdout.count("trouble: 503") == 2
 
 
-@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [425, 429, 500, 502, 503, 504])
 def test_asks_again_when_the_server_is_in_trouble(canned, run, status):
     """A question that met a server in trouble is asked again."""
     server = canned(PENDING, (status, {"Retry-After": "0"}, {}), DONE)
     assert run("short_polling/client_hardened.py", URL=server.url).returncode == 0
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+def test_stops_when_asking_again_would_not_help(canned, run, status):
+    """A question that is answered with another 4xx is not asked again."""
+    server = canned(PENDING, (status, {"Retry-After": "0"}, {}))
+    result = run("short_polling/client_hardened.py", URL=server.url)
+    assert result.returncode == 1
+    assert f"answered {status}" in result.stderr
+    assert len(server.requests) == 2
+
+
+def test_asks_again_when_the_answer_was_lost(server, tap, run):
+    """A question whose answer was lost on the way is asked again."""
+    answers = []
+
+    def lose_the_second_answer(event):
+        if event.source == "server":
+            answers.append(event)
+            return len(answers) != 2
+
+    wire = tap(server, on_data=lose_the_second_answer)
+    result = run("short_polling/client_hardened.py", URL=wire.url, SECONDS=0.5)
+    assert result.returncode == 0
+    assert "trouble: ReadError" in result.stdout
 
 
 def test_a_job_is_handed_in_twice_only_if_it_was_refused(canned, run):
@@ -374,6 +408,7 @@ def test_too_many_jobs_are_refused_politely(start):
     refused = httpx2.post(f"{server.url}/jobs", json={"seconds": 0})
     assert refused.status_code == 503
     assert refused.headers["Retry-After"] == "5"
+    assert refused.json()["message"] == "too many jobs"
     while httpx2.get(job).status_code == 200:
         time.sleep(0.05)
     submit(server.url, 0)
@@ -426,6 +461,12 @@ def test_the_browser_polls(opened, server):
     page.fill("#seconds", "1.5")
     page.fill("#interval", "1")
     page.click("#start")
+    assert page.is_disabled("#start")
+    page.wait_for_selector("text=the result is 42")
+    assert page.is_enabled("#start")
+    assert page.is_disabled("#stop")
+    page.click("#start")  # the answers of the first job go
+    page.wait_for_function("document.querySelectorAll('#answers li').length === 0")
     page.wait_for_selector("text=the result is 42")
     shown = page.locator("#answers li").all_inner_texts()
     assert shown == ["pending", "done", "the result is 42"]
@@ -459,6 +500,7 @@ def test_the_browser_shows_what_was_wrong(canned, opened):
     submitted = (202, allowed | {"Location": "/jobs/x"}, {"status": "pending"})
     for answers, words in [
         ([(400, allowed, "no such job here")], "stopped: no such job here"),
+        ([submitted, (404, allowed, "no job has this token")], "stopped: no job has this token"),
         ([submitted, (200, allowed, {"status": "failed", "error": "no paper"})], "no paper"),
     ]:
         page = opened(canned(*answers).url)

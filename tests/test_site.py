@@ -1,12 +1,15 @@
 """The site as it is served: live by `make serve`, or by a static host."""
 
+import http.client
 import signal
+import socket
 import subprocess
 import sys
 
 import httpx2
+import pytest
 
-from .support.browsing import expect_accessible
+from .support.browsing import PHONE, expect_accessible
 from .support.processes import EXAMPLES, ROOT, Program, environment
 
 # Served
@@ -19,7 +22,7 @@ def test_builds_strictly(site):
 
 def test_serves_programs_as_text(live):
     """Each program is published as it is, to be read, copied or run from its address."""
-    for path in EXAMPLES.glob("[!s]*/*.py"):
+    for path in [*EXAMPLES.glob("[!s]*/*.py"), *EXAMPLES.glob("*/*.sh")]:
         answer = httpx2.get(f"{live.url}/examples/{path.relative_to(EXAMPLES)}")
         assert answer.status_code == 200
         assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
@@ -48,7 +51,7 @@ def test_the_examples_hold_under_a_prefix(live):
         assert httpx2.get(live.url + location).json()["status"] == "pending"
 
 
-def test_serves_folders_heads_and_errors(live):
+def test_serves_folders_heads_and_errors(live, site):
     """A folder without its slash redirects, HEAD has no body, and what is missing is a 404
     page; no path leads out of the site."""
     folder = httpx2.get(f"{live.url}/start/token")
@@ -56,10 +59,38 @@ def test_serves_folders_heads_and_errors(live):
     head = httpx2.head(f"{live.url}/start/token/")
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["Content-Type"].startswith("text/html")
-    for path in "nothing", "../pyproject.toml", "%2e%2e/pyproject.toml", "..%2fpyproject.toml":
-        answer = httpx2.get(f"{live.url}/{path}")
-        assert answer.status_code == 404
-        assert "text/html" in answer.headers["Content-Type"]
+    assert httpx2.head(live.url).status_code == 200
+    missing = httpx2.get(f"{live.url}/nothing")
+    assert missing.status_code == 404
+    assert "text/html" in missing.headers["Content-Type"]
+    (site.parent / "secret.txt").write_text("outside")
+    for path in (
+        "/../secret.txt",
+        "/%2e%2e/secret.txt",
+        "/..%2fsecret.txt",
+        f"/{site.parent}/secret.txt",
+    ):
+        # http.client sends a path as it is; others tidy it up first.
+        connection = http.client.HTTPConnection("127.0.0.1", live.port)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        assert answer.status in {301, 400, 404}
+        assert b"outside" not in answer.read()
+        connection.close()
+
+
+def test_serves_this_machine_only(live):
+    """The server listens on the loopback address, so that nobody else can reach it."""
+    with socket.socket() as elsewhere, pytest.raises(OSError):
+        elsewhere.connect(("127.0.0.2", live.port))
+
+
+def test_mounted_examples_refuse_bad_input_too(live):
+    """Under a prefix, bad input is refused as it is by the program alone."""
+    for body, status in [(b"{", 400), (b"x" * 20_000, 413)]:
+        answer = httpx2.post(f"{live.url}/live/token/jobs", content=body)
+        assert answer.status_code == status
+        assert answer.json()["status"] == status
 
 
 def test_serve_says_when_it_cannot(live, site, tmp_path):
@@ -112,14 +143,23 @@ def test_the_panel_is_live(live, quiet):
 
 def test_the_token_panel_is_live(live, quiet):
     """The panel of the token hands in a job, asks about it, and is refused a made-up token."""
-    context = quiet(f"{live.url}/start/token/").context
-    page = context.pages[0]
+    page = quiet(f"{live.url}/start/token/")
     client = page.frame_locator(".panel iframe")
     client.locator("#submit").click()
     client.get_by_text("202 {").wait_for()
     client.locator("#ask").click()
     client.get_by_text("200 {").wait_for()
-    assert page.locator(".panel-wire line.down").count() == 2
+    client.locator("#guess").click()
+    client.get_by_text("404 {").wait_for()
+    assert page.locator(".panel-wire line.down").count() == 3
+    # The browser's console reports the 404 that was asked for, and nothing else.
+    assert all("made-up" in each or "404" in each for each in quiet.troubles)
+    quiet.troubles.clear()
+    page.set_viewport_size(PHONE)
+    inside = page.frames[1]
+    assert inside.evaluate(
+        "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    )
 
 
 def test_the_panel_replays(static, quiet):

@@ -2,6 +2,7 @@
 
 import signal
 import string
+import sys
 import time
 
 import httpx2
@@ -9,9 +10,17 @@ import pytest
 
 from .support.figures import timeline
 from .support.messages import exchanges, label, messages, table, trace, transcript
+from .support.processes import EXAMPLES, READY, Program, alone, environment
 
 ALICE = {"Authorization": "Bearer alice-key"}
 BOB = {"Authorization": "Bearer bob-key"}
+
+
+SERVERS = [
+    f"{folder}/{name}"
+    for folder in ("token", "short_polling")
+    for name in ("server.py", "server_hardened.py")
+]
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +90,11 @@ def test_asking_changes_nothing(server):
     assert [ask(server, submitted).json() for _ in range(3)] == [first.json()] * 3
 
 
-def test_tokens_cannot_be_guessed(server):
+@pytest.mark.parametrize("name", SERVERS)
+def test_tokens_cannot_be_guessed(start, name):
     """A token carries 128 random bits: 22 characters, no two alike among a thousand."""
-    with httpx2.Client(base_url=server.url) as client:
+    url = start(name, JOBS_PER_OWNER=1000).url
+    with httpx2.Client(base_url=url, headers=ALICE) as client:
         tokens = [client.post("/jobs", json={"seconds": 0}).json()["token"] for _ in range(1000)]
     assert len(set(tokens)) == 1000
     assert {len(token) for token in tokens} == {22}
@@ -132,6 +143,33 @@ def test_any_page_may_read_the_answers(server):
     assert not [name for name in submit(server).headers if name.startswith("access-control")]
 
 
+@pytest.mark.parametrize("name", SERVERS)
+def test_whether_to_fail_is_true_or_false(start, name):
+    """A job is to fail or not: any other value is a 400."""
+    url = f"{start(name).url}/jobs"
+    for fail in "yes", 1, None:
+        answer = httpx2.post(url, json={"seconds": 0, "fail": fail}, headers=ALICE)
+        assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_jobs_are_told_when_the_server_stops(name, tmp_path, port):
+    """When a server stops, each running job is cancelled and so can clean up after itself."""
+    source = (EXAMPLES / name).read_text()
+    slow = "    await asyncio.sleep(seconds)\n"
+    assert slow in source
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    tells = f"    try:\n    {slow}    finally:\n        print('cleaned up', flush=True)\n"
+    (folder / "server.py").write_text(source.replace(slow, tells))
+    number = port()
+    program = Program([sys.executable, "server.py"], folder, environment(PORT=number), number)
+    program.wait_for(READY)
+    submit(program, ALICE, seconds=60)
+    assert program.stop() == 0
+    assert "cleaned up" in program.output
+
+
 # The hardened server
 
 
@@ -150,6 +188,7 @@ def test_the_token_is_no_right(roomy):
     assert theirs.status_code == 404
     assert theirs.headers == unknown.headers
     assert theirs.content == unknown.content
+    assert theirs.json()["message"] == "you have no job with this token"
 
 
 def test_a_stranger_is_told_to_say_who_they_are(hardened):
@@ -207,10 +246,32 @@ def test_one_owner_cannot_take_all_the_room(hardened):
     submit(hardened, ALICE)
 
 
-def test_the_hardened_server_shows_failures_too(roomy):
-    """The hardened server tells a job's failure as a status as well."""
-    failed = wait_for(roomy, submit(roomy, ALICE, seconds=0, fail=True), "failed", ALICE)
-    assert failed.status_code == 200
+def test_the_hardened_server_keeps_the_contract(roomy):
+    """The hardened server answers as the plain one does: where and when to ask, done, failed."""
+    submitted = submit(roomy, ALICE, seconds=60)
+    token = submitted.json()["token"]
+    assert submitted.headers["Location"] == f"/jobs/{token}"
+    assert submitted.headers["Retry-After"] == "1"
+    pending = ask(roomy, submitted, ALICE)
+    assert pending.headers["Retry-After"] == "1"
+    assert pending.json() == {"token": token, "status": "pending"}
+    for fail, end in [
+        (False, {"status": "done", "result": 42}),
+        (True, {"status": "failed", "error": "the job was told to fail"}),
+    ]:
+        submitted = submit(roomy, ALICE, seconds=0, fail=fail)
+        answer = wait_for(roomy, submitted, end["status"], ALICE)
+        assert answer.status_code == 200
+        assert answer.json() == {"token": submitted.json()["token"]} | end
+        assert "Retry-After" not in answer.headers
+
+
+def test_a_key_ends_with_its_job(hardened):
+    """Once a job has expired its Idempotency-Key starts a new one."""
+    headers = ALICE | {"Idempotency-Key": "short-lived"}
+    first = submit(hardened, headers, seconds=0)
+    wait_for(hardened, first, 410, ALICE)
+    assert submit(hardened, headers, seconds=0).json() != first.json()
 
 
 # The clients
@@ -303,11 +364,106 @@ def test_a_lost_answer_does_not_start_a_second_job(start, tap, run, record):
     record("token/lost-answer.txt", result.stdout)
 
 
-def test_the_client_of_a_failed_job_says_why(canned, run):
+PENDING = (202, {"Location": "/jobs/x", "Retry-After": "0"}, {"status": "pending"})
+DONE = (200, {}, {"status": "done", "result": 42})
+PYTHON = [
+    "token/client.py",
+    "token/client_hardened.py",
+    "short_polling/client.py",
+    "short_polling/client_hardened.py",
+]
+
+
+@pytest.mark.parametrize("name", PYTHON[:2])
+def test_the_client_of_a_failed_job_says_why(canned, run, name):
     """A client whose job failed says why in one line and exits with an error."""
-    submitted = (202, {"Location": "/jobs/x"}, {"token": "x", "status": "pending"})
-    failed = (200, {}, {"token": "x", "status": "failed", "error": "no paper"})
-    server = canned(submitted, failed)
-    result = run("token/client.py", URL=server.url)
+    server = canned(PENDING, (200, {}, {"status": "failed", "error": "no paper"}))
+    result = run(name, URL=server.url)
     assert result.returncode == 1
     assert result.stderr == "the job failed: no paper\n"
+
+
+@pytest.mark.parametrize("name", PYTHON[:2])
+def test_the_client_waits_as_long_as_it_is_told(canned, run, name):
+    """The client waits between its questions as long as Retry-After says."""
+    later = (200, {"Retry-After": "2"}, {"status": "pending"})
+    server = canned(PENDING, later, DONE)
+    assert run(name, URL=server.url).returncode == 0
+    assert server.times[2] - server.times[1] >= 2
+
+
+@pytest.mark.parametrize("name", PYTHON)
+def test_the_client_resolves_a_relative_location(canned, run, name):
+    """A Location may be relative: it counts from the URL that answered."""
+    server = canned((202, {"Location": "jobs/x", "Retry-After": "0"}, {}), DONE)
+    assert run(name, URL=f"{server.url}/under/a/prefix", INTERVAL=0.1).returncode == 0
+    assert server.requests[1][:2] == ("GET", "/under/a/prefix/jobs/x")
+
+
+@pytest.mark.parametrize("name", PYTHON)
+def test_ctrl_c_ends_a_client_quietly(name, start, tap, tmp_path):
+    """Ctrl-C ends a client without a traceback, and its exit code says so."""
+    kind = "server_hardened.py" if "hardened" in name else "server.py"
+    wire = tap(start(f"{name.split('/')[0]}/{kind}"))
+    folder = alone(EXAMPLES / name, tmp_path / "client")
+    variables = environment(URL=wire.url, SECONDS=60)
+    program = Program([sys.executable, name.split("/")[1]], folder, variables)
+    wire.wait_until(lambda events: any(event.source == "server" for event in events))
+    assert program.stop(signal.SIGINT) == 130
+
+
+def test_the_key_in_the_environment_is_used(roomy, run):
+    """The hardened client says who it is with the key it was given; a wrong one is a 401."""
+    result = run("token/client_hardened.py", URL=roomy.url, KEY="wrong")
+    assert result.returncode == 1
+    assert "answered 401" in result.stderr
+
+
+def test_each_job_has_a_key_of_its_own(canned, run):
+    """Each run of the hardened client makes up another Idempotency-Key."""
+    server = canned(PENDING, DONE, PENDING, DONE)
+    for _ in range(2):
+        assert run("token/client_hardened.py", URL=server.url).returncode == 0
+    keys = [
+        headers["idempotency-key"] for method, _, headers in server.requests if method == "POST"
+    ]
+    assert len(set(keys)) == 2
+
+
+# The browser
+
+
+@pytest.fixture
+def opened(page, tmp_path):
+    """Return open(url): client.html, opened as a file, alone in its folder, with that server."""
+    folder = alone(EXAMPLES / "token/client.html", tmp_path / "page")
+
+    def open_page(url):
+        page.goto(f"file://{folder}/client.html?url={url}")
+        return page
+
+    return open_page
+
+
+def test_the_browser_hands_in_and_asks(opened, server, tap):
+    """The page, opened as a file, hands in a job, asks about it, and about one that never was."""
+    wire = tap(server)
+    page = opened(wire.url)
+    assert page.is_disabled("#ask")
+    page.click("#submit")
+    page.wait_for_selector("text=202 {")
+    page.click("#ask")
+    page.wait_for_selector("text=200 {")
+    page.click("#guess")
+    page.wait_for_selector("text=404 {")
+    handed_in, asked, guessed = [m for m in messages(wire.events) if m.source == "client"]
+    assert handed_in.json == {"seconds": 5}
+    assert asked.method == guessed.method == "GET"
+    assert guessed.target == "/jobs/made-up"
+
+
+def test_the_browser_says_when_nobody_answers(opened, port):
+    """When no server answers the page says so."""
+    page = opened(f"http://127.0.0.1:{port()}")
+    page.click("#submit")
+    page.wait_for_selector("text=No answer from")
