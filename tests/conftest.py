@@ -1,5 +1,6 @@
 """Fixtures: run examples, tap their wires, record what they do."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 from playwright.sync_api import sync_playwright
+from xdist.scheduler import LoadScopeScheduling
 
 from .support.canned import Canned
 from .support.processes import (
@@ -29,6 +31,19 @@ from .support.wiretap import Tap
 
 def pytest_addoption(parser):
     parser.addoption("--record", action="store_true", help="rewrite snippets/ from this run")
+
+
+class Together(LoadScopeScheduling):
+    """Keeps a module's proofs together, for what they share; those that try one program each,
+    and share nothing, go wherever there is room."""
+
+    def _split_scope(self, nodeid):
+        alone = nodeid.startswith(("tests/test_bad_servers.py", "tests/test_examples.py"))
+        return nodeid if alone else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return Together(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +69,7 @@ def starter(folder, port):
             home = alone(example, folder / f"program-{uuid4()}")
             program = Program(argv(example), home, environment(**variables), variables["PORT"])
             running.callback(program.stop)
-            return program.wait_for(READY)
+            return program.wait_for(*READY)
 
         yield start
 
@@ -185,18 +200,23 @@ def registry():
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory):
-    """Return the folder with the built site."""
-    folder = tmp_path_factory.mktemp("site")
-    built = subprocess.run(
-        ["mkdocs", "build", "--strict", "--site-dir", folder],
-        cwd=ROOT,
-        env=environment(NO_MKDOCS_2_WARNING=1),
-        capture_output=True,
-        text=True,
-    )
-    assert built.returncode == 0, built.stderr
-    assert "WARNING" not in built.stderr
+def site(tmp_path_factory, worker_id):
+    """Return the folder with the built site. One worker builds it for all."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "site"
+    with open(f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            built = subprocess.run(
+                ["mkdocs", "build", "--strict", "--site-dir", folder],
+                cwd=ROOT,
+                env=environment(NO_MKDOCS_2_WARNING=1),
+                capture_output=True,
+                text=True,
+            )
+            if built.returncode or "WARNING" in built.stderr:
+                shutil.rmtree(folder, ignore_errors=True)
+                pytest.fail(built.stderr)
     return folder
 
 

@@ -6,16 +6,10 @@ import json
 import httpx2
 import pytest
 
-from .support.processes import EXAMPLES
-
-SERVERS = sorted(
-    str(path.relative_to(EXAMPLES))
-    for path in EXAMPLES.glob("*/server*.py")
-    if path.parent.name != "site"
-)
+from .support.processes import JOB_SERVERS
 
 
-@pytest.fixture(scope="module", params=SERVERS)
+@pytest.fixture(scope="module", params=JOB_SERVERS)
 def client(request, start_shared):
     """Return a client of each server there is, with a key for those that want one."""
     server = start_shared(request.param)

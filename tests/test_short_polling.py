@@ -52,8 +52,9 @@ def runs(server, start_shared, tap_shared, run_shared):
             "sweep.py": begin("sweep.py", server),
             "client.py": begin("client.py", server),
             "client_hardened.py": begin("client_hardened.py", hardened),
-            # Starting curl takes time as well, which makes each interval a little longer.
-            "client.sh": begin("client.sh", server, SECONDS_OF_WORK=5.05),
+            # Starting curl takes time as well, which makes each interval longer, by much on a
+            # busy machine: so they are longer here, and the job ends late in the last one.
+            "client.sh": begin("client.sh", server, INTERVAL=2, SECONDS_OF_WORK=9.7),
         }
 
 
@@ -537,7 +538,7 @@ def test_late_by_half_an_interval_on_average(sweep):
     one interval late."""
     for row in sweep:
         assert row["mean late"] == 0.5
-        assert row["worst late"] == 0.875  # the last of four moments spread over one interval
+        assert row["worst late"] == 0.75  # the worse of two jobs
 
 
 def test_the_interval_trades_requests_for_delay(sweep, runs, record):

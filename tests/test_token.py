@@ -10,17 +10,10 @@ import pytest
 
 from .support.figures import timeline
 from .support.messages import exchanges, label, messages, table, trace, transcript
-from .support.processes import EXAMPLES, READY, Program, alone, environment
+from .support.processes import EXAMPLES, JOB_SERVERS, READY, Program, alone, environment
 
 ALICE = {"Authorization": "Bearer alice-key"}
 BOB = {"Authorization": "Bearer bob-key"}
-
-
-SERVERS = [
-    f"{folder}/{name}"
-    for folder in ("token", "short_polling")
-    for name in ("server.py", "server_hardened.py")
-]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +83,7 @@ def test_asking_changes_nothing(server):
     assert [ask(server, submitted).json() for _ in range(3)] == [first.json()] * 3
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", JOB_SERVERS)
 def test_tokens_cannot_be_guessed(start, name):
     """A token carries 128 random bits: 22 characters, no two alike among a thousand."""
     url = start(name, JOBS_PER_OWNER=1000).url
@@ -143,7 +136,7 @@ def test_any_page_may_read_the_answers(server):
     assert not [name for name in submit(server).headers if name.startswith("access-control")]
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", JOB_SERVERS)
 def test_whether_to_fail_is_true_or_false(start, name):
     """A job is to fail or not: any other value is a 400."""
     url = f"{start(name).url}/jobs"
@@ -152,7 +145,7 @@ def test_whether_to_fail_is_true_or_false(start, name):
         assert answer.status_code == 400
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", JOB_SERVERS)
 def test_jobs_are_told_when_the_server_stops(name, tmp_path, port):
     """When a server stops, each running job is cancelled and so can clean up after itself."""
     source = (EXAMPLES / name).read_text()
@@ -164,7 +157,7 @@ def test_jobs_are_told_when_the_server_stops(name, tmp_path, port):
     (folder / "server.py").write_text(source.replace(slow, tells))
     number = port()
     program = Program([sys.executable, "server.py"], folder, environment(PORT=number), number)
-    program.wait_for(READY)
+    program.wait_for(*READY)
     submit(program, ALICE, seconds=60)
     assert program.stop() == 0
     assert "cleaned up" in program.output

@@ -76,6 +76,15 @@ class Timeline {
     return bar;
   }
 
+  /** Tints the room between the lanes from `start` seconds on, until the band is given an end. */
+  hold(start) {
+    const band = this.bar("held", "client", start);
+    for (const [name, value] of [["x", LEFT], ["width", RIGHT - LEFT], ["rx", 0]])
+      band.element.setAttribute(name, value);
+    this.title.after(band.element); // behind all else
+    return band;
+  }
+
   /** Writes beside a lane. */
   note(lane, at, words, css = "") {
     const place = lane === "client" ? { x: LEFT - 10, "text-anchor": "end" } : { x: RIGHT + 12 };
@@ -187,6 +196,7 @@ function live(panel) {
       start ??= performance.now();
       spoken += 1;
       pending += 1;
+      const open = timeline.hold(now());
       timeline.arrow(now(), "client", `${method} ${short(pathname)}`);
       draw();
       try {
@@ -206,6 +216,7 @@ function live(panel) {
         timeline.arrow(now(), "server", `${answer.status} ${status}`.trim());
         return answer;
       } finally {
+        open.end = now();
         pending -= 1;
         timeline.describe(`${spoken} requests so far, each drawn with its answer.`);
         draw();
@@ -233,6 +244,7 @@ async function replay(panel) {
     const last = left.at(-1).at;
     const start = performance.now();
     let spoken = 0;
+    const open = {}; // questions, by connection
     timeline.clear();
     timeline.bar("job", "server", ...trace.job);
     timeline.note("server", trace.job[1] / 2, "the job");
@@ -244,7 +256,9 @@ async function replay(panel) {
       const now = Math.min((performance.now() - start) / 1000, last + 0.5);
       timeline.grow(now);
       while (left.length && left[0].at <= now) {
-        const { at, from, text } = left.shift();
+        const { at, from, text, connection } = left.shift();
+        if (open[connection]) open[connection].end = at;
+        open[connection] = from === "client" ? timeline.hold(at) : undefined;
         timeline.arrow(at, from, short(text));
         if (text.endsWith(" done")) timeline.late(trace.job[1], at);
         spoken += from === "client";

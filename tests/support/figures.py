@@ -52,7 +52,8 @@ def timeline(trace, unit, title, description):
     """Draw a recorded trace: client on the left, server on the right, time downwards.
 
     `unit` names the unit of the trace's times. The job is a bar on the server's lane; what
-    lies between its end and the last answer is marked as late. Returns SVG text.
+    lies between its end and the last answer is marked as late. While a question is open, the
+    room between the lanes is tinted. Returns SVG text.
     """
     drawn = json.loads(trace)
     job = drawn["job"]
@@ -85,6 +86,12 @@ def timeline(trace, unit, title, description):
         late = {"x": left - 5, "y": y(end), "width": 10, "height": y(last) - y(end), "rx": 5}
         ET.SubElement(root, "rect", {k: f"{v:g}" for k, v in late.items()} | {"class": "late"})
         text(root, left - 10, (y(end) + y(last)) / 2 + 4, "late", "note late", "end")
+    for asked, answered in held(drawn["messages"]):
+        y1, y2 = heights[asked] + 5, heights[answered]
+        band = {"x": left, "y": y1, "width": right - left, "height": y2 - y1}
+        band = ET.Element("rect", {k: f"{v:g}" for k, v in band.items()} | {"class": "held"})
+        root.insert(2, band)  # behind all else
+        text(root, (left + right) / 2, (y1 + y2) / 2 + 4, "held", "note", "middle")
     for (_, source, words), here in zip(arrows, heights, strict=True):
         up = source == "client"
         x1, x2 = (left, right) if up else (right, left)
@@ -94,6 +101,19 @@ def timeline(trace, unit, title, description):
         ET.SubElement(root, "polygon", {"points": points, "class": "up" if up else "down"})
         text(root, (left + right) / 2, here - 2, words, "up" if up else "down", "middle")
     return finish(root)
+
+
+def held(messages):
+    """Return (question, answer), as positions, for each question that was held open."""
+    found, asked = [], {}
+    for number, message in enumerate(messages):
+        if message["from"] == "client":
+            asked[message["connection"]] = number
+        else:
+            question = asked.pop(message["connection"], number)
+            if message["at"] > messages[question]["at"]:
+                found.append((question, number))
+    return found
 
 
 def chart(points, curve, x_label, y_label, title, description, y_max):

@@ -159,17 +159,17 @@ def transcript(found, title):
     return "\n".join([f'<ol class="wire" aria-label="{html.escape(title)}">', *blocks, "</ol>", ""])
 
 
-def trace(found, unit, job):
+def trace(found, unit, job, step=1):
     """Return messages as JSON for the figures and panels: who said what, when.
 
     `unit`: how many seconds of this run are drawn as one. Times are rounded down to whole units,
-    as a busy machine is late and never early, so that it draws the same. `job`: its start and
-    its end, in units.
+    or to multiples of `step` units, as a busy machine is late and never early, so that it draws
+    the same. `job`: its start and its end, in units.
     """
     start = found[0].at
     steps = [
         {
-            "at": int((message.at - start) / unit + 0.05),
+            "at": int((message.at - start) / unit / step + 0.05) * step,
             "from": message.source,
             "connection": message.connection,
             "text": label(message).split("/jobs/")[0] + "/jobs/…" * ("/jobs/" in label(message)),

@@ -5,6 +5,7 @@ proof also proves that the file needs no other.
 """
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,7 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 
-READY = "Worker ready"  # Sanic's last word before it serves, signals included
+# The last word of a server before it serves, signals included: Sanic's, and that of websockets.
+READY = ("Worker ready", "server listening on")
 PATIENCE = 30  # seconds until a wait counts as failed; never reached when all is well
 
 # What a program prints when it lost a task, a socket or an exception.
@@ -35,6 +37,30 @@ def commands(example):
     return found
 
 
+def is_server(example):
+    """Return whether an example is a server: those take a port."""
+    return 'os.environ.get("PORT"' in example.read_text()
+
+
+def needed_server(example):
+    """Return the server that an example says it needs."""
+    name = re.search(r"Needs: .*?(\w+\.py)", example.read_text(), re.DOTALL)[1]
+    return f"{example.parent.name}/{name}"
+
+
+def named(kind, words):
+    """Return the examples of a kind, as in glob, whose text has these words: folder/name."""
+    return sorted(
+        str(path.relative_to(EXAMPLES))
+        for path in EXAMPLES.glob(f"[!_]*/{kind}")
+        if words in path.read_text() and path.parent.name != "site"
+    )
+
+
+# Servers that take jobs by POST /jobs, and clients that hand them in so.
+JOB_SERVERS = named("server*.py", '.post("/jobs")')
+
+
 class Ports:
     """Hands out ports of four digits, as long as the 8000 that readers see.
 
@@ -43,8 +69,8 @@ class Ports:
     """
 
     def __init__(self, worker):
-        self._next = 8100 + 450 * (worker % 4)
-        self._end = self._next + 450
+        self._next = 6500 + 400 * (worker % 8)
+        self._end = self._next + 400
 
     def __call__(self):
         while self._next < self._end:
@@ -96,13 +122,16 @@ class Program:
         with self._news:
             return "".join(self._lines)
 
-    def wait_for(self, text):
-        """Return once the program has printed `text`; fail if it ends without."""
+    def wait_for(self, *texts):
+        """Return once the program has printed one of `texts`; fail if it ends without."""
+
+        def printed():
+            return any(text in line for line in self._lines for text in texts)
+
         with self._news:
-            self._news.wait_for(
-                lambda: self._closed or any(text in line for line in self._lines), PATIENCE
-            )
-        assert text in self.output, f"never printed {text!r}, but:\n{self.output}"
+            self._news.wait_for(lambda: self._closed or printed(), PATIENCE)
+            found = printed()
+        assert found, f"never printed {texts}, but:\n{self.output}"
         return self
 
     def wait(self):
