@@ -35,7 +35,9 @@ def readable_alone(figure):
 
 def text(parent, x, y, words, css="", anchor="start"):
     attributes = {"x": f"{x:g}", "y": f"{y:g}", "class": css, "text-anchor": anchor}
-    ET.SubElement(parent, "text", attributes).text = words
+    element = ET.SubElement(parent, "text", attributes)
+    element.text = words
+    return element
 
 
 def line(parent, x1, y1, x2, y2, css):
@@ -114,6 +116,49 @@ def held(messages):
             if message["at"] > messages[question]["at"]:
                 found.append((question, number))
     return found
+
+
+def race(rows, job, title, description):
+    """Draw several techniques on the same job, one below the other, time to the right.
+
+    rows: [(name, words beside it, [(from, to)] while something is held open, messages of a
+    trace)]. What the client said stands above the line and what the server said below it.
+    `job`: start and end, in seconds. Returns SVG text.
+    """
+    width, left, right, top, pitch = 360, 12, 12, 40, 62
+    last = max(m["at"] for *_, messages in rows for m in messages)
+    height = top + pitch * len(rows) + 8
+
+    def x(at):
+        return left + at / (last + 0.25) * (width - left - right)
+
+    root = svg(width, height, title, description)
+    bar = {"x": x(job[0]), "y": 8, "width": x(job[1]) - x(job[0]), "height": 10, "rx": 5}
+    ET.SubElement(root, "rect", {k: f"{v:g}" for k, v in bar.items()} | {"class": "job"})
+    text(root, x(job[1]) + 6, 17, "done", "note")
+    line(root, x(job[1]), 18, x(job[1]), height - 4, "grid")
+    for number in range(int(last) + 1):
+        text(root, x(number), 32, f"{number} s" if number else "0", "tick", "middle" * bool(number))
+    for number, (name, words, opened, messages) in enumerate(rows):
+        y = top + pitch * number + 38
+        title = text(root, left, y - 22, name, "lane")
+        ET.SubElement(title, "tspan", {"class": "note", "dx": "10"}).text = words
+        line(root, x(0), y, x(last + 0.2), y, "life")
+        for start, end in opened:
+            start, end = x(start), x(end)
+            band = {"x": start, "y": y - 6, "width": end - start, "height": 12}
+            ET.SubElement(root, "rect", {k: f"{v:g}" for k, v in band.items()} | {"class": "held"})
+        known = max(m["at"] for m in messages)
+        if known > job[1]:
+            late = {"x": x(job[1]), "y": y - 3, "width": x(known) - x(job[1]), "height": 6, "rx": 3}
+            ET.SubElement(root, "rect", {k: f"{v:g}" for k, v in late.items()} | {"class": "late"})
+        for at, source in dict.fromkeys((m["at"], m["from"]) for m in messages):
+            up = source == "client"
+            tip, css = (y - 13, "up") if up else (y + 13, "down")
+            line(root, x(at), y, x(at), tip, css)
+            ends = f"{x(at) - 4:g},{tip:g} {x(at) + 4:g},{tip:g} {x(at):g},{tip + (-6 if up else 6):g}"
+            ET.SubElement(root, "polygon", {"points": ends, "class": css})
+    return finish(root)
 
 
 def chart(points, curve, x_label, y_label, title, description, y_max):
