@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from .support.messages import counts, messages, table
+from .support.messages import counts, late, messages, table
 from .support.processes import EXAMPLES
 
 # Those that are there: name, folder.
@@ -40,6 +40,5 @@ def test_the_same_job_by_every_technique(race, record):
     rows = []
     for name, wire in race.items():
         found = messages(wire.events)
-        late = int(((found[-1].at - found[0].at) / 4.5 - 1) * 10) / 10
-        rows.append({"technique": name} | counts(wire) | {"late, in job lengths": f"{late:g}"})
+        rows.append({"technique": name} | counts(wire) | {"late, in intervals": late(found, 4.5)})
     record("choose/costs.md", table(rows))

@@ -149,9 +149,11 @@ def test_sections_are_closed():
 
 
 def test_every_example_is_shown():
-    """Every program stands on a page; one that no page shows fails."""
+    """Every program stands on a page and is linked from that of examples; one that is not fails."""
     for path in PROGRAMS:
         assert shown_on(path.relative_to(EXAMPLES)), f"no page shows {path.name}"
+        link = f"](../examples/{path.relative_to(EXAMPLES)})"
+        assert link in PAGES["reference/examples.md"], f"no link to {path.name} among the examples"
     assert not shown_on("token/never_written.py")
 
 

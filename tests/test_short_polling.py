@@ -1,5 +1,6 @@
 """Short polling: ask, be told at once, wait, and ask again."""
 
+import asyncio
 import csv
 import json
 import runpy
@@ -16,7 +17,7 @@ import httpx2
 import pytest
 
 from .support.figures import chart, readable_alone, timeline
-from .support.messages import counts, exchanges, label, messages, table, trace, transcript
+from .support.messages import counts, exchanges, label, late, messages, table, trace, transcript
 from .support.processes import EXAMPLES, alone
 from .support.wiretap import Tap
 
@@ -135,14 +136,13 @@ def test_costs(runs, record):
 
     def row(name, run):
         found = messages(run.wire.events)
-        late = f"{int(((found[-1].at - found[0].at) / 4.5 - 1) * 10) / 10:g}"
-        return {"client": f"`{name}`"} | counts(run.wire) | {"late, in job lengths": late}
+        return {"client": f"`{name}`"} | counts(run.wire) | {"late, in intervals": late(found, 4.5)}
 
     # curl says its version, which differs from machine to machine; its delay depends on how
     # quickly it starts, that of the hardened client on chance.
     varies = {
-        "client.sh": ["bytes up", "bytes down", "late, in job lengths"],
-        "client_hardened.py": ["late, in job lengths"],
+        "client.sh": ["bytes up", "bytes down", "late, in intervals"],
+        "client_hardened.py": ["late, in intervals"],
     }
     rows = [
         row(name, run) | dict.fromkeys(varies.get(name, []), "–") for name, run in clients.items()
@@ -359,6 +359,26 @@ def test_backs_off_exponentially_with_jitter(wait):
         assert {int(each / bound * 10) for each in waits} >= set(range(10))
 
 
+def test_counts_the_failures_in_a_row():
+    """Each failure in a row makes the next wait a longer one; a success ends the row."""
+    request = runpy.run_path(str(EXAMPLES / "short_polling/client_hardened.py"))["request"]
+    rows = []
+    request.__globals__["wait"] = lambda failures, retry_after: rows.append(failures) or 0
+
+    class Client:
+        def __init__(self, *statuses):
+            self.statuses = iter(statuses)
+
+        async def request(self, method, url):
+            return httpx2.Response(next(self.statuses))
+
+    for _ in range(2):
+        asking = request(Client(503, 500, 502, 200), "GET", "http://x")
+        with ThreadPoolExecutor() as beside:  # the browser's driver has a loop in this thread
+            assert beside.submit(asyncio.run, asking).result().status_code == 200
+    assert rows == [0, 1, 2] * 2
+
+
 def test_clients_told_the_same_do_not_return_together(wait):
     """Clients that were all told Retry-After: 10 return at any moment of the next second,
     and none too early."""
@@ -542,12 +562,12 @@ def test_late_by_half_an_interval_on_average(sweep):
 
 
 def test_the_interval_trades_requests_for_delay(sweep, runs, record):
-    """Half the interval means half the delay, and twice as many questions before the job's
-    end."""
+    """Half the interval means half the delay, and *T*/*i* more requests."""
     points = {row["length/interval"]: row for row in sweep}
     for n in 1, 2:
-        asked, twice = points[n]["requests"] - 0.5, points[2 * n]["requests"] - 0.5
-        assert twice == 2 * asked
+        whole, half = points[n], points[2 * n]
+        assert half["mean late"] / (2 * n) == whole["mean late"] / n / 2
+        assert half["requests"] - whole["requests"] == n
     record("short_polling/sweep.txt", runs["sweep.py"].result().stdout)
     record(
         "short_polling/sweep.md",

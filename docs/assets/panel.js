@@ -37,6 +37,7 @@ class Timeline {
       this.add(this.svg, "text", { class: "lane", x, y: 20, "text-anchor": "middle" }, name);
     this.ticks = 0;
     this.lowest = { client: -100, server: -100 };
+    this.before = -100; // the question before the lowest
     this.said = {}; // by each side: what was written last, and where
     this.written = -100; // where anything was
     this.bars = [];
@@ -102,7 +103,10 @@ class Timeline {
     const up = from === "client";
     // An answer that came at once is drawn just below its question.
     let y = this.y(at);
-    if (!up) y = Math.max(y, this.lowest.client + 20);
+    // Where questions follow each other closely there is less room for that.
+    const dense = this.lowest.client - this.before < 40;
+    if (up) this.before = this.lowest.client;
+    else y = Math.max(y, this.lowest.client + (dense ? 3 : 20));
     this.grow(at);
     const [x1, x2] = up ? [LEFT, RIGHT] : [RIGHT, LEFT];
     const head = up ? 7 : -7;

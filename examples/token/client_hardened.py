@@ -25,7 +25,7 @@ SECONDS = float(os.environ.get("SECONDS", 1.5))  # the job's length
 
 # --8<-- [start:submit]
 async def submit(client, seconds):
-    """Start a job of so many seconds; return the URL to ask at.
+    """Start a job of so many seconds; return the answer.
 
     If the answer is lost on the way, the job may have started all
     the same. The key makes it safe to send the request again: a
@@ -48,29 +48,31 @@ async def submit(client, seconds):
             await asyncio.sleep(0.5)
     answer.raise_for_status()
     print(answer.status_code, answer.reason_phrase, flush=True)
-    return answer.url.join(answer.headers["Location"])
+    return answer
 # --8<-- [end:submit]
 
 
 # --8<-- [start:ask]
-async def ask(client, location):
-    """Ask until the job has ended, as often as the server suggests."""
+async def ask(client, answer):
+    """Ask until the job has ended, each time when the server said."""
+    # Location may be relative: it is resolved against the request.
+    location = answer.url.join(answer.headers["Location"])
     while True:
+        await asyncio.sleep(float(answer.headers.get("Retry-After", 1)))
         answer = await client.get(location)
         answer.raise_for_status()
         job = answer.json()
         print(job["status"], flush=True)
         if job["status"] != "pending":
             return job
-        await asyncio.sleep(float(answer.headers["Retry-After"]))
 # --8<-- [end:ask]
 
 
 async def main():
     authorization = {"Authorization": f"Bearer {KEY}"}
     async with httpx2.AsyncClient(headers=authorization) as client:
-        location = await submit(client, SECONDS)
-        job = await ask(client, location)
+        submitted = await submit(client, SECONDS)
+        job = await ask(client, submitted)
     if job["status"] != "done":
         sys.exit(f"the job {job['status']}: {job['error']}")
     print("the result is", job["result"])

@@ -154,9 +154,9 @@ def race(rows, job, title, description):
             ET.SubElement(root, "rect", {k: f"{v:g}" for k, v in late.items()} | {"class": "late"})
         for at, source in dict.fromkeys((m["at"], m["from"]) for m in messages):
             up = source == "client"
-            tip, css = (y - 13, "up") if up else (y + 13, "down")
+            tip, end, css = (y - 13, y - 19, "up") if up else (y + 13, y + 19, "down")
             line(root, x(at), y, x(at), tip, css)
-            ends = f"{x(at) - 4:g},{tip:g} {x(at) + 4:g},{tip:g} {x(at):g},{tip + (-6 if up else 6):g}"
+            ends = f"{x(at) - 4:g},{tip:g} {x(at) + 4:g},{tip:g} {x(at):g},{end:g}"
             ET.SubElement(root, "polygon", {"points": ends, "class": css})
     return finish(root)
 

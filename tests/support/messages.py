@@ -119,6 +119,14 @@ def counts(tap):
     }
 
 
+def late(found, job):
+    """Return how long after the end of a job of so many seconds the last message passed.
+
+    In seconds, rounded down to halves: a busy machine adds some, which is not the point.
+    """
+    return f"{int((found[-1].at - found[0].at - job) * 2 + 0.1) / 2:g}"
+
+
 def exchanges(found):
     """Return (request, answer) pairs, in the order of the requests."""
     pairs = []
