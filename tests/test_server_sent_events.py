@@ -1,9 +1,13 @@
 """Server-sent events: ask once, and be told in one answer as it happens."""
 
 import asyncio
+import difflib
 import importlib
 import json
 import re
+import signal
+import socket
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,10 +17,13 @@ from typing import NamedTuple
 import httpx2
 import pytest
 
+from .support.browsing import expect_accessible
 from .support.figures import timeline
 from .support.messages import (
+    counts,
     exchanges,
     messages,
+    pieces,
     stream_trace,
     stream_transcript,
     table,
@@ -536,7 +543,7 @@ def test_how_a_stream_is_read(page, canned, record):
         with httpx2.Client() as client, client.sse(url) as source:
             python = [[event.event, event.data, event.id] for event in source]
         same = heard == python
-        differ += [rule] * (not same)
+        differ += [] if same else [(rule, heard, python)]
         sent = json.dumps(stream, ensure_ascii=False)[1:-1]
         for odd, shown in {"\ufeff": "\\ufeff", "\u2028": "\\u2028"}.items():
             sent = sent.replace(odd, shown)
@@ -555,11 +562,11 @@ def test_how_a_stream_is_read(page, canned, record):
     assert "two" not in by_rule["without its blank line an event is dropped"]
     assert by_rule["an id without data is no event"] == '`message: "a" (id 1)`'
     assert by_rule["an id with a NUL is ignored"].endswith('"b" (id 1)`')
-    assert differ == [
+    assert [rule for rule, *_ in differ] == [
         "an id without data is no event",
         "a name without data is no event",
         "a byte order mark is skipped",
-    ]
+    ], differ
     record(
         "server_sent_events/format.md",
         table(rows).replace("--:", "---"),
@@ -838,3 +845,260 @@ def wait_elsewhere(server):
     job = submit(server.url, 0.2)
     while httpx2.get(job).json()["status"] == "pending":
         pass
+
+
+def test_who_is_too_late_is_told_so(start, run, tap, record):
+    """A server that keeps the last events only says how many are missing, to one that asks for
+    older ones, and goes on with those that it has."""
+    server = start(f"{HERE}/server_hardened.py", STEP=0.1, REPLAY=2)
+    job = ended(submit(server.url, 0.5))
+    heard = hear(f"{job}/events", last=1)
+    assert [number for number, _, _ in heard] == ["3", "4", "5"]
+    assert [name for _, name, _ in heard] == ["missed", "progress", "done"]
+    assert heard[0][2] == {"events": 2}
+    assert hear(f"{job}/events", last=3) == heard[1:]
+    wire = tap(server)
+    ask(f"{job}/events".replace(server.url, wire.url), "1")
+    answer = messages(wire.events)[-1:]
+    record("server_sent_events/missed.html", stream_transcript(answer, "Too late", 60))
+
+
+def test_what_nobody_comes_back_for_is_let_go(start):
+    """A job that has ended is let go after a while, with its events."""
+    server = start(f"{HERE}/server_hardened.py", KEEP=0.5)
+    job = ended(submit(server.url, 0))
+    while (answer := ask(f"{job}/events", "1")).status_code == 204:
+        pass
+    assert answer.status_code == 404
+
+
+def test_the_hardened_client_waits_when_told(canned, run):
+    """The hardened client comes back after a 503, no sooner than it was told, and stops at
+    204."""
+    submitted = (202, {"Location": "/jobs/x"}, {})
+    busy = (503, {"Retry-After": "1"}, {})
+    done = (200, SSE, 'event: done\ndata: {"result": 42}\n\n')
+    server = canned(submitted, busy, done)
+    result = run(f"{HERE}/client_hardened.py", URL=server.url)
+    assert result.stdout == "answered 503: coming back\nthe result is 42\n"
+    assert server.times[2] - server.times[1] >= 1
+    server = canned(submitted, (204, {}, ""))
+    result = run(f"{HERE}/client_hardened.py", URL=server.url)
+    assert (result.returncode, result.stderr) == (1, "the server has nothing more to tell\n")
+
+
+def test_the_hardened_client_comes_back_at_random():
+    """The hardened client stays away as long as retry says and at random longer, up to a bound
+    that doubles with each failure in a row and stops at 30 seconds."""
+    wait = importlib.import_module(f"examples.{HERE}.client_hardened").wait
+    for failures, bound in [(0, 1), (1, 2), (2, 4), (5, 30), (50, 30)]:
+        waits = [wait(failures, 3) - 3 for _ in range(1000)]
+        assert all(0 <= each <= bound for each in waits)
+        assert {int(each / bound * 10) for each in waits} >= set(range(10))
+
+
+def test_gives_up_at_the_deadline(server, run):
+    """At its deadline the hardened client gives up and says so."""
+    result = run(f"{HERE}/client_hardened.py", URL=server.url, SECONDS=60, DEADLINE=0.5)
+    assert (result.returncode, result.stderr) == (1, "not done within 0.5 seconds: gave up\n")
+
+
+@pytest.mark.parametrize("name", ["server.py", "server_hardened.py"])
+def test_a_stopping_server_ends_its_streams(start, tap, name):
+    """On SIGTERM each stream ends as an answer should, with its empty chunk, and the server
+    exits at once."""
+    server = start(f"{HERE}/{name}")
+    wire = tap(server)
+    job = submit(wire.url, 60)
+    with ThreadPoolExecutor(20) as beside:
+        listeners = [beside.submit(hear, f"{job}/events") for _ in range(20)]
+        wire.wait_until(lambda events: sum(b"retry: " in e.data for e in events) == 20)
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0
+        assert {str(each.result()) for each in listeners} <= {"[]", str(hear_first())}
+    answers = [m for m in messages(wire.events) if m.headers.get("content-type") in SSE.values()]
+    assert len(answers) == 20
+    assert all(answer.data.endswith(b"\r\n0\r\n\r\n") for answer in answers)
+    said = {told(answer)[-1][1] for answer in answers}
+    if name == "server_hardened.py":
+        # Each is asked to stay away for another time.
+        assert len(said) > 10
+        assert all(1000 <= int(each.removeprefix("retry: ")) <= 5000 for each in said)
+
+
+def hear_first():
+    """Return what is heard of a job of a minute in its first second or two."""
+    return [("1", "progress", {"percent": 2})]
+
+
+def test_a_browser_comes_back_to_a_server_that_restarts(page, start, port):
+    """A browser whose server stops tries again until there is one, and then says which event
+    it had; a server that kept its jobs in memory only has forgotten them, and closes it."""
+    number = port()
+    first = start(f"{HERE}/server.py", STEP=0.1, RETRY=50, PORT=number)
+    job = submit(first.url, 60)
+    page.evaluate(
+        """(url) => {
+            window.source = new EventSource(url);
+            window.told = window.lost = 0;
+            source.addEventListener("progress", () => { told += 1; });
+            source.onerror = () => { lost += 1; };
+        }""",
+        f"{job}/events",
+    )
+    page.wait_for_function("told > 0")
+    first.stop()
+    page.wait_for_function("lost >= 3")  # it was refused, and tries again
+    assert page.evaluate("source.readyState === EventSource.CONNECTING")
+    start(f"{HERE}/server.py", PORT=number)
+    page.wait_for_function("source.readyState === EventSource.CLOSED")  # by a 404
+
+
+# Between
+
+
+class Buffering:
+    """A relay that hands an answer on when it has all of it, as proxies do that buffer."""
+
+    def __init__(self, target, port):
+        self.port = port
+        self._listener = socket.create_server(("127.0.0.1", port))
+        self._target = target
+        self._thread = threading.Thread(target=self._relay)
+        self._thread.start()
+
+    def _relay(self):
+        client, _ = self._listener.accept()
+        server = socket.create_connection(("127.0.0.1", self._target))
+        with self._listener, client, server:
+            server.sendall(client.recv(65536))
+            answer = b""
+            while not answer.endswith(b"0\r\n\r\n"):
+                answer += server.recv(65536)
+            client.sendall(answer)
+        self._thread = None
+
+
+def test_a_buffering_proxy_hands_on_all_at_once(quick, tap, port):
+    """Behind a proxy that buffers, nothing arrives until the answer has ended, and then all
+    does at once."""
+    job = submit(quick.url, 0.5)
+    inner = tap(quick)
+    outer = tap(Buffering(inner.port, port()))
+    heard = hear(job.replace(quick.url, outer.url) + "/events")
+    assert len(heard) == 5
+    sent = messages(inner.events)[-1]
+    arrived = messages(outer.events)[-1]
+    # Sent in pieces, one after the other; arrived in one.
+    assert len({at for at, text in told(sent) if "event:" in text}) >= 3
+    assert len({at for at, _ in told(arrived)}) == 1
+
+
+def test_who_left_is_noticed_with_the_next_event(server):
+    """When a client leaves, the server stops telling it, and its job goes on."""
+    job = submit(server.url, 1.5)
+    with listening(f"{job}/events"):
+        pass
+    assert hear(f"{job}/events")[-1][1] == "done"
+
+
+# What it costs
+
+
+def test_costs(runs, record):
+    """Python asks for all events on the connection on which it handed the job in; curl opens
+    another; whether the server is hardened makes no difference."""
+    clients = {name: runs[name] for name in ("client.py", "client.sh", "client_hardened.py")}
+    assert [run.result().returncode for run in clients.values()] == [0, 0, 0]
+    assert [run.wire.connections for run in clients.values()] == [1, 2, 1]
+    rows = []
+    for name, run in clients.items():
+        found = messages(run.wire.events)
+        late = f"{int(((found[-1].end - found[0].at) / 4.5 - 1) * 10) / 10:g}"
+        row = {"client": f"`{name}`"} | counts(run.wire) | {"late, in job lengths": late}
+        # curl says its version, which differs from machine to machine.
+        rows.append(row | ({"bytes up": "–"} if name == "client.sh" else {}))
+    assert [row["requests"] for row in rows] == [2, 2, 2]
+    record("server_sent_events/costs.md", table(rows))
+
+
+def test_an_event_costs_less_than_a_question(runs, server, record):
+    """An event costs less than a quarter of the bytes of a question and its answer, and no round
+    trip."""
+    runs["client.py"].result()
+    found = messages(runs["client.py"].wire.events)
+    question, answer = found[2], found[3]
+    sizes = [len(data) for _, data in pieces(answer)]
+    runs["client.py, limited"].result()
+    quiet = messages(runs["client.py, limited"].wire.events)[-1]
+    heartbeat = next(data for _, data in pieces(quiet) if b": still here" in data)
+    with Tap(server.port) as wire, httpx2.Client() as client:
+        client.get(submit(wire.url, 60))
+        asked, told_pending = messages(wire.events)[-2:]
+    rows = [
+        {"what": what, "bytes up": up, "bytes down": down, "both": up + down}
+        for what, up, down in [
+            ("opening the stream", len(question.data), sizes[0] + sizes[1]),
+            ("an event, `progress`", 0, sizes[2]),
+            ("an event, `done`", 0, sizes[-2]),
+            ("a heartbeat", 0, len(heartbeat)),
+            ("ending the stream", 0, sizes[-1]),
+            ("a question, told `pending`", len(asked.data), len(told_pending.data)),
+        ]
+    ]
+    assert rows[1]["both"] * 4 < rows[-1]["both"]
+    record("server_sent_events/sizes.md", table(rows))
+
+
+# The panel, and what is wrong
+
+
+def test_the_panel_is_live(live, quiet):
+    """Served by make serve, the panel draws the question and each event as it comes."""
+    page = quiet(f"{live.url}/techniques/server-sent-events/")
+    page.wait_for_selector(".panel[data-state=live]")
+    client = page.frame_locator(".panel iframe")
+    client.locator("#seconds").fill("2.5")
+    client.locator("#start").click()
+    client.get_by_text("the result is 42").wait_for()
+    words = page.locator(".panel-wire text.down").all_text_contents()
+    assert words == ["202 pending", "200", "event: progress", "event: done"]
+    assert page.locator(".panel-wire line.up").count() == 2
+    # The answers to two questions, and three events.
+    assert page.locator(".panel-wire line.down").count() == 5
+    asked = page.locator(".panel-wire text.up").all_text_contents()
+    assert asked == ["POST /jobs", "GET /jobs/…/events"]
+
+
+def test_the_panel_replays(static, quiet):
+    """On a static host the panel plays the recorded stream, its question open to the end."""
+    page = quiet(f"{static.url}/techniques/server-sent-events/")
+    page.wait_for_selector(".panel[data-state=replay]")
+    page.clock.install()
+    page.click(".panel button")
+    page.clock.run_for(7000)
+    page.wait_for_selector(".panel[data-done=yes]")
+    assert page.inner_text(".panel output") == "2 requests"
+    assert page.locator(".panel-wire line.up").count() == 2
+    assert page.locator(".panel-wire line.down").count() == 7
+    held = page.locator(".panel-wire rect.held").last
+    assert float(held.get_attribute("height")) > 200  # of 4.5 seconds, at 56 each
+    expect_accessible(page, ".panel")
+
+
+def test_the_wrong_programs_are_wrong_in_one_place():
+    """Each wrong program is the right one with one place changed, apart from what it says
+    about itself."""
+    for wrong, right, changed in [
+        ("wrong_silent.py", "server.py", 6),
+        ("wrong_live.py", "server.py", 14),
+        ("wrong_cleanup.py", "server_hardened.py", 6),
+        ("wrong_timeout.py", "client.py", 9),
+        ("wrong_board.py", "board.py", 10),
+    ]:
+        texts = [
+            re.sub(r'^.*?\n"""\n', "", (EXAMPLES / HERE / name).read_text(), flags=re.DOTALL)
+            for name in (right, wrong)
+        ]
+        lines = difflib.ndiff(*[text.splitlines() for text in texts])
+        assert 0 < sum(line[0] in "-+" for line in lines) <= changed + 4, wrong
