@@ -175,10 +175,9 @@ def test_the_server_speaks_first(runs):
     been asked for."""
     runs["client.py"].result()
     found = messages(runs["client.py"].wire.events)
-    sent = [event.at for event in runs["client.py"].wire.events if event.source == "client"]
+    said = [e.at for e in runs["client.py"].wire.events if (e.source, e.kind) == ("client", "data")]
     events = [at for at, text in told(found[-1]) if "event:" in text]
-    ends = [e.at for e in runs["client.py"].wire.events if (e.source, e.kind) == ("client", "end")]
-    assert max(set(sent) - set(ends)) < min(events)
+    assert max(said) < min(events)
 
 
 def test_the_head_of_the_answer(server):
@@ -244,7 +243,6 @@ def test_curl_listens(runs, record):
 def test_curl_says_when_a_stream_ends_early(canned, run):
     """A stream that ends without a result fails the clients that do not come back."""
     begun = (200, SSE, 'id: 1\nevent: progress\ndata: {"percent": 5}\n\n')
-    server = canned((202, {"Location": "/jobs/x"}, {}), begun)
     for client in "client.sh", "client.py":
         server = canned((202, {"Location": "/jobs/x"}, {}), begun)
         result = run(f"{HERE}/{client}", URL=server.url)
@@ -338,11 +336,11 @@ def test_the_browser_comes_back_by_itself(opened, quick, tap):
     page.wait_for_selector("text=the result is 42")
     heard = [text for text in shown(page) if "lost" not in text]
     assert heard == ["20 %", "40 %", "60 %", "80 %", "the result is 42"]
-    assert shown(page).count("connection lost, trying again") == 4
+    assert shown(page).count("connection lost, trying again") >= 4
     asked = [m.headers for m in messages(wire.events) if m.target.endswith("/events")]
     # What had arrived when the connection broke may not have been heard: then it is told again.
     sent = [int(headers.get("last-event-id", 0)) for headers in asked]
-    assert sent == sorted(sent) and len(sent) == 5 and sent[-1] > 0
+    assert sent == sorted(sent) and len(sent) >= 5 and sent[-1] > 0
 
 
 LISTEN = """([url, types]) => new Promise((resolve) => {
@@ -1023,7 +1021,7 @@ def test_costs(runs, record):
 
 
 def test_an_event_costs_less_than_a_question(runs, server, record):
-    """An event costs less than a quarter of the bytes of a question and its answer, and no round
+    """An event costs less than a sixth of the bytes of a question and its answer, and no round
     trip."""
     runs["client.py"].result()
     found = messages(runs["client.py"].wire.events)
@@ -1046,7 +1044,7 @@ def test_an_event_costs_less_than_a_question(runs, server, record):
             ("a question, told `pending`", len(asked.data), len(told_pending.data)),
         ]
     ]
-    assert rows[1]["both"] * 4 < rows[-1]["both"]
+    assert rows[1]["both"] * 6 < rows[-1]["both"]
     record("server_sent_events/sizes.md", table(rows))
 
 

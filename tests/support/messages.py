@@ -216,7 +216,8 @@ def stream_trace(found, unit, job, step=1):
             if event:  # and not what only sets the time to wait
                 steps[-1]["more"] = True
                 at = int((at - start) / unit / step + 0.05) * step
-                steps.append(first | {"at": at, "text": event[0], "bytes": len(text) + 2})
+                said = {"at": at, "text": event[0], "bytes": len(text) + 2, "more": False}
+                steps.append(first | said)
     return json.dumps({"job": job, "messages": steps}, indent=1) + "\n"
 
 
@@ -238,7 +239,8 @@ def stream_transcript(found, title, step=1):
     for piece, when in split:
         block = transcript([piece], title).splitlines()[1:-1]
         block[0] = block[0].replace(" bytes</p>", f" bytes{when}</p>")
-        blocks.append("\n".join(block))
+        # The line break after a chunk is none of the event's.
+        blocks.append("\n".join(block).replace("\n\n\n</pre>", "\n\n</pre>"))
     return "\n".join([f'<ol class="wire" aria-label="{html.escape(title)}">', *blocks, "</ol>", ""])
 
 
