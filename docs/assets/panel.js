@@ -103,6 +103,8 @@ class Timeline {
     // An answer that came at once is drawn just below its question.
     let y = this.y(at);
     if (!up) y = Math.max(y, this.lowest.client + 20);
+    // So is a question that followed the first answer at once.
+    else if (at < 0.08) y = Math.max(y, this.lowest.server + 20);
     this.grow(at);
     const [x1, x2] = up ? [LEFT, RIGHT] : [RIGHT, LEFT];
     const head = up ? 7 : -7;
@@ -168,10 +170,7 @@ function watchEventSource(inside, wire) {
       super(url, options);
       const ask = () => (this.#question ??= wire.asked(new URL(this.url).pathname));
       ask();
-      super.addEventListener("open", () => {
-        ask(); // again, if the browser came back by itself
-        wire.told("200");
-      });
+      super.addEventListener("open", ask); // again, if the browser came back by itself
       super.addEventListener("error", () => this.#over());
     }
 

@@ -199,7 +199,7 @@ def told(message):
 
 
 def stream_trace(found, unit, job, step=1):
-    """Return messages as JSON, as `trace` does, with an arrow for each event of a stream.
+    """Return messages as JSON, as `trace` does, with the events of a stream in place of its head.
 
     A message with `more` is not the last word of its answer.
     """
@@ -211,13 +211,14 @@ def stream_trace(found, unit, job, step=1):
             first["text"] += "/events"
         if message.headers.get("content-type") != "text/event-stream":
             continue
+        steps.pop()
         for at, text in told(message):
             event = re.search("^(event: .*|:.*)", text, re.MULTILINE)
             if event:  # and not what only sets the time to wait
-                steps[-1]["more"] = True
                 at = int((at - start) / unit / step + 0.05) * step
-                said = {"at": at, "text": event[0], "bytes": len(text) + 2, "more": False}
+                said = {"at": at, "text": event[0], "bytes": len(text) + 2, "more": True}
                 steps.append(first | said)
+        steps[-1].pop("more", None)
     return json.dumps({"job": job, "messages": steps}, indent=1) + "\n"
 
 
