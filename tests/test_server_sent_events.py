@@ -546,13 +546,12 @@ def test_how_a_stream_is_read(page, canned, record):
         for odd, shown in {"\ufeff": "\\ufeff", "\u2028": "\\u2028"}.items():
             sent = sent.replace(odd, shown)
         row = {
-            "rule": rule,
-            "sent": f"`{sent}`",
+            "what is sent": f"{rule}:<br>`{sent}`",
             "a browser hears": listed(heard).replace("\u2028", "\\u2028"),
             "httpx2": "the same" if same else listed(python),
         }
         rows.append(row)
-    by_rule = {row["rule"]: row["a browser hears"] for row in rows}
+    by_rule = {rule: row["a browser hears"] for rule, row in zip(STREAMS, rows, strict=True)}
     assert by_rule["each data line is a line"] == '`message: "one\\ntwo"`'
     assert by_rule["an empty data line is a line, too"] == '`message: "\\n"`'
     assert by_rule["only one space goes"] == '`message: " hello"`'

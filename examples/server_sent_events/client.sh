@@ -18,7 +18,7 @@ location=$(ask --json "{\"seconds\": $SECONDS_OF_WORK}" \
 
 # --no-buffer: hand on each event as it comes, and not 16 kB at once.
 # The last line tells that curl came to a good end.
-{ ask --no-buffer "$URL$location/events" && printf '\nend: \n'; } |
+{ ask --no-buffer "$URL$location/events" && printf '\nend: \n'; } | {
   while read -r field value; do
     case $field in
       event:) event=$value ;;
@@ -35,4 +35,6 @@ location=$(ask --json "{\"seconds\": $SECONDS_OF_WORK}" \
         ;;
     esac
   done
+  exit 1 # curl has said why
+}
 # --8<-- [end:client]
