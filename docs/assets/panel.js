@@ -105,8 +105,10 @@ class Timeline {
     let y = this.y(at);
     // Where questions follow each other closely there is less room for that.
     const dense = this.lowest.client - this.before < 40;
+    if (!up) y = Math.max(y, this.lowest.client + (dense ? 3 : 20));
+    // So is a question that followed the first answer at once.
+    else if (at < 0.08) y = Math.max(y, this.lowest.server + 20);
     if (up) this.before = this.lowest.client;
-    else y = Math.max(y, this.lowest.client + (dense ? 3 : 20));
     this.grow(at);
     const [x1, x2] = up ? [LEFT, RIGHT] : [RIGHT, LEFT];
     const head = up ? 7 : -7;
@@ -156,7 +158,45 @@ function wireOf(panel) {
 }
 
 // "GET /live/token/jobs/3x…" is "GET /jobs/…"
-const short = (words) => words.replace(/\S*(?=\/jobs)/, "").replace(/\/jobs\/.*/, "/jobs/…");
+const short = (words) =>
+  words.replace(/\S*(?=\/jobs)/, "").replace(/\/jobs\/[^/\s]+/, "/jobs/…");
+
+/**
+ * Draws what an EventSource in the frame asks and is told. `wire` does the drawing: asked(path)
+ * returns a question that is open, told(words) draws what the server says, over(question) ends it.
+ */
+function watchEventSource(inside, wire) {
+  inside.EventSource = class extends inside.EventSource {
+    #types = new Set(["open", "error"]);
+    #question;
+
+    constructor(url, options) {
+      super(url, options);
+      const ask = () => (this.#question ??= wire.asked(new URL(this.url).pathname));
+      ask();
+      super.addEventListener("open", ask); // again, if the browser came back by itself
+      super.addEventListener("error", () => this.#over());
+    }
+
+    addEventListener(type, ...rest) {
+      if (!this.#types.has(type)) {
+        this.#types.add(type);
+        super.addEventListener(type, () => wire.told(`event: ${type}`));
+      }
+      super.addEventListener(type, ...rest);
+    }
+
+    close() {
+      super.close();
+      this.#over();
+    }
+
+    #over() {
+      if (this.#question) wire.over(this.#question);
+      this.#question = undefined;
+    }
+  };
+}
 
 /** The real client in a frame, its fetches drawn as they happen. */
 function live(panel) {
@@ -226,6 +266,28 @@ function live(panel) {
         draw();
       }
     };
+
+    watchEventSource(inside, {
+      asked(path) {
+        start ??= performance.now();
+        spoken += 1;
+        pending += 1;
+        const open = timeline.hold(now());
+        timeline.arrow(now(), "client", `GET ${short(path)}`);
+        draw();
+        return open;
+      },
+      told(words) {
+        if (words.endsWith("done") && job && !job.known) job.known = now();
+        timeline.arrow(now(), "server", words);
+      },
+      over(open) {
+        open.end = now();
+        pending -= 1;
+        timeline.describe(`${spoken} requests so far, each drawn with what it was answered.`);
+        draw();
+      },
+    });
   });
 }
 
@@ -260,9 +322,12 @@ async function replay(panel) {
       const now = Math.min((performance.now() - start) / 1000, last + 0.5);
       timeline.grow(now);
       while (left.length && left[0].at <= now) {
-        const { at, from, text, connection } = left.shift();
-        if (open[connection]) open[connection].end = at;
-        open[connection] = from === "client" ? timeline.hold(at) : undefined;
+        const { at, from, text, connection, more } = left.shift();
+        if (!more) {
+          // A stream that goes on stays open.
+          if (open[connection]) open[connection].end = at;
+          open[connection] = from === "client" ? timeline.hold(at) : undefined;
+        }
         timeline.arrow(at, from, short(text));
         if (text.endsWith(" done")) timeline.late(trace.job[1], at);
         spoken += from === "client";

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from sanic import Sanic, file, json, redirect
 
+from examples.server_sent_events.server import bp as server_sent_events
 from examples.short_polling.server import bp as short_polling
 from examples.token.server import bp as token
 
@@ -32,6 +33,7 @@ app.config.REQUEST_MAX_SIZE = 10_000  # bytes
 # --8<-- [start:mount]
 app.blueprint(token, url_prefix="/live/token")
 app.blueprint(short_polling, url_prefix="/live/short_polling")
+app.blueprint(server_sent_events, url_prefix="/live/server_sent_events")
 
 
 @app.get("/assets/live.json")

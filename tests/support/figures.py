@@ -93,7 +93,8 @@ def timeline(trace, unit, title, description):
         band = {"x": left, "y": y1, "width": right - left, "height": y2 - y1}
         band = ET.Element("rect", {k: f"{v:g}" for k, v in band.items()} | {"class": "held"})
         root.insert(2, band)  # behind all else
-        text(root, (left + right) / 2, (y1 + y2) / 2 + 4, "held", "note", "middle")
+        if not any(m.get("more") for m in drawn["messages"][asked:answered]):
+            text(root, (left + right) / 2, (y1 + y2) / 2 + 4, "held", "note", "middle")
     for (_, source, words), here in zip(arrows, heights, strict=True):
         up = source == "client"
         x1, x2 = (left, right) if up else (right, left)
@@ -111,7 +112,7 @@ def held(messages):
     for number, message in enumerate(messages):
         if message["from"] == "client":
             asked[message["connection"]] = number
-        else:
+        elif not message.get("more"):  # of an answer that goes on
             question = asked.pop(message["connection"], number)
             if message["at"] > messages[question]["at"]:
                 found.append((question, number))

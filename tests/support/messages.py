@@ -6,8 +6,10 @@ client, and each tells the other what it read, as in a proxy whose output is thr
 
 import html
 import json
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import h11
 
@@ -25,6 +27,12 @@ class Message:
     method: str = ""
     target: str = ""
     status: int = 0
+    passed: list = field(default_factory=list)  # (at, length of data so far), as it passed
+
+    @property
+    def end(self):
+        """When its last byte passed."""
+        return self.passed[-1][0]
 
     @property
     def start_line(self):
@@ -95,6 +103,8 @@ def _read_one(event, source, sides, found):
         found.append(side.message)
     if side.message:
         side.message.data += taken
+        if taken:
+            side.message.passed.append((event.at, len(side.message.data)))
     if isinstance(read, h11.Data):
         side.message.body += bytes(read.data)
     if not isinstance(read, h11.Event) or isinstance(read, h11.ConnectionClosed):
@@ -124,7 +134,7 @@ def late(found, job):
 
     In seconds, rounded down to halves: a busy machine adds some, which is not the point.
     """
-    return f"{int((found[-1].at - found[0].at - job) * 2 + 0.1) / 2:g}"
+    return f"{int((found[-1].end - found[0].at - job) * 2 + 0.1) / 2:g}"
 
 
 def exchanges(found):
@@ -156,6 +166,7 @@ def transcript(found, title):
         up = message.source == "client"
         who = "client → server" if up else "server → client"
         head, _, body = message.data.decode().partition("\r\n\r\n")
+        body = body.replace("\r\n", "\n")
         size = f"{len(message.data)} bytes"
         text = html.escape(head.replace("\r\n", "\n"), quote=False)
         if body:
@@ -164,6 +175,81 @@ def transcript(found, title):
             f'<li class="{"up" if up else "down"}">'
             f"<p>{who} · connection {message.connection} · {size}</p><pre>{text}</pre></li>"
         )
+    return "\n".join([f'<ol class="wire" aria-label="{html.escape(title)}">', *blocks, "</ol>", ""])
+
+
+def pieces(message):
+    """Return (when, bytes) for each piece that a chunked message was sent in, as sent.
+
+    The head comes first, then each chunk with its size, at last the empty chunk, if it came.
+    """
+    head, _, rest = message.data.partition(b"\r\n\r\n")
+    cuts = [0, len(head) + 4]
+    while (line := rest.partition(b"\r\n"))[1]:
+        length = len(line[0]) + 2 + int(line[0], 16) + 2
+        cuts.append(cuts[-1] + length)
+        rest = rest[length:]
+    return [
+        (next((at for at, length in message.passed if length > start), message.end), data)
+        for start, end in pairwise(cuts)
+        if (data := message.data[start:end])
+    ]
+
+
+def told(message):
+    """Return (when, text) for each event or comment of a stream of server-sent events."""
+    found, text = [], ""
+    for at, piece in pieces(message)[1:]:
+        text += piece.partition(b"\r\n")[2][:-2].decode()
+        *whole, text = text.split("\n\n")
+        found += [(at, each) for each in whole]
+    return found
+
+
+def stream_trace(found, unit, job, step=1):
+    """Return messages as JSON, as `trace` does, with the events of a stream in place of its head.
+
+    A message with `more` is not the last word of its answer.
+    """
+    drawn = json.loads(trace(found, unit, job, step))
+    start, steps = found[0].at, []
+    for message, first in zip(found, drawn["messages"], strict=True):
+        steps.append(first)
+        if message.target.endswith("/events"):
+            first["text"] += "/events"
+        if message.headers.get("content-type") != "text/event-stream":
+            continue
+        steps.pop()
+        for at, text in told(message):
+            event = re.search("^(event: .*|:.*)", text, re.MULTILINE)
+            if event:  # and not what only sets the time to wait
+                at = int((at - start) / unit / step + 0.05) * step
+                said = {"at": at, "text": event[0], "bytes": len(text) + 2, "more": True}
+                steps.append(first | said)
+        steps[-1].pop("more", None)
+    return json.dumps({"job": job, "messages": steps}, indent=1) + "\n"
+
+
+def stream_transcript(found, title, step=1):
+    """Return messages as HTML, as `transcript` does, with a streamed answer in its pieces.
+
+    Each says how long after the answer began it came, in seconds, rounded down to `step`.
+    """
+    split = []
+    for message in found:
+        if message.headers.get("transfer-encoding") != "chunked":
+            split.append((message, ""))
+            continue
+        for at, data in pieces(message):
+            piece = Message(at, message.connection, message.source, data)
+            after = int((at - message.at) / step + 0.05) * step
+            split.append((piece, f" · after {after:g} s" if after else ""))
+    blocks = []
+    for piece, when in split:
+        block = transcript([piece], title).splitlines()[1:-1]
+        block[0] = block[0].replace(" bytes</p>", f" bytes{when}</p>")
+        # The line break after a chunk is none of the event's.
+        blocks.append("\n".join(block).replace("\n\n\n</pre>", "\n\n</pre>"))
     return "\n".join([f'<ol class="wire" aria-label="{html.escape(title)}">', *blocks, "</ol>", ""])
 
 

@@ -61,6 +61,10 @@ def named(kind, words):
 JOB_SERVERS = named("server*.py", '.post("/jobs")')
 
 
+# Ports of this range that no browser connects to: https://fetch.spec.whatwg.org/#port-blocking
+BLOCKED = {6566, *range(6665, 6670), 6679, 6697}
+
+
 class Ports:
     """Hands out ports of four digits, as long as the 8000 that readers see.
 
@@ -75,6 +79,8 @@ class Ports:
     def __call__(self):
         while self._next < self._end:
             self._next += 1
+            if self._next in BLOCKED:
+                continue
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:

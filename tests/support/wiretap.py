@@ -33,7 +33,8 @@ class Tap:
         """Listen on `port` and relay to port `target`, both on 127.0.0.1.
 
         `on_data(event)`, if given, may answer False: then the bytes are seen and not
-        forwarded, and both sides get a reset. That is how a proof loses an answer.
+        forwarded, and both sides get a reset. That is how a proof loses an answer. It may also
+        answer Cut(n): then the first n of these bytes are forwarded, and the connection ends.
         """
         self.events = []
         self._target, self._port, self._on_data = target, port, on_data
@@ -103,6 +104,8 @@ class Tap:
             except* Reset:
                 reset(client)
                 reset(server)
+            except* Cut:
+                pass  # both are closed now
 
     async def _pump(self, number, source, reader, writer):
         other = "server" if source == "client" else "client"
@@ -113,9 +116,13 @@ class Tap:
                 self._note(number, source, "reset")
                 raise Reset from None
             event = self._note(number, source, "data" if data else "end", data)
-            if data and self._on_data and self._on_data(event) is False:
+            verdict = self._on_data(event) if data and self._on_data else None
+            if verdict is False:
                 raise Reset
             try:
+                if isinstance(verdict, Cut):
+                    await self._loop.sock_sendall(writer, data[: verdict.length])
+                    raise verdict
                 if not data:
                     writer.shutdown(socket.SHUT_WR)
                     return
@@ -145,6 +152,13 @@ class Tap:
     def bytes(self, source):
         """Return how many bytes of payload that side sent, over all connections."""
         return sum(len(event.data) for event in self.events if event.source == source)
+
+
+class Cut(Exception):
+    """The connection is to end after so many bytes of what just came."""
+
+    def __init__(self, length):
+        self.length = length
 
 
 class Reset(Exception):
