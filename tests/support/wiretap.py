@@ -10,6 +10,7 @@ a reset are passed on as what they are. The relay runs in a thread of its own.
 """
 
 import asyncio
+import inspect
 import socket
 import struct
 import threading
@@ -33,7 +34,8 @@ class Tap:
         """Listen on `port` and relay to port `target`, both on 127.0.0.1.
 
         `on_data(event)`, if given, may answer False: then the bytes are seen and not
-        forwarded, and both sides get a reset. That is how a proof loses an answer.
+        forwarded, and both sides get a reset. That is how a proof loses an answer. If it is
+        a coroutine function, that direction waits for it, and the other goes on.
         """
         self.events = []
         self._target, self._port, self._on_data = target, port, on_data
@@ -113,8 +115,12 @@ class Tap:
                 self._note(number, source, "reset")
                 raise Reset from None
             event = self._note(number, source, "data" if data else "end", data)
-            if data and self._on_data and self._on_data(event) is False:
-                raise Reset
+            if data and self._on_data:
+                verdict = self._on_data(event)
+                if inspect.isawaitable(verdict):
+                    verdict = await verdict
+                if verdict is False:
+                    raise Reset
             try:
                 if not data:
                     writer.shutdown(socket.SHUT_WR)
