@@ -4,7 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from .support.messages import counts, messages, table
+from .support.frames import conversation, costs
+from .support.messages import table
 from .support.processes import EXAMPLES
 
 # Those that are there: name, folder.
@@ -39,7 +40,7 @@ def test_the_same_job_by_every_technique(race, record):
     """On the same job, each technique has costs of its own, the same in every run."""
     rows = []
     for name, wire in race.items():
-        found = messages(wire.events)
+        found = conversation(wire.events)
         late = int(((found[-1].at - found[0].at) / 4.5 - 1) * 10) / 10
-        rows.append({"technique": name} | counts(wire) | {"late, in job lengths": f"{late:g}"})
+        rows.append({"technique": name} | costs(wire) | {"late, in job lengths": f"{late:g}"})
     record("choose/costs.md", table(rows))

@@ -151,6 +151,13 @@ function wireOf(panel) {
   return new Timeline(wire);
 }
 
+// A message of a WebSocket in two words, as in the figures: "1 submit", "1 pending", "pushed done".
+function brief(data, from) {
+  const { id, status, submit } = JSON.parse(data);
+  if (from === "client") return `${id} ${submit ? "submit" : "status"}`;
+  return `${id ?? "pushed"} ${status ?? "error"}`;
+}
+
 // "GET /live/token/jobs/3x…" is "GET /jobs/…"
 const short = (words) => words.replace(/\S*(?=\/jobs)/, "").replace(/\/jobs\/.*/, "/jobs/…");
 
@@ -222,6 +229,47 @@ function live(panel) {
         draw();
       }
     };
+
+    // The same for a WebSocket: the upgrade, and each message.
+    inside.WebSocket = class extends inside.WebSocket {
+      constructor(...where) {
+        super(...where);
+        timeline.clear();
+        start = performance.now();
+        spoken = 0;
+        job = undefined;
+        this.said("client", "GET, upgrade");
+        this.addEventListener("open", () => this.said("server", "101"));
+        this.addEventListener("message", ({ data }) => this.heard(data));
+        this.addEventListener("close", ({ code }) => {
+          timeline.grow(now());
+          timeline.note("client", now(), `closed ${code}`);
+        });
+      }
+
+      said(from, words) {
+        timeline.arrow(now(), from, words);
+        spoken += 1;
+        timeline.describe(`${spoken} messages so far.`);
+        draw();
+      }
+
+      send(data) {
+        super.send(data);
+        const { submit } = JSON.parse(data);
+        this.said("client", brief(data, "client"));
+        if (!submit) return;
+        job = timeline.bar("job", "server", now(), now() + submit.seconds);
+        timeline.note("server", job.end, "done");
+        draw();
+      }
+
+      heard(data) {
+        // What is pushed comes at the end of the job, whatever the clocks say.
+        if (!("id" in JSON.parse(data)) && job) job.end = Math.min(job.end, now());
+        this.said("server", brief(data, "server"));
+      }
+    };
   });
 }
 
@@ -262,7 +310,7 @@ async function replay(panel) {
         timeline.arrow(at, from, short(text));
         if (text.endsWith(" done")) timeline.late(trace.job[1], at);
         spoken += from === "client";
-        count.textContent = `${spoken} requests`;
+        count.textContent = `${spoken} ${panel.dataset.sent ?? "requests"}`;
       }
       if (now < last + 0.5) return setTimeout(draw, FRAME);
       timeline.describe(`${spoken} requests and their answers, as recorded.`);

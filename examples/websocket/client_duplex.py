@@ -91,16 +91,23 @@ async def follow(talk, name, seconds):
     return job["result"]
 
 
+async def both(talk):
+    """Follow two jobs at once, and then hang up."""
+    results = await asyncio.gather(
+        follow(talk, "long", SECONDS),
+        follow(talk, "short", SECONDS * 0.55),
+    )
+    await talk.socket.close()
+    return results
+
+
 async def main():
     address = f"{URL}/jobs/socket".replace("http", "ws", 1)
     async with connect(address) as socket:
         talk = Talk(socket)
-        listening = asyncio.create_task(talk.listen())
-        results = await asyncio.gather(
-            follow(talk, "long", SECONDS),
-            follow(talk, "short", SECONDS * 0.55),
-        )
-    await listening
+        # Whoever fails ends both: a talk that nobody listens to
+        # would wait for ever.
+        _, results = await asyncio.gather(talk.listen(), both(talk))
     print(f"the results are {results}")
 # --8<-- [end:follow]
 

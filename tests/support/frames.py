@@ -11,7 +11,6 @@ import json
 import struct
 import zlib
 from dataclasses import dataclass
-from itertools import count
 
 from .messages import counts, messages
 from .messages import transcript as http_transcript
@@ -207,11 +206,12 @@ def made_stable(found):
     The payload is unmasked, made stable as the recorder does it, and masked again with a
     stand-in, since in a hexdump the recorder could find neither.
     """
-    text = stable("\0".join(frame.payload.decode("latin-1") for frame in found))
-    changed, numbers = [], count(1)
-    for frame, payload in zip(found, text.encode("latin-1").split(b"\0"), strict=True):
+    text = stable("".join(frame.payload.decode("latin-1") for frame in found)).encode("latin-1")
+    changed, at = [], 0
+    for number, frame in enumerate(found, 1):
+        payload, at = text[at : at + len(frame.payload)], at + len(frame.payload)
         head = frame.data[: frame.header - len(frame.mask)]
-        mask = hashlib.sha256(f"mask {next(numbers)}".encode()).digest()[: len(frame.mask)]
+        mask = hashlib.sha256(f"mask {number}".encode()).digest()[: len(frame.mask)]
         data = head + mask + unmask(payload, mask)
         changed.append(Frame(**vars(frame) | {"data": data, "mask": mask, "payload": payload}))
     return changed
