@@ -217,13 +217,14 @@ def made_stable(found):
     return changed
 
 
-def hexdump(found, label, most=64):
+def hexdump(found, label):
     """Return frames as HTML: every byte, and what it means beside it.
 
-    Of a payload longer than `most` bytes the first are shown.
+    Of a payload longer than 80 bytes the first 16 are shown.
     """
     blocks = []
     for frame in made_stable(found):
+        most = len(frame.payload) if len(frame.payload) <= 80 else 16
         rows = [*header_rows(frame), *payload_rows(frame, most)]
         lines = (f"{data.hex(' '):<23}  {html.escape(note, quote=False)}" for data, note in rows)
         if len(frame.payload) > most:
