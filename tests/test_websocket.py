@@ -5,8 +5,10 @@ import inspect
 import json
 import random
 import runpy
+import signal
 import socket
 import struct
+import sys
 import threading
 from asyncio import Barrier
 from collections.abc import Callable
@@ -20,10 +22,11 @@ import httpx2
 import pytest
 from sanic import Sanic
 from sanic.config import DEFAULT_CONFIG
-from sanic.server.protocols.websocket_protocol import WebSocketProtocol
+from sanic.server.protocols import websocket_protocol
 from websockets.asyncio.server import serve as serve_asyncio
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame as LibraryFrame
+from websockets.server import ServerProtocol
 from websockets.streams import StreamReader
 from websockets.sync.client import connect
 from websockets.sync.server import serve
@@ -33,7 +36,7 @@ from .support import frames as framing
 from .support.figures import crossing, timeline
 from .support.frames import conversation, costs, frames, hexdump, said, transcript
 from .support.messages import exchanges, messages, table, trace
-from .support.processes import EXAMPLES, alone
+from .support.processes import EXAMPLES, READY, Program, alone, environment
 from .support.wiretap import Event, Tap
 
 SERVERS = ["server.py", "server_websockets.py"]
@@ -782,7 +785,7 @@ def test_where_the_servers_differ(servers, record):
     """The limits and defaults of the two, as read from the installed packages and seen in a
     handshake."""
     library_has = inspect.signature(serve_asyncio).parameters
-    sanic_has = inspect.signature(WebSocketProtocol).parameters
+    sanic_has = inspect.signature(websocket_protocol.WebSocketProtocol).parameters
     route_has = inspect.signature(Sanic.websocket).parameters
     seconds, size = "{:g} s".format, "{:,} bytes".format
 
@@ -837,6 +840,76 @@ def test_where_the_servers_differ(servers, record):
         "sanic subprotocols": "yes",
         "sanic origins": "no",
     }
+
+
+@pytest.fixture
+def small(tmp_path, port):
+    """Return begin(text) -> Program: a small server that a proof needs and no reader."""
+    begun = []
+
+    def begin(text):
+        path = tmp_path / "small.py"
+        path.write_text(text)
+        number = port()
+        program = Program([sys.executable, path], tmp_path, environment(PORT=number), number)
+        begun.append(program)
+        return program.wait_for(*READY)
+
+    yield begin
+    for program in begun:
+        program.send(signal.SIGTERM)
+        program.wait()
+
+
+SANIC = """
+import asyncio, os
+from sanic import Sanic
+app = Sanic("small")
+@app.websocket("/jobs/socket")
+async def handler(request, ws):
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        print("cancelled", flush=True)
+app.run(port=int(os.environ["PORT"]), single_process=True)
+"""
+LIBRARY = """
+import asyncio, os
+from websockets.asyncio.server import serve
+async def handler(ws):
+    await ws.wait_closed()
+    await asyncio.sleep(0.2)
+    print("goes on", flush=True)
+async def main():
+    async with serve(handler, "127.0.0.1", int(os.environ["PORT"])) as server:
+        print("server listening on", flush=True)
+        await server.serve_forever()
+asyncio.run(main())
+"""
+
+
+def test_sanic_alone_forgets_the_upgrade(small):
+    """Left alone, Sanic's 426 has no Upgrade header, and logs a traceback."""
+    program = small(SANIC)
+    answer = httpx2.get(f"{program.url}/jobs/socket")
+    assert answer.status_code == 426
+    assert "Upgrade" not in answer.headers
+    program.wait_for("Traceback")
+
+
+def test_one_cancels_and_the_other_goes_on(small):
+    """When a client leaves, Sanic cancels its handler; that of the websockets library goes
+    on."""
+    for text, words in (SANIC, "cancelled"), (LIBRARY, "goes on"):
+        program = small(text)
+        with connect(address(program.url)):
+            pass
+        program.wait_for(words)
+
+
+def test_the_same_code_below():
+    """Sanic speaks the protocol through the code of the websockets library."""
+    assert websocket_protocol.ServerProtocol is ServerProtocol
 
 
 def test_http_and_sockets_on_one_port(live):

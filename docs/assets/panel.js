@@ -98,12 +98,14 @@ class Timeline {
     this.note("client", (end + known) / 2, "late", "late");
   }
 
-  arrow(at, from, words) {
+  arrow(at, from, words, apart = false) {
     const up = from === "client";
     // An answer that came at once is drawn just below its question.
     let y = this.y(at);
     if (!up) y = Math.max(y, this.lowest.client + 20);
-    this.grow(at);
+    // Where anyone may speak at any time, each is drawn below the one before.
+    if (apart) y = Math.max(y, this.lowest.client + 20, this.lowest.server + 20);
+    this.grow(Math.max(at, (y - TOP) / SECOND));
     const [x1, x2] = up ? [LEFT, RIGHT] : [RIGHT, LEFT];
     const head = up ? 7 : -7;
     const css = up ? "up" : "down";
@@ -242,13 +244,13 @@ function live(panel) {
         this.addEventListener("open", () => this.said("server", "101"));
         this.addEventListener("message", ({ data }) => this.heard(data));
         this.addEventListener("close", ({ code }) => {
-          timeline.grow(now());
           timeline.note("client", now(), `closed ${code}`);
+          draw();
         });
       }
 
       said(from, words) {
-        timeline.arrow(now(), from, words);
+        timeline.arrow(now(), from, words, true);
         spoken += 1;
         timeline.describe(`${spoken} messages so far.`);
         draw();
@@ -307,7 +309,7 @@ async function replay(panel) {
         const { at, from, text, connection } = left.shift();
         if (open[connection]) open[connection].end = at;
         open[connection] = from === "client" ? timeline.hold(at) : undefined;
-        timeline.arrow(at, from, short(text));
+        timeline.arrow(at, from, short(text), "sent" in panel.dataset);
         if (text.endsWith(" done")) timeline.late(trace.job[1], at);
         spoken += from === "client";
         count.textContent = `${spoken} ${panel.dataset.sent ?? "requests"}`;

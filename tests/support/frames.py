@@ -226,7 +226,11 @@ def hexdump(found, label):
     for frame in made_stable(found):
         most = len(frame.payload) if len(frame.payload) <= 80 else 16
         rows = [*header_rows(frame), *payload_rows(frame, most)]
-        lines = (f"{data.hex(' '):<23}  {html.escape(note, quote=False)}" for data, note in rows)
+        # What a header says stands nearer, so that it fits on a phone.
+        lines = [
+            f"{data.hex(' '):<{width}}  {html.escape(note, quote=False)}"
+            for width, data, note in rows
+        ]
         if len(frame.payload) > most:
             lines = [*lines, f"… and {len(frame.payload) - most:,} more bytes of payload"]
         css = "up" if frame.source == "client" else "down"
@@ -239,28 +243,26 @@ def hexdump(found, label):
 
 
 def header_rows(frame):
-    """Yield (bytes, what they mean) for the header of a frame."""
+    """Yield (width, bytes, what they mean) for the header of a frame."""
     data = frame.data
     final = "final" if frame.final else "more to come"
-    yield data[:1], f"{final}, {'compressed ' * frame.compressed}{frame.name}"
-    masked = "masked" if frame.mask else "not masked"
+    yield 11, data[:1], f"{final}, {'compressed ' * frame.compressed}{frame.name}"
     short, end = data[1] & 127, frame.header - len(frame.mask)
-    if short < 126:
-        yield data[1:2], f"{masked}, {short} bytes"
-    else:
-        yield data[1:2], f"{masked}, {short}: {end - 2} bytes of length"
-        yield data[2:end], f"{frame.size:,} bytes"
+    length = f"{short} bytes" if short < 126 else str(short)
+    yield 11, data[1:2], f"{'masked' if frame.mask else 'not masked'}, {length}"
+    if short >= 126:
+        yield 11, data[2:end], f"{frame.size:,} bytes"
     if frame.mask:
-        yield frame.mask, "the masking key"
+        yield 11, frame.mask, "the masking key"
 
 
 def payload_rows(frame, most):
-    """Yield (bytes, the text that they stand for), eight at a time."""
+    """Yield (width, bytes, the text that they stand for), eight at a time."""
     start, payload = frame.header, frame.payload[:most]
     if frame.opcode == 8 and len(payload) >= 2:
-        yield frame.data[start : start + 2], f"{int.from_bytes(payload[:2])}"
+        yield 11, frame.data[start : start + 2], f"code {int.from_bytes(payload[:2])}"
         start, payload = start + 2, payload[2:]
     for at in range(0, len(payload), 8):
         part = payload[at : at + 8]
         shown = "".join(chr(byte) if 32 <= byte < 127 else "·" for byte in part)
-        yield frame.data[start + at : start + at + len(part)], shown
+        yield 23, frame.data[start + at : start + at + len(part)], shown
