@@ -206,18 +206,27 @@ def test_stops_cleanly_with_sockets_open(start):
 
 def test_a_client_that_vanishes_leaves_nothing(start):
     """A client that vanishes in the middle of a job leaves no traceback and no task behind,
-    whether it says goodbye, hangs up or resets."""
+    whether it says goodbye, hangs up, resets, or leaves while it is told of much."""
+    job, goodbye = b'{"id": 1, "submit": {"seconds": 0.2}}', struct.pack("!H", 1000)
+    job, goodbye = FRAMES["encode"](1, job), FRAMES["encode"](8, goodbye)
     for name in SERVERS:
         server = start(f"websocket/{name}")
         for how in "goodbye", "hang up", "reset":
             with raw(server) as (plain, _):
-                plain.sendall(FRAMES["encode"](1, b'{"id": 1, "submit": {"seconds": 0.2}}'))
+                plain.sendall(job)
                 plain.recv(100)
                 if how == "goodbye":
-                    plain.sendall(FRAMES["encode"](8, struct.pack("!H", 1000)))
+                    plain.sendall(goodbye)
                 if how == "reset":
                     linger = struct.pack("ii", 1, 0)
                     plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        with raw(server) as (plain, _):
+            read = plain.makefile("rb").read
+            for _ in range(60):
+                plain.sendall(job)
+                FRAMES["decode"](read)
+            FRAMES["decode"](read)  # the first of many pushes
+            plain.sendall(goodbye)
         with connect(address(server.url)) as ws:  # and still serves; the others' jobs end
             ask(ws, {"id": 1, "submit": {"seconds": 0.3}})
             assert json.loads(ws.recv(30))["status"] == "done"
@@ -975,6 +984,7 @@ def test_from_how_many_messages_on_it_costs_less(sanic, start, tap, record):
         "HTTP: held `GET` and its answer": get,
     }
     record("websocket/parts.md", table([{"part": k, "bytes": v} for k, v in parts.items()]))
+    assert size(messages(ws.events)) > get > 4 * push
     assert row(1)["n held requests"] < row(1)["n pushes on one WebSocket"]
     assert row(2)["n held requests"] > row(2)["n pushes on one WebSocket"]
     # Where the socket takes the job as well, it saves the POST, and costs less at once.
