@@ -1,33 +1,31 @@
 """All techniques on the same job, side by side."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from .support.messages import counts, late, messages, table
-from .support.processes import EXAMPLES
+from .support.figures import held, race
+from .support.frames import conversation, costs
+from .support.messages import late, messages, stream_trace, table, trace
 
-# Those that are there: name, folder.
-TECHNIQUES = [
-    (name, folder)
-    for name, folder in [
-        ("[Short polling](../techniques/short-polling.md)", "short_polling"),
-        ("[Long polling](../techniques/long-polling.md)", "long_polling"),
-        ("[Server-sent events](../techniques/server-sent-events.md)", "server_sent_events"),
-        ("[WebSocket](../techniques/websockets.md)", "websocket"),
-    ]
-    if (EXAMPLES / folder / "client.py").exists()
-]
+JOB = 4.5  # seconds
+TECHNIQUES = {  # folder: name, page
+    "short_polling": ("Short polling", "short-polling"),
+    "long_polling": ("Long polling", "long-polling"),
+    "server_sent_events": ("Server-sent events", "server-sent-events"),
+    "websocket": ("WebSocket", "websockets"),
+}
 
 
 @pytest.fixture(scope="module")
-def race(start_shared, tap_shared, run_shared):
-    """Return {technique: its wire} after all have waited for a job of 4.5 s, side by side."""
-    wires = {name: tap_shared(start_shared(f"{folder}/server.py")) for name, folder in TECHNIQUES}
+def wires(start_shared, tap_shared, run_shared):
+    """Return {folder: its wire} after a client of each has waited for a job, side by side."""
+    wires = {name: tap_shared(start_shared(f"{name}/server.py")) for name in TECHNIQUES}
     with ThreadPoolExecutor() as beside:
         runs = [
-            beside.submit(run_shared, f"{folder}/client.py", URL=wires[name].url, SECONDS=4.5)
-            for name, folder in TECHNIQUES
+            beside.submit(run_shared, f"{name}/client.py", URL=wire.url, SECONDS=JOB)
+            for name, wire in wires.items()
         ]
     for run in runs:
         assert run.result().returncode == 0, run.result().stderr
@@ -35,10 +33,54 @@ def race(start_shared, tap_shared, run_shared):
     return wires
 
 
-def test_the_same_job_by_every_technique(race, record):
+def test_the_same_job_by_every_technique(wires, record):
     """On the same job, each technique has costs of its own, the same in every run."""
+    record(
+        "choose/costs.md",
+        table(
+            [
+                {"technique": "[{}](../techniques/{}.md)".format(*TECHNIQUES[name])}
+                | costs(wire)
+                | {"late, in intervals": late(conversation(wire.events), JOB)}
+                for name, wire in wires.items()
+            ]
+        ),
+    )
+
+
+def test_only_short_polling_is_late(wires):
+    """Who holds a question, a stream or a socket open knows the moment the job is done; who asks
+    at intervals knows when it asks next."""
+    found = {name: late(conversation(wire.events), JOB) for name, wire in wires.items()}
+    assert found.pop("short_polling") == "0.5"
+    assert set(found.values()) == {"0"}
+
+
+def test_the_race(wires, record):
+    """Drawn on one scale: questions at intervals, a question held, a stream, a socket."""
     rows = []
-    for name, wire in race.items():
-        found = messages(wire.events)
-        rows.append({"technique": name} | counts(wire) | {"late, in intervals": late(found, 4.5)})
-    record("choose/costs.md", table(rows))
+    for name, wire in wires.items():
+        if name == "websocket":
+            drawn = trace(conversation(wire.events), 1, [0, JOB], step=0.5)
+        else:
+            drawn = stream_trace(messages(wire.events), 1, [0, JOB], step=0.5)
+        drawn = json.loads(drawn)["messages"]
+        if name == "websocket":
+            open_ = [(drawn[1]["at"], drawn[-1]["at"])]  # from its 101 on
+        else:
+            open_ = [(drawn[a]["at"], drawn[b]["at"]) for a, b in held(drawn)]
+        asked = costs(wire)["requests"]
+        rows.append((TECHNIQUES[name][0], f"{asked} request{'s' * (asked > 1)}", open_, drawn))
+    record(
+        "choose/race.svg",
+        race(
+            rows,
+            [0, JOB],
+            "Four techniques on one job",
+            "A job ends at four and a half seconds. Short polling asks each second and knows at "
+            "five seconds, half a second late. Long polling holds one question open until the "
+            "job is done. Server-sent events hold one answer open, which says now and then how "
+            "far the job is, and at the end that it is done. A WebSocket stays open, and the "
+            "server says when the job is done.",
+        ),
+    )

@@ -99,7 +99,7 @@ class Timeline {
     this.note("client", (end + known) / 2, "late", "late");
   }
 
-  arrow(at, from, words) {
+  arrow(at, from, words, apart = false) {
     const up = from === "client";
     // An answer that came at once is drawn just below its question.
     let y = this.y(at);
@@ -108,8 +108,10 @@ class Timeline {
     if (!up) y = Math.max(y, this.lowest.client + (dense ? 3 : 20));
     // So is a question that followed the first answer at once.
     else if (at < 0.08) y = Math.max(y, this.lowest.server + 20);
+    // Where anyone may speak at any time, each is drawn below the one before.
+    if (apart) y = Math.max(y, this.lowest.client + 20, this.lowest.server + 20);
     if (up) this.before = this.lowest.client;
-    this.grow(at);
+    this.grow(Math.max(at, (y - TOP) / SECOND));
     const [x1, x2] = up ? [LEFT, RIGHT] : [RIGHT, LEFT];
     const head = up ? 7 : -7;
     const css = up ? "up" : "down";
@@ -155,6 +157,13 @@ function wireOf(panel) {
     "aria-label": "Who said what, when",
   });
   return new Timeline(wire);
+}
+
+// A message of a WebSocket in two words, as in the figures: "1 submit", "1 pending", "pushed done".
+function brief(data, from) {
+  const { id, status, submit } = JSON.parse(data);
+  if (from === "client") return `${id} ${submit ? "submit" : "status"}`;
+  return `${id ?? "pushed"} ${status ?? "error"}`;
 }
 
 // "GET /live/token/jobs/3x…" is "GET /jobs/…"
@@ -288,6 +297,47 @@ function live(panel) {
         draw();
       },
     });
+
+    // The same for a WebSocket: the upgrade, and each message.
+    inside.WebSocket = class extends inside.WebSocket {
+      constructor(...where) {
+        super(...where);
+        timeline.clear();
+        start = performance.now();
+        spoken = 0;
+        job = undefined;
+        this.said("client", "GET, upgrade");
+        this.addEventListener("open", () => this.said("server", "101"));
+        this.addEventListener("message", ({ data }) => this.heard(data));
+        this.addEventListener("close", ({ code }) => {
+          timeline.note("client", now(), `closed ${code}`);
+          draw();
+        });
+      }
+
+      said(from, words) {
+        timeline.arrow(now(), from, words, true);
+        spoken += 1;
+        timeline.describe(`${spoken} messages so far.`);
+        draw();
+      }
+
+      send(data) {
+        super.send(data);
+        const { submit } = JSON.parse(data);
+        this.said("client", brief(data, "client"));
+        if (!submit) return;
+        job = timeline.bar("job", "server", now(), now() + submit.seconds);
+        timeline.note("server", job.end, "done");
+        draw();
+      }
+
+      heard(data) {
+        // What is pushed comes at the end of the job, whatever the clocks say.
+        if (!("id" in JSON.parse(data)) && job) job.end = Math.min(job.end, now());
+        this.said("server", brief(data, "server"));
+      }
+    };
   });
 }
 
@@ -329,9 +379,14 @@ async function replay(panel) {
           open[connection] = from === "client" ? timeline.hold(at) : undefined;
         }
         timeline.arrow(at, from, short(text));
+
+        const { at, from, text, connection } = left.shift();
+        if (open[connection]) open[connection].end = at;
+        open[connection] = from === "client" ? timeline.hold(at) : undefined;
+        timeline.arrow(at, from, short(text), "sent" in panel.dataset);
         if (text.endsWith(" done")) timeline.late(trace.job[1], at);
         spoken += from === "client";
-        count.textContent = `${spoken} requests`;
+        count.textContent = `${spoken} ${panel.dataset.sent ?? "requests"}`;
       }
       if (now < last + 0.5) return setTimeout(draw, FRAME);
       timeline.describe(`${spoken} requests and their answers, as recorded.`);

@@ -21,6 +21,7 @@ from sanic import Sanic, file, json, redirect
 from examples.server_sent_events.server import bp as server_sent_events
 from examples.short_polling.server import bp as short_polling
 from examples.token.server import bp as token
+from examples.websocket.server import bp as websocket
 
 SITE = Path(os.environ.get("SITE", "site")).resolve()
 PORT = int(os.environ.get("PORT", 8000))
@@ -29,11 +30,13 @@ PORT = int(os.environ.get("PORT", 8000))
 app = Sanic("site", configure_logging=False)
 app.config.FALLBACK_ERROR_FORMAT = "json"
 app.config.REQUEST_MAX_SIZE = 10_000  # bytes
+app.config.WEBSOCKET_MAX_SIZE = 10_000  # bytes
 
 # --8<-- [start:mount]
 app.blueprint(token, url_prefix="/live/token")
 app.blueprint(short_polling, url_prefix="/live/short_polling")
 app.blueprint(server_sent_events, url_prefix="/live/server_sent_events")
+app.blueprint(websocket, url_prefix="/live/websocket")
 
 
 @app.get("/assets/live.json")

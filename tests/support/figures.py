@@ -106,6 +106,31 @@ def timeline(trace, unit, title, description):
     return finish(root)
 
 
+def crossing(steps, title, description):
+    """Draw messages in the order in which they were sent and came, without a scale of time.
+
+    steps: [(from, text, sent, came)], the last two in rows from 0. Returns SVG text.
+    """
+    width, top, step, left, right = 360, 52, 34, 60, 300
+    height = top + max(came for _, _, _, came in steps) * step + 24
+    root = svg(width, height, title, description)
+    for x, name in (left, "client"), (right, "server"):
+        text(root, x, 20, name, "lane", "middle")
+        line(root, x, 30, x, height - 8, "life")
+    for source, words, sent, came in steps:
+        css, x1, x2 = ("up", left, right) if source == "client" else ("down", right, left)
+        y1, y2, head = top + sent * step, top + came * step, 7 if source == "client" else -7
+        line(root, x1, y1, x2 - head, y2, css)
+        points = f"{x2},{y2} {x2 - head},{y2 - 4} {x2 - head},{y2 + 4}"
+        ET.SubElement(root, "polygon", {"points": points, "class": css})
+        if came - sent < 1:
+            text(root, (x1 + x2) / 2, (y1 + y2) / 2 - 5, words, css, "middle")
+        else:  # at its start, where no other crosses it
+            anchor = "start" if source == "client" else "end"
+            text(root, x1 + 2 * head, y1 - 4, words, css, anchor)
+    return finish(root)
+
+
 def held(messages):
     """Return (question, answer), as positions, for each question that was held open."""
     found, asked = [], {}

@@ -151,6 +151,10 @@ def exchanges(found):
 
 def label(message):
     """Return a message in two words, for a figure."""
+    if not isinstance(message, Message):
+        return message.label  # one of a WebSocket: see frames.py
+    if "upgrade" in message.headers or message.status == 101:
+        return "GET, upgrade" if message.source == "client" else "101"
     if message.source == "client":
         return f"{message.method} {message.target}"
     words = [str(message.status)]

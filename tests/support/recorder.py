@@ -11,6 +11,8 @@ import hashlib
 import re
 import uuid
 
+from websockets.utils import accept_key
+
 from .processes import ROOT
 
 SNIPPETS = ROOT / "snippets"
@@ -19,8 +21,12 @@ SNIPPETS = ROOT / "snippets"
 # --8<-- [start:rules]
 # Name of the rule: what it finds. The group is replaced, the same by the same.
 RULES = {
-    "token": re.compile(r"(?:/jobs/|\"token\":\")([\w-]{22})(?![\w-])"),
+    "token": re.compile(r"(?:/jobs/|\"(?:token|status)\": ?\")([\w-]{22})(?![\w-])"),
     "key": re.compile(r"(?i:idempotency-key: )([0-9a-f-]{36})"),
+    "websocket key": re.compile(r"(?i:sec-websocket-key: )([\w+/]{22}==)"),
+    "websocket accept": re.compile(r"(?i:sec-websocket-accept: )([\w+/]{27}=)"),
+    "date": re.compile(r"(?i:\bdate: )(\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT)"),
+    "python": re.compile(r"\bPython/(3\.\d\d)\b"),
     "port": re.compile(r"127\.0\.0\.1:(\d{4})(?!\d)"),
 }
 # --8<-- [end:rules]
@@ -34,6 +40,14 @@ def stand_in(kind, number):
             return "8000"
         case "key":
             return str(uuid.UUID(bytes=digest[:16], version=4))
+        case "websocket key":
+            return base64.b64encode(digest[:16]).decode()
+        case "websocket accept":  # the one that belongs to the key of the same number
+            return accept_key(stand_in("websocket key", number))
+        case "date":
+            return "Thu, 01 Jan 2026 00:00:00 GMT"
+        case "python":
+            return "3.11"
         case "token":
             return base64.b64encode(digest, b"xy").decode()[:22]
 

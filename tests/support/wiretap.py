@@ -10,6 +10,7 @@ a reset are passed on as what they are. The relay runs in a thread of its own.
 """
 
 import asyncio
+import inspect
 import socket
 import struct
 import threading
@@ -35,6 +36,7 @@ class Tap:
         `on_data(event)`, if given, may answer False: then the bytes are seen and not
         forwarded, and both sides get a reset. That is how a proof loses an answer. It may also
         answer Cut(n): then the first n of these bytes are forwarded, and the connection ends.
+        If it is a coroutine function, that direction waits for it, and the other goes on.
         """
         self.events = []
         self._target, self._port, self._on_data = target, port, on_data
@@ -117,6 +119,8 @@ class Tap:
                 raise Reset from None
             event = self._note(number, source, "data" if data else "end", data)
             verdict = self._on_data(event) if data and self._on_data else None
+            if inspect.isawaitable(verdict):
+                verdict = await verdict
             if verdict is False:
                 raise Reset
             try:

@@ -1,0 +1,1152 @@
+"""WebSockets: one connection on which both sides speak when they like."""
+
+import base64
+import inspect
+import json
+import random
+import runpy
+import signal
+import socket
+import struct
+import sys
+import threading
+from asyncio import Barrier
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from subprocess import CompletedProcess
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+from sanic import Sanic
+from sanic.config import DEFAULT_CONFIG
+from sanic.server.protocols import websocket_protocol
+from websockets.asyncio.server import serve as serve_asyncio
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Frame as LibraryFrame
+from websockets.server import ServerProtocol
+from websockets.streams import StreamReader
+from websockets.sync.client import connect
+from websockets.sync.server import serve
+from websockets.utils import accept_key
+
+from .support import frames as framing
+from .support.figures import crossing, timeline
+from .support.frames import conversation, costs, frames, hexdump, said, transcript
+from .support.messages import exchanges, messages, table, trace
+from .support.processes import EXAMPLES, READY, Program, alone, environment
+from .support.wiretap import Event, Tap
+
+SERVERS = ["server.py", "server_websockets.py"]
+
+
+def address(url):
+    return url.replace("http", "ws", 1) + "/jobs/socket"
+
+
+@pytest.fixture(scope="module")
+def servers(start_shared):
+    """Return both servers, running."""
+    return {name: start_shared(f"websocket/{name}") for name in SERVERS}
+
+
+@pytest.fixture(params=SERVERS)
+def server(request, servers):
+    """Return each of the two servers in turn: what is said of one is said of both."""
+    return servers[request.param]
+
+
+@pytest.fixture
+def sanic(servers):
+    """Return the server in Sanic, for what one recording shows."""
+    return servers["server.py"]
+
+
+@pytest.fixture
+def talk(server):
+    """Return a WebSocket to each of the servers."""
+    with connect(address(server.url)) as ws:
+        yield ws
+
+
+def ask(ws, question):
+    """Send a question, as JSON unless it is text or bytes; return the next message."""
+    ws.send(question if isinstance(question, str | bytes) else json.dumps(question))
+    return json.loads(ws.recv(30))
+
+
+class Run(NamedTuple):
+    """A client that runs beside the proofs: the wire it talks over, and how it ended."""
+
+    wire: Tap
+    result: Callable[[], CompletedProcess]  # waits for the end
+
+
+@pytest.fixture(scope="module", autouse=True)
+def runs(servers, tap_shared, run_shared):
+    """Return a Run of each client with each server; they mostly wait, so they wait together."""
+    with ThreadPoolExecutor(8) as beside:
+
+        def begin(client, server, **variables):
+            wire, name = tap_shared(servers[server]), f"websocket/{client}"
+            return Run(wire, beside.submit(run_shared, name, URL=wire.url, **variables).result)
+
+        yield {
+            (client, server): begin(client, server)
+            for client in ("client.py", "client_duplex.py")
+            for server in SERVERS
+        }
+
+
+# The server and the client
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_is_told_without_asking_again(runs, record, name):
+    """The client asks once, is answered pending at once, and is told of the job's end without
+    asking again."""
+    run = runs["client.py", name]
+    result = run.result()
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "the result is 42; it took one question"
+    found = conversation(run.wire.events)
+    assert [m.source for m in found] == ["client", "server"] * 2 + ["server"]
+    job = {"token": found[-2].json["token"]}
+    assert [m.json for m in found[2:]] == [
+        {"id": 1, "submit": {"seconds": 4.5}},
+        {"id": 1} | job | {"status": "pending"},
+        job | {"status": "done", "result": 42},
+    ]
+    pending, done = found[-2:]
+    assert done.at - pending.at > 4.4
+    if name != "server.py":
+        return
+    record("websocket/client.txt", result.stdout)
+    shown = transcript(
+        messages(run.wire.events) + frames(run.wire.events), "A WebSocket on the wire"
+    )
+    record("websocket/wire.html", shown)
+    drawn = trace(found, 1, [0, 4.5], step=0.5)
+    record("websocket/trace.json", drawn)
+    record(
+        "websocket/timeline.svg",
+        timeline(
+            drawn,
+            "s",
+            "A WebSocket, drawn from a run",
+            "At 0 the client asks for an upgrade and is answered 101. On the same connection it "
+            "submits a job and is answered pending. Then nothing passes, until the job ends at "
+            "4.5 seconds and the server says so by itself, at once.",
+        ),
+    )
+
+
+def test_the_server_speaks_first(talk):
+    """A job's end is pushed to a client that sends nothing at all after its submission."""
+    token = ask(talk, {"id": 1, "submit": {"seconds": 0.2}})["token"]
+    assert json.loads(talk.recv(30)) == {"token": token, "status": "done", "result": 42}
+
+
+def test_a_failed_job_is_pushed(talk):
+    """A job that failed is pushed as well, with the reason, and may be asked about."""
+    submitted = ask(talk, {"id": 1, "submit": {"seconds": 0, "fail": True}})
+    failed = {"token": submitted["token"], "status": "failed"}
+    failed["error"] = "the job was told to fail"
+    assert json.loads(talk.recv(30)) == failed
+    assert ask(talk, {"id": 2, "status": submitted["token"]}) == {"id": 2} | failed
+
+
+def test_jobs_outlive_the_connection(server):
+    """A job goes on when the client leaves; on another connection it is asked about by its
+    token, and not pushed."""
+    with connect(address(server.url)) as ws:
+        token = ask(ws, {"id": 1, "submit": {"seconds": 0.3}})["token"]
+    with connect(address(server.url)) as ws:
+        assert ask(ws, {"id": 1, "status": token})["status"] == "pending"
+        while (answer := ask(ws, {"id": 2, "status": token}))["status"] == "pending":
+            pass
+        assert answer == {"id": 2, "token": token, "status": "done", "result": 42}
+
+
+def test_each_hears_of_its_own_jobs(server):
+    """Two clients on one server are each told of their own jobs and of no other."""
+    with connect(address(server.url)) as one, connect(address(server.url)) as two:
+        mine = {ask(one, {"id": 1, "submit": {"seconds": 0}})["token"]}
+        mine |= {json.loads(one.recv(30))["token"]}
+        other = ask(two, {"id": 1, "submit": {"seconds": 0}})["token"]
+        assert json.loads(two.recv(30))["token"] == other
+        # What comes next is the answer to what is asked next, so nothing else was sent.
+        assert ask(one, {"id": "last", "status": "?"})["id"] == "last"
+        assert len(mine) == 1 and other not in mine
+
+
+def test_many_jobs_at_once(talk):
+    """A hundred jobs on one socket are each answered and each pushed, once."""
+    for number in range(100):
+        talk.send(json.dumps({"id": number, "submit": {"seconds": 0.1}}))
+    heard = [json.loads(talk.recv(30)) for _ in range(200)]
+    answers = [m for m in heard if "id" in m]
+    assert [m["id"] for m in answers] == list(range(100))
+    assert sorted(m["token"] for m in heard if "id" not in m) == sorted(m["token"] for m in answers)
+
+
+def test_stops_cleanly_with_sockets_open(start):
+    """Both servers end at once with a socket open and a job running, and tell the client."""
+    for name in SERVERS:
+        server = start(f"websocket/{name}")
+        with connect(address(server.url)) as ws:
+            ask(ws, {"id": 1, "submit": {"seconds": 60}})
+            assert server.stop() == 0
+            with pytest.raises(ConnectionClosed):
+                ws.recv(30)
+            assert ws.close_code in (1000, 1001)
+
+
+def test_a_client_that_vanishes_leaves_nothing(start):
+    """A client that vanishes in the middle of a job leaves no traceback and no task behind,
+    whether it says goodbye, hangs up, resets, or leaves while it is told of much."""
+    job, goodbye = b'{"id": 1, "submit": {"seconds": 0.2}}', struct.pack("!H", 1000)
+    job, goodbye = FRAMES["encode"](1, job), FRAMES["encode"](8, goodbye)
+    for name in SERVERS:
+        server = start(f"websocket/{name}")
+        for how in "goodbye", "hang up", "reset":
+            with raw(server) as (plain, _):
+                plain.sendall(job)
+                plain.recv(100)
+                if how == "goodbye":
+                    plain.sendall(goodbye)
+                if how == "reset":
+                    linger = struct.pack("ii", 1, 0)
+                    plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        with raw(server) as (plain, _):
+            read = plain.makefile("rb").read
+            for _ in range(60):
+                plain.sendall(job)
+                FRAMES["decode"](read)
+            FRAMES["decode"](read)  # the first of many pushes
+            plain.sendall(goodbye)
+        with connect(address(server.url)) as ws:  # and still serves; the others' jobs end
+            ask(ws, {"id": 1, "submit": {"seconds": 0.3}})
+            assert json.loads(ws.recv(30))["status"] == "done"
+        assert server.stop() == 0  # which looks for tracebacks and lost tasks
+
+
+# Bad input
+
+SUBMIT = 'send {"seconds": 0 to 60}, and "fail": true if it is to fail'
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b"\x00\xff", b'{"id": 1}', "", "{", "is it done yet?", "[" * 9000, '{"id": ' + "9" * 5000],
+    ids=repr,
+)
+def test_what_is_no_json_in_text_is_refused(talk, message):
+    """A binary message, and text that is no JSON, is answered with what to send."""
+    refused = {"id": None, "error": "send JSON in a text message"}
+    assert ask(talk, message) == refused
+    assert ask(talk, {"id": 1, "submit": {"seconds": 0}})["status"] == "pending"
+
+
+@pytest.mark.parametrize(
+    "message, number, words",
+    [
+        ([], None, 'send an "id", a number or a string'),
+        (3, None, 'send an "id", a number or a string'),
+        ({}, None, 'send an "id", a number or a string'),
+        ({"submit": {"seconds": 0}}, None, 'send an "id", a number or a string'),
+        ({"id": [], "status": "x"}, None, 'send an "id", a number or a string'),
+        ({"id": 7}, 7, 'send "submit" or "status"'),
+        ({"id": "a", "cancel": "x"}, "a", 'send "submit" or "status"'),
+        ({"id": 7, "status": "x"}, 7, "send the token of a job: this is none"),
+        ({"id": 7, "status": ["x"]}, 7, "send the token of a job: this is none"),
+        ({"id": 7, "submit": {}}, 7, SUBMIT),
+        ({"id": 7, "submit": {"seconds": True}}, 7, SUBMIT),
+        ({"id": 7, "submit": {"seconds": 61}}, 7, SUBMIT),
+        ({"id": 7, "submit": {"seconds": float("nan")}}, 7, SUBMIT),
+        ({"id": 7, "submit": {"seconds": 1, "fail": 1}}, 7, SUBMIT),
+    ],
+    ids=repr,
+)
+def test_a_bad_question_is_answered(talk, message, number, words):
+    """A bad question is answered with its id and with what to send; the socket stays open."""
+    assert ask(talk, message) == {"id": number, "error": words}
+    assert ask(talk, {"id": 1, "submit": {"seconds": 0}})["status"] == "pending"
+
+
+def test_a_message_too_long_closes(talk):
+    """A message over the server's limit is not read: the connection is closed with 1009."""
+    assert "error" in ask(talk, "x" * 9_999)
+    talk.send("x" * 10_001)
+    with pytest.raises(ConnectionClosed):
+        talk.recv(30)
+    assert talk.close_code == 1009
+
+
+# The handshake
+
+FRAMES = runpy.run_path(str(EXAMPLES / "websocket/frames.py"))
+HANDSHAKE = runpy.run_path(str(EXAMPLES / "websocket/handshake.py"))
+UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+}
+
+
+@contextmanager
+def raw(server, **headers):
+    """Yield a plain socket on which the handshake is done, and the answer to it."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as plain:
+        fields = UPGRADE | headers
+        head = [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
+        request = ["GET /jobs/socket HTTP/1.1", f"Host: 127.0.0.1:{server.port}", *head, "", ""]
+        plain.sendall("\r\n".join(request).encode())
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n"):
+            answer += plain.recv(1)
+        yield plain, answer.decode().lower()
+
+
+def test_the_handshake_by_hand(server, tap, run, record):
+    """A plain socket opens a WebSocket: what the server answers to the key is base64(SHA-1(key
+    and a fixed GUID)), as computed by hand."""
+    wire = tap(server)
+    result = run("websocket/handshake.py", URL=wire.url)
+    assert result.returncode == 0, result.stderr
+    (question, answer) = exchanges(messages(wire.events))[0]
+    assert answer.status == 101
+    key = question.headers["sec-websocket-key"]
+    value = answer.headers["sec-websocket-accept"]
+    assert value == HANDSHAKE["accept"](key) == accept_key(key)
+    assert len(base64.b64decode(key)) == 16
+    # The example that the RFC gives.
+    assert HANDSHAKE["accept"](UPGRADE["Sec-WebSocket-Key"]) == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    if server.port == wire._target and "Server:" not in result.stdout:
+        record("websocket/handshake.txt", result.stdout)
+
+
+@contextmanager
+def answering(port, answer):
+    """Yield the URL of a server that gives each connection the same bytes."""
+    with socket.create_server(("127.0.0.1", port)) as listener:
+
+        def serve():
+            while True:
+                try:
+                    client, _ = listener.accept()
+                except OSError:
+                    return
+                with client:
+                    client.recv(65536)
+                    client.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{port}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+WRONG_ACCEPT = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("name", ["handshake.py", "client.py"])
+def test_a_wrong_accept_is_refused(run, port, name):
+    """A client that gets the accept value of another key hangs up and says so."""
+    with answering(port(), WRONG_ACCEPT) as url:
+        result = run(f"websocket/{name}", URL=url)
+    assert result.returncode == 1
+    assert "Sec-WebSocket-Accept" in result.stderr
+
+
+def test_a_browser_refuses_a_wrong_accept(opened, port):
+    """A browser that gets the accept value of another key opens nothing: 1006."""
+    with answering(port(), WRONG_ACCEPT) as url:
+        page = opened(url)
+        page.click("#open")
+        page.wait_for_selector("text=closed: 1006")
+        assert page.locator("#messages li").count() == 1
+
+
+def test_a_plain_get_is_426(server):
+    """A plain GET of the socket's address is a 426 that names what to upgrade to."""
+    answer = httpx2.get(f"{server.url}/jobs/socket")
+    assert answer.status_code == 426
+    assert answer.headers["Upgrade"] == "websocket"
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("Sec-WebSocket-Key", None),
+        ("Sec-WebSocket-Key", "dG9vIHNob3J0"),
+        ("Sec-WebSocket-Key", "?"),
+        ("Sec-WebSocket-Version", None),
+        ("Sec-WebSocket-Version", "8"),
+    ],
+)
+def test_a_bad_handshake_is_400(server, name, value):
+    """A handshake without a key of 16 bytes, or for a version other than 13, is a 400."""
+    headers = UPGRADE | {name: value}
+    sent = {key: each for key, each in headers.items() if each is not None}
+    answer = httpx2.get(f"{server.url}/jobs/socket", headers=sent)
+    assert answer.status_code == 400
+    assert name in answer.text
+
+
+def test_other_methods_and_paths_are_refused(server):
+    """Another path is a 404 and another method a 405, handshake or not."""
+    assert httpx2.get(f"{server.url}/jobs", headers=UPGRADE).status_code == 404
+    assert httpx2.post(f"{server.url}/jobs/socket", headers=UPGRADE).status_code == 405
+
+
+def test_nobody_checks_where_a_page_comes_from(server):
+    """Neither server looks at Origin: a page from anywhere may open a socket."""
+    with raw(server, Origin="https://evil.example") as (_, answer):
+        assert answer.startswith("http/1.1 101")
+
+
+def test_websockets_checks_the_origin_if_told():
+    """Told which origins it may serve, the websockets library answers others with 403."""
+    with library(origins=["https://good.example"]) as url:
+        with connect(url, origin="https://good.example"):
+            pass
+        with pytest.raises(InvalidStatus, match="403"):
+            connect(url, origin="https://evil.example").__enter__()
+
+
+@contextmanager
+def library(handler=None, **options):
+    """Yield the URL of a server of the websockets library, an echo unless told otherwise."""
+
+    def echo(ws):
+        for message in ws:
+            ws.send(message)
+
+    with serve(handler or echo, "127.0.0.1", 0, **options) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        number = server.socket.getsockname()[1]
+        yield f"ws://127.0.0.1:{number}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_subprotocol_is_agreed_on():
+    """The server picks a subprotocol that the client offered, and says which."""
+    with library(subprotocols=["jobs.v2", "jobs.v1"]) as url:
+        with connect(url, subprotocols=["jobs.v1", "other"]) as ws:
+            assert ws.subprotocol == "jobs.v1"
+            assert ws.response.headers["Sec-WebSocket-Protocol"] == "jobs.v1"
+
+
+OPEN = """([url, ...protocols]) => new Promise((tell) => {
+  const socket = new WebSocket(url, protocols);
+  let error;
+  socket.onopen = () => tell("open");
+  socket.onerror = (event) => { error = Object.keys(event).join(); };
+  socket.onclose = ({ code, reason }) => tell([code, reason, error]);
+})"""
+
+
+@pytest.fixture
+def local(page, sanic):
+    """Return a page that a server on this machine sent; others may not open sockets to it."""
+    page.goto(f"{sanic.url}/nothing")
+    return page
+
+
+def test_a_subprotocol_nobody_knows(server, local):
+    """Offered a subprotocol they do not know, both servers open without one. Python accepts
+    that; a browser does not."""
+    with connect(address(server.url), subprotocols=["unheard-of"]) as ws:
+        assert ws.subprotocol is None
+    assert local.evaluate(OPEN, [address(server.url)]) == "open"
+    assert local.evaluate(OPEN, [address(server.url), "unheard-of"])[0] == 1006
+
+
+# Frames
+
+
+def test_every_kind_of_frame(server, tap, run, record):
+    """Each kind of frame, built by hand on a plain socket, is understood; a ping is answered
+    with its own payload, in the middle of a message too; a close is echoed."""
+    wire = tap(server)
+    result = run("websocket/frames.py", URL=wire.url)
+    assert result.returncode == 0, result.stderr
+    found = frames(wire.events)
+    up = [f for f in found if f.source == "client"]
+    down = [f for f in found if f.source == "server"]
+    assert [f.name for f in up] == ["text", "ping", "continuation", "text", "text", "close"]
+    assert [f.name for f in down] == ["pong", "text", "text", "text", "text", "close"]
+    assert [f.final for f in up] == [False] + [True] * 5
+    assert down[0].payload == up[1].payload == b"still there?"
+    assert down[-1].payload == up[-1].payload == struct.pack("!H", 1000) + b"thank you"
+    # Fragments are one message.
+    first, *_ = said(wire.events)
+    assert first.json == {"id": 1, "submit": {"seconds": 0.2}} and len(first.frames) == 2
+    # The connection is ended by the server.
+    wire.wait_until(lambda events: any(e.kind == "end" for e in events))
+    assert next(e.source for e in wire.events if e.kind == "end") == "server"
+    record("websocket/frames.txt", result.stdout)
+    if "server.py" in server.output or "Worker ready" in server.output:
+        shown = [*up[:3], down[0], *down[1:3], up[4], down[4], up[-1], down[-1]]
+        record("websocket/frames.html", hexdump(shown, "Frames on the wire, byte by byte"))
+
+
+def test_header_sizes(port, record):
+    """A frame has a header of 2, 4 or 10 bytes from a server and of 6, 8 or 14 from a client:
+    up to 125 bytes of payload, up to 65,535, and above."""
+    sizes = [0, 125, 126, 65_535, 65_536]
+    with library(compression=None) as url, Tap(urlsplit(url).port, port()) as wire:
+        with connect(address(wire.url), compression=None, max_size=None) as ws:
+            for size in sizes:
+                ws.send("x" * size)
+                assert len(ws.recv(30)) == size
+    found = [f for f in frames(wire.events) if not f.is_control]
+    headers = {
+        source: [f.header for f in found if f.source == source] for source in ("client", "server")
+    }
+    assert headers == {"client": [6, 6, 8, 8, 14], "server": [2, 2, 4, 4, 10]}
+    rows = [
+        {
+            "payload, bytes": f"{size:,}",
+            "header from a client": up,
+            "header from a server": down,
+        }
+        for size, up, down in zip(sizes, headers["client"], headers["server"], strict=True)
+    ]
+    record("websocket/headers.md", table(rows))
+    long = [f for f in found if f.size == 65_536]
+    record("websocket/long.html", hexdump(long, "A frame with 64 bits of length"))
+
+
+def test_clients_mask_and_servers_do_not(runs):
+    """Every frame of a client is masked with a key of its own; no frame of a server is."""
+    for (client, name), run in runs.items():
+        assert run.result().returncode == 0, (client, name, run.result().stderr)
+        found = frames(run.wire.events)
+        keys = [f.mask for f in found if f.source == "client"]
+        assert len(set(keys)) == len(keys) and all(len(key) == 4 for key in keys)
+        assert {f.mask for f in found if f.source == "server"} == {b""}
+
+
+def test_an_unmasked_question_closes(server):
+    """A client's frame without a mask ends the connection with 1002, protocol error."""
+    with raw(server) as (plain, _):
+        plain.sendall(b"\x81\x02{}")
+        opcode, payload, _ = FRAMES["decode"](plain.makefile("rb").read)
+    assert opcode == 8 and struct.unpack("!H", payload[:2]) == (1002,)
+
+
+def pieces(data, rng):
+    """Cut bytes at random places, often into single bytes."""
+    while data:
+        cut = rng.choice([1, 1, 2, 3, 7, len(data)])
+        yield data[:cut]
+        data = data[cut:]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_finds_the_frames_however_the_bytes_are_cut(seed):
+    """The frames found are the same wherever the stream was cut into pieces, and those that
+    the websockets library finds in it."""
+    rng = random.Random(seed)
+    payloads = [(1, b'{"id": 1}'), (9, b""), (2, rng.randbytes(300)), (1, b"x" * 70_000), (8, b"")]
+    head = "GET / HTTP/1.1\r\nHost: a\r\n" + "".join(f"{k}: {v}\r\n" for k, v in UPGRADE.items())
+    up = f"{head}\r\n".encode() + b"".join(FRAMES["encode"](*each) for each in payloads)
+    up += FRAMES["encode"](1, b"incomplete")[:-1]
+    events = [Event(0, 1, "client", "data", piece) for piece in pieces(up, rng)]
+    events += [Event(1, 1, "server", "data", piece) for piece in pieces(WRONG_ACCEPT, rng)]
+    found = frames(events)
+    assert [(f.opcode, f.payload) for f in found] == payloads
+    assert b"".join(f.data for f in found) == up[up.index(b"\r\n\r\n") + 4 : -15]
+    reader = StreamReader()
+    reader.feed_data(b"".join(f.data for f in found))
+    for frame in found:
+        parser = LibraryFrame.parse(reader.read_exact, mask=True)
+        with pytest.raises(StopIteration) as stopped:
+            next(parser)
+        assert (stopped.value.value.opcode, stopped.value.value.data) == (
+            frame.opcode,
+            frame.payload,
+        )
+
+
+def test_a_hexdump_is_stable_and_true():
+    """In a hexdump masks and tokens are replaced by stand-ins of the same length, and what it
+    says of each byte holds for them."""
+    text = b'{"id": 1, "status": "AAAAAAAAAAAAAAAAAAAAAA"}'
+    found = []
+    for token in "A", "B":
+        data = FRAMES["encode"](1, text.replace(b"A", token.encode()))
+        ((_, fields),) = framing.cut(data)
+        found.append(framing.Frame(0, 1, "client", **fields))
+    one, two = (framing.made_stable([frame])[0] for frame in found)
+    assert one == two != found[0]
+    ((_, fields),) = framing.cut(one.data)
+    assert fields["payload"] == one.payload and len(one.data) == len(found[0].data)
+
+
+# Both at once
+
+
+def test_messages_cross(server, port, record):
+    """The client's question and the server's news are on the way at the same time: each was
+    sent before the other had come, so neither waited for the other."""
+    both = Barrier(2)
+    held = []
+
+    async def hold(event):
+        """Keep the question and the news back until both have been sent."""
+        found = said(wire.events)
+        if (
+            found
+            and found[-1].data == event.data
+            and found[-1].label in ("2 status", "pushed done")
+        ):
+            held.append(found[-1].label)
+            await both.wait()
+
+    with Tap(server.port, port(), on_data=hold) as wire:
+        with connect(address(wire.url), compression=None) as ws:
+            token = ask(ws, {"id": 1, "submit": {"seconds": 1}})["token"]
+            first = ask(ws, {"id": 2, "status": token})
+            second = json.loads(ws.recv(30))
+    assert sorted(held) == ["2 status", "pushed done"]
+    # The question did not know that the job was done, so its answer comes after the news.
+    done = {"token": token, "status": "done", "result": 42}
+    assert (first, second) == (done, {"id": 2} | done)
+    found = said(wire.events)
+    assert [m.label for m in found] == [
+        "1 submit",
+        "1 pending",
+        "2 status",
+        "pushed done",
+        "2 done",
+    ]
+    # Where and when each was sent and came, in rows: the two in the middle cross.
+    rows = [(0, 0.3), (1, 1.3), (2, 4), (2, 4), (5, 5.3)]
+    steps = [(m.source, m.label, *row) for m, row in zip(found, rows, strict=True)]
+    record(
+        "websocket/crossing.svg",
+        crossing(
+            steps,
+            "Two messages that cross",
+            "The client submits a job and is answered pending. Then it asks about the job while "
+            "the server says that it is done: the two messages cross. The client hears the news "
+            "first, and the answer to its question after it.",
+        ),
+    )
+    shown = [f for f in frames(wire.events) if not f.is_control]
+    record("websocket/crossing.html", transcript(shown[2:], "Two messages that cross"))
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_asks_while_it_is_told(runs, record, name):
+    """One client asks about two jobs while they run, and is told of the end of each; no
+    question is answered with what was pushed."""
+    run = runs["client_duplex.py", name]
+    result = run.result()
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "the results are [42, 42]"
+    found = said(run.wire.events)
+    asked = [m.json["id"] for m in found if m.source == "client"]
+    heard = [m.json for m in found if m.source == "server"]
+    assert sorted(m["id"] for m in heard if "id" in m) == asked
+    assert [m["status"] for m in heard if "id" not in m] == ["done", "done"]
+    # After the first push the client went on asking about the other job.
+    labels = [m.label for m in found]
+    assert any(label.endswith("status") for label in labels[labels.index("pushed done") :])
+    record("websocket/client_duplex.txt", result.stdout)
+
+
+def test_many_questions_at_once(talk):
+    """A client may send twenty questions before it reads an answer; each answer has the id of
+    its question."""
+    token = ask(talk, {"id": "first", "submit": {"seconds": 60}})["token"]
+    for number in range(20):
+        talk.send(json.dumps({"id": number, "status": token}))
+    assert [json.loads(talk.recv(30))["id"] for _ in range(20)] == list(range(20))
+
+
+def test_answers_in_any_order(run):
+    """Answers that come in the wrong order still find their questions, by their ids."""
+    pending = {"status": "pending"}
+
+    def reverse(ws):
+        questions = [json.loads(ws.recv()) for _ in range(2)]
+        tokens = {q["id"]: f"job of {q['submit']['seconds']} s" for q in questions}
+        for number in reversed(tokens):
+            ws.send(json.dumps({"id": number, "token": tokens[number]} | pending))
+        for token in tokens.values():
+            ws.send(json.dumps({"token": token, "status": "done", "result": token}))
+        for _ in ws:
+            pass
+
+    with library(reverse) as url:
+        result = run("websocket/client_duplex.py", URL=url.replace("ws", "http"), SECONDS=2)
+    assert result.returncode == 0, result.stderr
+    assert "['job of 2.0 s', 'job of 1.1 s']" in result.stdout
+
+
+def test_wrong_the_next_message_is_not_the_answer(server, run, record):
+    """A client that takes the next message for the answer believes that its long job is done
+    when a short one is."""
+    result = run("websocket/wrong_next_message.py", URL=server.url, SECONDS=2)
+    assert result.stdout == "the long job is done\n"
+    record("websocket/wrong_next_message.txt", result.stdout)
+
+
+def test_a_socket_that_closes_fails_every_question(run):
+    """When the server closes while questions are open, the client says so and ends."""
+
+    def leave(ws):
+        ws.recv()
+
+    with library(leave) as url:
+        for name in "client.py", "client_duplex.py":
+            result = run(f"websocket/{name}", URL=url.replace("ws", "http"))
+            assert result.returncode == 1
+            assert "no answer from" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["client.py", "client_duplex.py"])
+@pytest.mark.parametrize(
+    "message",
+    ["<h1>It works!</h1>", "[]", '{"id": 1}', '{"hello": 1}', '{"id": 1, "error": "send less"}'],
+)
+def test_nonsense_on_the_socket(run, name, message):
+    """A client that hears nonsense on its socket ends with one line that says so."""
+
+    def nonsense(ws):
+        ws.recv()
+        ws.send(message)
+        for _ in ws:
+            pass
+
+    with library(nonsense) as url:
+        result = run(f"websocket/{name}", URL=url.replace("ws", "http"))
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert "does not answer as a job server" in result.stderr or "refused" in result.stderr
+
+
+def test_a_failed_job_fails_the_client(run):
+    """A client whose job failed says why in one line and exits with an error."""
+
+    def fail(ws):
+        ws.recv()
+        ws.send('{"id": 1, "token": "x", "status": "pending"}')
+        ws.send('{"token": "x", "status": "failed", "error": "no paper"}')
+        for _ in ws:
+            pass
+
+    with library(fail) as url:
+        result = run("websocket/client.py", URL=url.replace("ws", "http"))
+    assert (result.returncode, result.stderr) == (1, "the job failed: no paper\n")
+
+
+# Two servers
+
+
+def test_compression_is_negotiated(servers):
+    """The client offers compression; the websockets library takes the offer, Sanic does not."""
+    accepted = {}
+    for name, server in servers.items():
+        with connect(address(server.url)) as ws:
+            offered = ws.request.headers["Sec-WebSocket-Extensions"]
+            accepted[name] = ws.response.headers.get("Sec-WebSocket-Extensions", "")
+        assert offered.startswith("permessage-deflate")
+    assert accepted["server.py"] == ""
+    assert accepted["server_websockets.py"].startswith("permessage-deflate")
+
+
+def test_what_compression_saves(servers, tap, record):
+    """The same answer three times: compressed it is smaller, and smaller still when the one
+    before it was alike."""
+    sizes = {}
+    question = json.dumps({"id": 7, "submit": {"seconds": "soon"}})
+    for compression in None, "deflate":
+        wire = tap(servers["server_websockets.py"])
+        with connect(address(wire.url), compression=compression) as ws:
+            answers = {json.dumps(ask(ws, question)) for _ in range(3)}
+        assert len(answers) == 1
+        sizes[compression] = [len(m.data) for m in said(wire.events) if m.source == "server"]
+    plain, small = sizes[None], sizes["deflate"]
+    assert len(set(plain)) == 1
+    assert plain[0] > small[0] > small[1] >= small[2]
+    rows = [
+        {"answer": which, "bytes plain": one, "bytes compressed": other}
+        for which, one, other in zip(("first", "second", "third"), plain, small, strict=True)
+    ]
+    record("websocket/compression.md", table(rows))
+
+
+def test_where_the_servers_differ(servers, record):
+    """The limits and defaults of the two, as read from the installed packages and seen in a
+    handshake."""
+    library_has = inspect.signature(serve_asyncio).parameters
+    sanic_has = inspect.signature(websocket_protocol.WebSocketProtocol).parameters
+    route_has = inspect.signature(Sanic.websocket).parameters
+    seconds, size = "{:g} s".format, "{:,} bytes".format
+
+    def default(name):
+        return library_has[name].default
+
+    plain = {n: httpx2.get(f"{s.url}/jobs/socket") for n, s in servers.items()}
+    closes = {n: r.headers["Connection"] for n, r in plain.items()}
+    takes = {
+        name: "yes" if name in library_has else "no" for name in ("subprotocols", "origins")
+    } | {
+        f"sanic {name}": "yes" if name in route_has else "no"
+        for name in ("subprotocols", "origins")
+    }
+    rows = [
+        (
+            "ping every",
+            seconds(DEFAULT_CONFIG["WEBSOCKET_PING_INTERVAL"]),
+            seconds(default("ping_interval")),
+        ),
+        (
+            "pong within",
+            seconds(DEFAULT_CONFIG["WEBSOCKET_PING_TIMEOUT"]),
+            seconds(default("ping_timeout")),
+        ),
+        ("largest message", size(DEFAULT_CONFIG["WEBSOCKET_MAX_SIZE"]), size(default("max_size"))),
+        (
+            "handshake within",
+            seconds(DEFAULT_CONFIG["REQUEST_TIMEOUT"]),
+            seconds(default("open_timeout")),
+        ),
+        (
+            "close within",
+            seconds(sanic_has["websocket_timeout"].default),
+            seconds(default("close_timeout")),
+        ),
+        ("frames kept until they are read", "–", f"{default('max_queue')}"),
+        ("`send` waits above", "–", size(default("write_limit"))),
+        ("compression", "none", f"`{default('compression')}`"),
+        ("picks a subprotocol", takes["sanic subprotocols"], takes["subprotocols"]),
+        ("checks `Origin`, if told", takes["sanic origins"], takes["origins"]),
+        ("after a 426 the connection", closes["server.py"], closes["server_websockets.py"]),
+    ]
+    record(
+        "websocket/differences.md",
+        table([{"default": what, "Sanic": one, "websockets": other} for what, one, other in rows]),
+    )
+    assert "compression" not in sanic_has
+    assert takes == {
+        "subprotocols": "yes",
+        "origins": "yes",
+        "sanic subprotocols": "yes",
+        "sanic origins": "no",
+    }
+
+
+@pytest.fixture
+def small(tmp_path, port):
+    """Return begin(text) -> Program: a small server that a proof needs and no reader."""
+    begun = []
+
+    def begin(text):
+        path = tmp_path / "small.py"
+        path.write_text(text)
+        number = port()
+        program = Program([sys.executable, path], tmp_path, environment(PORT=number), number)
+        begun.append(program)
+        return program.wait_for(*READY)
+
+    yield begin
+    for program in begun:
+        program.send(signal.SIGTERM)
+        program.wait()
+
+
+SANIC = """
+import asyncio, os
+from sanic import Sanic
+app = Sanic("small")
+@app.websocket("/jobs/socket")
+async def handler(request, ws):
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        print("cancelled", flush=True)
+app.run(port=int(os.environ["PORT"]), single_process=True)
+"""
+LIBRARY = """
+import asyncio, os
+from websockets.asyncio.server import serve
+async def handler(ws):
+    await ws.wait_closed()
+    await asyncio.sleep(0.2)
+    print("goes on", flush=True)
+async def main():
+    async with serve(handler, "127.0.0.1", int(os.environ["PORT"])) as server:
+        print("server listening on", flush=True)
+        await server.serve_forever()
+asyncio.run(main())
+"""
+
+
+def test_sanic_alone_forgets_the_upgrade(small):
+    """Left alone, Sanic's 426 has no Upgrade header, and logs a traceback."""
+    program = small(SANIC)
+    answer = httpx2.get(f"{program.url}/jobs/socket")
+    assert answer.status_code == 426
+    assert "Upgrade" not in answer.headers
+    program.wait_for("Traceback")
+
+
+def test_one_cancels_and_the_other_goes_on(small):
+    """When a client leaves, Sanic cancels its handler; that of the websockets library goes
+    on."""
+    for text, words in (SANIC, "cancelled"), (LIBRARY, "goes on"):
+        program = small(text)
+        with connect(address(program.url)):
+            pass
+        program.wait_for(words)
+
+
+def test_the_same_code_below():
+    """Sanic speaks the protocol through the code of the websockets library."""
+    assert websocket_protocol.ServerProtocol is ServerProtocol
+
+
+def test_http_and_sockets_on_one_port(live):
+    """An application in Sanic serves pages and WebSockets on one port, and under a prefix."""
+    assert httpx2.get(live.url).headers["Content-Type"].startswith("text/html")
+    with connect(address(f"{live.url}/live/websocket")) as ws:
+        assert ask(ws, {"id": 1, "submit": {"seconds": 0}})["status"] == "pending"
+
+
+# What it costs
+
+
+def test_from_how_many_messages_on_it_costs_less(sanic, start, tap, record):
+    """Only to hear one piece of news, a WebSocket costs more bytes than a held request; from
+    the second on it costs less."""
+    # A request held until the job is done, and its answer, are as long as one that came late.
+    held = "long_polling" if (EXAMPLES / "long_polling/server.py").exists() else "short_polling"
+    prefer = {"Prefer": "wait=30"} if held == "long_polling" else {}
+    http, ws = tap(start(f"{held}/server.py")), tap(sanic)
+    with httpx2.Client(base_url=http.url) as client:
+        for _ in range(3):
+            submitted = client.post("/jobs", json={"seconds": 0})
+            done = client.get(submitted.headers["Location"], headers=prefer)
+            assert done.json()["status"] == "done"
+    with connect(address(ws.url)) as opened:
+        for number in range(1, 4):
+            ask(opened, {"id": number, "submit": {"seconds": 0}})
+            assert json.loads(opened.recv(30))["status"] == "done"
+
+    def size(found):
+        return sum(len(each.data) for each in found)
+
+    # One job by HTTP: POST, 202, GET, 200.
+    exchanged = messages(http.events)
+    post, get = size(exchanged[:2]), size(exchanged[2:4])
+    assert size(exchanged) == 3 * (post + get)
+    # One by WebSocket: question, answer, push. Before all, the handshake; at the end, closes.
+    talked = said(ws.events)
+    question, push = size(talked[:2]), size(talked[2:3])
+    assert size(talked) == 3 * (question + push)
+    closes = [f for f in frames(ws.events) if f.is_control]
+    fixed = size(messages(ws.events)) + size(closes)
+    assert [f.name for f in closes] == ["close", "close"]
+    assert fixed + size(talked) == ws.bytes("client") + ws.bytes("server")
+
+    def row(n):
+        return {
+            "n": n,
+            "n held requests": n * get,
+            "n pushes on one WebSocket": fixed + n * push,
+            "n jobs by POST and held request": n * (post + get),
+            "n jobs on one WebSocket": fixed + n * (question + push),
+        }
+
+    rows = [row(n) for n in (1, 2, 3, 10, 100)]
+    record("websocket/break_even.md", table(rows))
+    parts = {
+        "WebSocket: handshake, both ways": size(messages(ws.events)),
+        "WebSocket: closing, both ways": size(closes),
+        "WebSocket: one question and its answer": question,
+        "WebSocket: one push": push,
+        "HTTP: `POST` and its answer": post,
+        "HTTP: held `GET` and its answer": get,
+    }
+    record("websocket/parts.md", table([{"part": k, "bytes": v} for k, v in parts.items()]))
+    assert size(messages(ws.events)) > get > 4 * push
+    assert row(1)["n held requests"] < row(1)["n pushes on one WebSocket"]
+    assert row(2)["n held requests"] > row(2)["n pushes on one WebSocket"]
+    # Where the socket takes the job as well, it saves the POST, and costs less at once.
+    assert row(1)["n jobs by POST and held request"] > row(1)["n jobs on one WebSocket"]
+
+
+def test_costs(runs, record):
+    """The same job by both servers: Sanic declines the compression that the client offers, the
+    websockets library takes it."""
+    rows = []
+    for name in SERVERS:
+        run = runs["client.py", name]
+        assert run.result().returncode == 0
+        found = said(run.wire.events)
+        rows.append(
+            {"server": f"`{name}`"}
+            | costs(run.wire)
+            | {"messages up": sum(m.source == "client" for m in found)}
+            | {"messages down": sum(m.source == "server" for m in found)}
+        )
+    assert [r["round trips"] for r in rows] == [3, 3]
+    # Compressed sizes depend on the token.
+    rows[1] |= {"bytes up": "–", "bytes down": "–"}
+    record("websocket/costs.md", table(rows))
+
+
+# The browser
+
+
+@pytest.fixture
+def opened(page, tmp_path):
+    """Return open(url): client.html, opened as a file, alone in its folder, with that server."""
+    folder = alone(EXAMPLES / "websocket/client.html", tmp_path / "page")
+
+    def open_page(url):
+        page.goto(f"file://{folder}/client.html?url={url}")
+        return page
+
+    return open_page
+
+
+def test_the_browser_talks_both_ways(opened, server):
+    """The page, opened as a file, submits, asks and is told, all on one socket."""
+    page = opened(server.url)
+    assert page.is_disabled("#submit") and page.is_disabled("#ask")
+    page.click("#open")
+    page.fill("#seconds", "0.7")
+    page.click("#submit")
+    page.wait_for_selector("text=answer:")
+    page.click("#ask")
+    page.wait_for_selector('text=pushed: {"token"')
+    page.click("#ask")
+    page.wait_for_selector('text={"id": 3')
+    page.click("#close")
+    page.wait_for_selector("text=closed: 1000")
+    shown = page.locator("#messages li").all_inner_texts()
+    assert [line.split(":")[0] for line in shown] == [
+        "open",
+        "answer",
+        "answer",
+        "pushed",
+        "answer",
+        "closed",
+    ]
+    assert page.is_enabled("#open") and page.is_disabled("#ask")
+
+
+def test_the_browser_says_when_nobody_answers(opened, port):
+    """When no server answers the page says so, with code 1006, and may try again."""
+    page = opened(f"http://127.0.0.1:{port()}")
+    page.click("#open")
+    page.wait_for_selector("text=closed: 1006")
+    assert page.is_enabled("#open")
+
+
+def test_the_browser_shows_what_was_wrong(opened, server):
+    """What the server says was wrong is shown, and the socket stays open."""
+    page = opened(server.url)
+    page.click("#open")
+    page.wait_for_selector("text=open")
+    page.evaluate("document.getElementById('seconds').max = 99")
+    page.fill("#seconds", "61")
+    page.click("#submit")
+    page.wait_for_selector("text=0 to 60")
+    assert page.is_enabled("#submit")
+
+
+def test_what_a_browser_does_not_offer(local):
+    """A browser's WebSocket has no ping and no way to set a header."""
+    names = local.evaluate("Object.getOwnPropertyNames(WebSocket.prototype)")
+    assert {"send", "close", "bufferedAmount", "protocol"} <= set(names)
+    assert not [name for name in names if "ping" in name.lower() or "header" in name.lower()]
+    assert local.evaluate("WebSocket.length") == 1  # url; protocols may follow, and nothing else
+    assert "cannot be" in local.evaluate(
+        """(url) => { try { new WebSocket(url, { headers: { "X": "1" } }); } catch (error) {
+             return "cannot be: " + error.name; } return "can be"; }""",
+        "ws://127.0.0.1:9",
+    )
+
+
+def test_a_browser_does_not_say_why(local, sanic, port):
+    """A browser says 1006 and no more, whether a handshake was refused with 404 or nobody
+    listens there."""
+    for url in f"{address(sanic.url)}/nothing", f"ws://127.0.0.1:{port()}/":
+        assert local.evaluate(OPEN, [url]) == [1006, "", "isTrusted"]
+
+
+def test_a_browser_answers_pings_by_itself(local):
+    """A ping to a browser is answered by the browser; no script of the page sees it."""
+    answered = threading.Event()
+
+    def ping(ws):
+        if ws.ping().wait(30):
+            answered.set()
+        ws.send("now")
+        for _ in ws:
+            pass
+
+    with library(ping) as url:
+        heard = local.evaluate(
+            """(url) => new Promise((tell) => {
+                 const socket = new WebSocket(url);
+                 socket.onmessage = ({ data }) => { tell(data); socket.close(); };
+                 socket.onclose = ({ code }) => tell(code);
+               })""",
+            url,
+        )
+    assert heard == "now" and answered.is_set()
+
+
+# The panel
+
+
+def test_the_panel_is_live(live, quiet):
+    """Served by make serve, the panel runs the printed client on a socket to the printed
+    server, and draws each message."""
+    page = quiet(f"{live.url}/techniques/websockets/")
+    page.wait_for_selector(".panel[data-state=live]")
+    client = page.frame_locator(".panel iframe")
+    client.locator("#open").click()
+    client.get_by_text("open", exact=True).wait_for()
+    client.locator("#seconds").fill("1")
+    client.locator("#submit").click()
+    client.get_by_text("answer:").wait_for()
+    client.locator("#ask").click()
+    client.get_by_text("pushed:").wait_for()
+    client.locator("#close").click()
+    client.get_by_text("closed: 1000").wait_for()
+    # The upgrade and two questions; an answer to each, and the push.
+    assert page.locator(".panel-wire line.up").count() == 3
+    assert page.locator(".panel-wire line.down").count() == 4
+    assert "pushed done" in page.locator(".panel-wire text.down").all_text_contents()
+    assert page.locator(".panel-wire rect.late").count() == 0
+
+
+def test_the_panel_replays(static, quiet):
+    """On a static host the panel replays the recorded run: the push comes when the job ends."""
+    page = quiet(f"{static.url}/techniques/websockets/")
+    page.wait_for_selector(".panel[data-state=replay]")
+    page.clock.install()
+    page.click(".panel button")
+    page.clock.run_for(7000)
+    page.wait_for_selector(".panel[data-done=yes]")
+    assert "pushed done" in page.locator(".panel-wire text.down").all_text_contents()
+    assert page.locator(".panel-wire rect.late").count() == 0
