@@ -71,8 +71,13 @@ class Ports:
     def __init__(self, worker):
         self._next = 6500 + 400 * (worker % 8)
         self._end = self._next + 400
+        self._turn = threading.Lock()
 
     def __call__(self):
+        with self._turn:
+            return self._free()
+
+    def _free(self):
         while self._next < self._end:
             self._next += 1
             with socket.socket() as probe:
