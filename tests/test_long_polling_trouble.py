@@ -47,10 +47,11 @@ class Crowd:
     `answers`: what came back, as bytes, once `result()` has waited for it.
     """
 
-    def __init__(self, port, path, number):
-        self.port, self.number = port, number
+    def __init__(self, port, path, number, until=b"}"):
+        self.port, self.number, self.until = port, number, until
         self.request = f"GET {path} HTTP/1.1\r\nHost: x\r\nPrefer: wait=60\r\n\r\n".encode()
-        self.answered = 0
+        self.asked = self.answered = 0
+        self.all_asked = threading.Event()
         self.answers = []
         self.thread = threading.Thread(target=lambda: asyncio.run(self.run()))
         self.thread.start()
@@ -63,8 +64,11 @@ class Crowd:
         async with at_once:
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
             writer.write(self.request)
+        self.asked += 1
+        if self.asked == self.number:
+            self.all_asked.set()
         try:
-            answer = await reader.readuntil(b"}")
+            answer = await reader.readuntil(self.until)
         except (ConnectionError, asyncio.IncompleteReadError) as error:
             answer = repr(error).encode()
         self.answered += 1
@@ -132,7 +136,7 @@ def test_two_thousand_are_held_at_once(start, many_files, record):
         {"": "processes", "measured": 1},
         {"": "threads", "measured": 1},
         {"": "tasks for each", "measured": round((now["tasks"] - tasks) / CROWD, 2)},
-        {"": "memory for each, rounded to 5 KiB", "measured": f"{5 * round(kib / 5)} KiB"},
+        {"": "memory for each, rounded to 10 KiB", "measured": f"{10 * round(kib / 10)} KiB"},
     ]
     record("long_polling/crowd.md", table(rows))
 
@@ -160,6 +164,31 @@ def test_nobody_is_dropped_when_the_server_stops(start, many_files, record):
     ]
     assert [row["clients"] for row in rows] == [CROWD] * 4 + [0]
     record("long_polling/drained.md", table(rows))
+
+
+def test_a_pool_of_threads_is_full_with_twenty(start, many_files):
+    """A server that holds each question with a thread of a pool of twenty answers nobody else
+    while twenty are held; on an event loop two hundred are held, and others are answered."""
+    pool = start("long_polling/wrong_threads.py", MAX_WAIT=3)
+    loop = start("long_polling/server_hardened.py")
+    took, answered = {}, {}
+    for server, path, number in [
+        (pool, "/held", 20),
+        (loop, submit(loop.url).removeprefix(loop.url), 200),
+    ]:
+        everyone = Crowd(server.port, path, number, until=b"\r\n\r\n")
+        everyone.all_asked.wait()
+        if server is loop:
+            wait_until_held(server, number)
+        took[server] = httpx2.get(f"{server.url}/others", timeout=30).elapsed.total_seconds()
+        answered[server] = everyone.answered
+        used = threads(server)
+        server.stop()
+        everyone.result()
+        if server is pool:
+            assert used == 21
+    assert took[pool] > 1  # of the 3 seconds for which the twenty are held
+    assert answered[loop] == 0
 
 
 # The server that lets go

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from sanic import Sanic, file, json, redirect
 
+from examples.long_polling.server import MAX_WAIT
+from examples.long_polling.server import bp as long_polling
 from examples.short_polling.server import bp as short_polling
 from examples.token.server import bp as token
 
@@ -28,10 +30,12 @@ PORT = int(os.environ.get("PORT", 8000))
 app = Sanic("site", configure_logging=False)
 app.config.FALLBACK_ERROR_FORMAT = "json"
 app.config.REQUEST_MAX_SIZE = 10_000  # bytes
+app.config.RESPONSE_TIMEOUT = MAX_WAIT + 5  # seconds; see long polling
 
 # --8<-- [start:mount]
 app.blueprint(token, url_prefix="/live/token")
 app.blueprint(short_polling, url_prefix="/live/short_polling")
+app.blueprint(long_polling, url_prefix="/live/long_polling")
 
 
 @app.get("/assets/live.json")
