@@ -2,9 +2,11 @@
 
 import json
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import pairwise
 from subprocess import CompletedProcess
 from typing import NamedTuple
 
@@ -79,87 +81,7 @@ def asked(wire, number=1):
     wire.wait_until(lambda events: sum(b"GET /" in event.data for event in events) >= number)
 
 
-# The question that is held
-
-
-def test_holds_until_done(runs, record):
-    """A question that is held is answered when the job is done: one question, and no pending."""
-    result = runs["long"].result()
-    assert result.returncode == 0
-    found = messages(runs["long"].wire.events)
-    assert [label(answer) for _, answer in exchanges(found)] == ["202 pending", "200 done"]
-    assert found[2].headers["prefer"] == "wait=25"
-    assert found[3].headers["preference-applied"] == "wait=25"
-    record("long_polling/client.txt", result.stdout)
-    record("long_polling/wire.html", transcript(found, "Long polling on the wire"))
-    drawn = trace(found, 1, [0, 4.5], step=0.5)
-    record("long_polling/trace.json", drawn)
-    record(
-        "long_polling/timeline.svg",
-        timeline(
-            drawn,
-            "s",
-            "Long polling, drawn from a run",
-            "The client posts a job at 0, is told 202 pending, and asks at once. The question "
-            "is held until the job ends at 4.5 seconds; the answer, 200 done, comes at that "
-            "moment. Nothing is late.",
-        ),
-    )
-
-
-def late(run, seconds=4.5):
-    """Return how long after the job's end the client knew, in seconds."""
-    found = messages(run.wire.events)
-    return found[-1].at - found[1].at - seconds
-
-
-def test_answers_the_moment_the_job_ends(runs):
-    """The same job beside it, asked about every second: short polling knows of its end at least
-    three times as late."""
-    for name in "short", "long":
-        assert runs[name].result().returncode == 0
-    assert late(runs["short"]) > 3 * late(runs["long"])
-
-
-def test_one_question_where_short_polling_has_five(runs):
-    """For the same job short polling asks five times and long polling once."""
-    asked = {}
-    for name in "short", "long":
-        runs[name].result()
-        found = messages(runs[name].wire.events)
-        asked[name] = sum(message.method == "GET" for message in found)
-    assert asked == {"short": 5, "long": 1}
-
-
-def test_pending_when_the_wait_is_over(runs, record):
-    """When the wait is over before the job, the answer is pending, and the client asks again
-    at once: held for 2 s, a job of 4.5 s takes three questions, and the last is in time."""
-    run = runs["held for 2 s"]
-    result = run.result()
-    found = messages(run.wire.events)
-    pairs = exchanges(found)
-    assert [label(answer) for _, answer in pairs] == [
-        "202 pending",
-        "200 pending",
-        "200 pending",
-        "200 done",
-    ]
-    for question, answer in pairs[1:3]:
-        assert answer.at - question.at >= 1.99
-        assert "retry-after" not in answer.headers
-    assert late(runs["short"]) > 3 * late(run)
-    record("long_polling/held_for_2.txt", result.stdout)
-    record(
-        "long_polling/held_for_2.svg",
-        timeline(
-            trace(found, 1, [0, 4.5], step=0.5),
-            "s",
-            "A wait that is shorter than the job",
-            "The question is held from 0 to 2 seconds and answered 200 pending, asked again and "
-            "held until 4 seconds, answered 200 pending, asked once more and answered 200 done "
-            "at 4.5 seconds, when the job ends.",
-        ),
-    )
+# The server
 
 
 def test_without_prefer_it_is_short_polling(server):
@@ -172,7 +94,10 @@ def test_without_prefer_it_is_short_polling(server):
 
 
 def test_the_wait_is_capped(start):
-    """The server holds no longer than it wants to, and says for how long it was ready to."""
+    """The server holds no longer than it wants to, 25 seconds unless told otherwise, and says
+    for how long it was ready to."""
+    usual = start("long_polling/server.py")
+    assert ask(submit(usual.url, 0), "wait=60").headers["Preference-Applied"] == "wait=25"
     server = start("long_polling/server.py", MAX_WAIT=1)
     answer = ask(submit(server.url), "wait=60")
     assert answer.json()["status"] == "pending"
@@ -242,6 +167,8 @@ def test_one_job_answers_all_who_wait(start, beside, name):
     job = submit(server.url, 1.5)
     answers = list(beside.map(ask, [job] * 50))
     assert {answer.json()["status"] for answer in answers} == {"done"}
+    # Woken by the job's end, and not by the end of the 20 seconds.
+    assert max(answer.elapsed.total_seconds() for answer in answers) < 10
 
 
 @pytest.mark.parametrize("name", ["server.py", "server_hardened.py"])
@@ -282,6 +209,88 @@ def test_an_open_question_occupies_its_connection(server, tap):
         while received.count(b"}") < 2:
             received += connection.recv(65536)
     assert received.index(b"done") < received.index(b"pending")
+
+
+# The question that is held
+
+
+def test_holds_until_done(runs, record):
+    """A question that is held is answered when the job is done: one question, and no pending."""
+    result = runs["long"].result()
+    assert result.returncode == 0
+    found = messages(runs["long"].wire.events)
+    assert [label(answer) for _, answer in exchanges(found)] == ["202 pending", "200 done"]
+    assert found[2].headers["prefer"] == "wait=25"
+    assert found[3].headers["preference-applied"] == "wait=25"
+    record("long_polling/client.txt", result.stdout)
+    record("long_polling/wire.html", transcript(found, "Long polling on the wire"))
+    drawn = trace(found, 1, [0, 4.5], step=0.5)
+    record("long_polling/trace.json", drawn)
+    record(
+        "long_polling/timeline.svg",
+        timeline(
+            drawn,
+            "s",
+            "Long polling, drawn from a run",
+            "The client posts a job at 0, is told 202 pending, and asks at once. The question "
+            "is held until the job ends at 4.5 seconds; the answer, 200 done, comes at that "
+            "moment. Nothing is late.",
+        ),
+    )
+
+
+def late(run, seconds=4.5):
+    """Return how long after the job's end the client knew, in seconds."""
+    assert run.result().returncode == 0
+    found = messages(run.wire.events)
+    return found[-1].at - found[1].at - seconds
+
+
+def test_answers_the_moment_the_job_ends(runs):
+    """The same job beside it, asked about every second: short polling knows of its end at least
+    three times as late."""
+    assert late(runs["short"]) > 3 * late(runs["long"])
+
+
+def test_one_question_where_short_polling_has_five(runs):
+    """For the same job short polling asks five times and long polling once."""
+    asked = {}
+    for name in "short", "long":
+        runs[name].result()
+        found = messages(runs[name].wire.events)
+        asked[name] = sum(message.method == "GET" for message in found)
+    assert asked == {"short": 5, "long": 1}
+
+
+def test_pending_when_the_wait_is_over(runs, record):
+    """When the wait is over before the job, the answer is pending, and the client asks again
+    at once: held for 2 s, a job of 4.5 s takes three questions, and the last is in time."""
+    run = runs["held for 2 s"]
+    result = run.result()
+    found = messages(run.wire.events)
+    pairs = exchanges(found)
+    assert [label(answer) for _, answer in pairs] == [
+        "202 pending",
+        "200 pending",
+        "200 pending",
+        "200 done",
+    ]
+    for question, answer in pairs[1:3]:
+        assert answer.at - question.at >= 1.99
+        assert "retry-after" not in answer.headers
+    assert late(runs["short"]) > 3 * late(run)
+    record("long_polling/held_for_2.txt", result.stdout)
+    record(
+        "long_polling/held_for_2.svg",
+        timeline(
+            trace(found, 1, [0, 4.5], step=0.5),
+            "s",
+            "A wait that is shorter than the job",
+            "The question is held from 0 to 2 seconds and answered 200 pending, asked again and "
+            "held until 4 seconds, answered 200 pending, asked once more and answered 200 done "
+            "at 4.5 seconds, when the job ends.",
+        ),
+    )
 
 
 # Costs
@@ -357,6 +366,15 @@ def test_a_server_that_does_not_hold_is_not_flooded(canned, run, name):
     assert server.times[2] - server.times[1] >= 1
 
 
+@pytest.mark.parametrize("name", ["client.py", "client.sh"])
+def test_a_client_that_was_held_asks_again_at_once(canned, run, name):
+    """A client that was held and is told pending asks again without a pause."""
+    held = (200, {"Preference-Applied": "wait=25"}, '{"status":"pending"}')
+    server = canned(PENDING, held, held, held, (200, {}, '{"status":"done","result":42}'))
+    assert run(f"long_polling/{name}", URL=server.url).returncode == 0
+    assert min(later - before for before, later in pairwise(server.times[1:])) < 0.8
+
+
 def test_the_client_waits_if_told_to(canned, run):
     """A client that was held and is told Retry-After waits that long."""
     later = (200, {"Preference-Applied": "wait=25", "Retry-After": "2"}, {"status": "pending"})
@@ -399,6 +417,8 @@ def test_the_browser_is_held(opened, server, tap):
     assert page.is_enabled("#start")
     asked = [m for m in messages(wire.events) if m.method == "GET"]
     assert [question.headers["prefer"] for question in asked] == ["wait=1", "wait=1"]
+    # What a browser sends for cache: "no-store".
+    assert {question.headers["cache-control"] for question in asked} == {"no-cache"}
 
 
 def test_a_browser_asks_before_it_sends_prefer(opened, server, tap):
@@ -425,6 +445,26 @@ def test_the_browser_stops(opened, server, tap):
     wire.wait_until(lambda events: any(event.kind in {"end", "reset"} for event in events))
 
 
+def test_the_browser_does_not_flood(opened):
+    """The page pauses when its question was not held."""
+    page, times = opened("http://127.0.0.1:8000"), []
+    share = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "*"}
+
+    def answer(route):
+        if route.request.method == "POST":
+            route.fulfill(status=202, headers=share | {"Location": "/jobs/x"}, body="{}")
+        else:
+            times.append(time.monotonic())
+            status = "pending" if len(times) == 1 else "done"
+            route.fulfill(headers=share, body=json.dumps({"status": status, "result": 42}))
+
+    page.route("**/jobs*/**", answer)
+    page.route("**/jobs", answer)
+    page.click("#start")
+    page.wait_for_selector("text=the result is 42")
+    assert times[1] - times[0] >= 0.99
+
+
 def test_the_browser_says_when_nobody_answers(opened, port):
     """When no server answers the page says so."""
     page = opened(f"http://127.0.0.1:{port()}")
@@ -449,3 +489,23 @@ def test_a_second_tab_waits_behind_the_cache(page, server, tap):
         (_, first_answer), (second_question, _) = pairs
         both_at_once[cache] = second_question.at < first_answer.at
     assert both_at_once == {"default": False, "no-store": True}
+
+
+def test_six_held_questions_use_up_a_browser(page, server, tap):
+    """With six questions held over HTTP/1.1, a browser sends a seventh request to the same host
+    when one of them is answered, and not before."""
+    wire = tap(server)
+    page.goto(f"{wire.url}/nothing")
+    jobs = [submit(server.url).removeprefix(server.url) for _ in range(7)]
+    page.evaluate(
+        """([last, ...jobs]) => {
+            const held = {cache: "no-store", headers: {Prefer: "wait=1"}};
+            return Promise.all([...jobs.map((job) => fetch(job, held)), fetch(last)]);
+        }""",
+        jobs,
+    )
+    pairs = [pair for pair in exchanges(messages(wire.events)) if pair[0].target in jobs]
+    *held, (seventh, _) = sorted(pairs, key=lambda pair: pair[0].at)
+    assert seventh.target == jobs[0]
+    first_answer = min(answer.at for _, answer in held)
+    assert max(question.at for question, _ in held) < first_answer < seventh.at

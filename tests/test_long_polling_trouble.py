@@ -17,7 +17,7 @@ import httpx2
 import pytest
 
 from .support.messages import exchanges, label, messages, table, transcript
-from .support.processes import EXAMPLES, environment
+from .support.processes import EXAMPLES, PATIENCE, environment
 from .test_long_polling import HELD, ask, asked, get, post, submit
 
 CROWD = 2000
@@ -34,9 +34,15 @@ def held(server):
     return get(f"{server.url}/held").json()
 
 
-def wait_until_held(server, number):
-    while held(server)["questions"] != number:
+def wait_until(condition):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "this never came"
         time.sleep(0.02)
+
+
+def wait_until_held(server, number):
+    wait_until(lambda: held(server)["questions"] == number)
 
 
 # Thousands
@@ -209,8 +215,7 @@ def test_a_client_that_leaves_is_forgotten(hardened):
     assert jobs["tasks"] == before["tasks"] + 1
     with httpx2.Client() as client, pytest.raises(httpx2.ReadTimeout):
         client.get(job, headers=HELD, timeout=httpx2.Timeout(30, read=1))
-    while held(hardened) != jobs:
-        time.sleep(0.02)
+    wait_until(lambda: held(hardened) == jobs)
 
 
 def test_what_is_held_can_be_counted(hardened, beside):
@@ -221,9 +226,8 @@ def test_what_is_held_can_be_counted(hardened, beside):
     wait_until_held(hardened, before["questions"] + 3)
     assert held(hardened)["jobs waited for"] == before["jobs waited for"] + 1
     assert {answer.result().json()["status"] for answer in answers} == {"done"}
-    while held(hardened)["tasks"] > before["tasks"]:  # connections that are being closed
-        time.sleep(0.02)
-    assert held(hardened) == before
+    assert max(answer.result().elapsed.total_seconds() for answer in answers) < 10
+    wait_until(lambda: held(hardened) == before)  # once the connections are closed
 
 
 def test_one_too_many_is_refused(start):
@@ -282,9 +286,7 @@ def test_a_result_is_let_go(start):
     server = start("long_polling/server_hardened.py", KEEP=0.5)
     job = submit(server.url, 0.1)
     assert ask(job).json()["status"] == "done"
-    while (answer := ask(job)).status_code == 200:
-        time.sleep(0.05)
-    assert answer.status_code == 404
+    wait_until(lambda: ask(job).status_code == 404)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

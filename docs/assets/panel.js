@@ -37,6 +37,7 @@ class Timeline {
       this.add(this.svg, "text", { class: "lane", x, y: 20, "text-anchor": "middle" }, name);
     this.ticks = 0;
     this.lowest = { client: -100, server: -100 };
+    this.answered = -100; // when an answer came last
     this.said = {}; // by each side: what was written last, and where
     this.written = -100; // where anything was
     this.bars = [];
@@ -100,9 +101,12 @@ class Timeline {
 
   arrow(at, from, words) {
     const up = from === "client";
-    // An answer that came at once is drawn just below its question.
+    // An answer that came at once is drawn just below its question, and so is a question that
+    // followed an answer at once.
     let y = this.y(at);
     if (!up) y = Math.max(y, this.lowest.client + 20);
+    else if (at - this.answered < 0.05) y = Math.max(y, this.lowest.server + 20);
+    if (!up) this.answered = at;
     this.grow(at);
     const [x1, x2] = up ? [LEFT, RIGHT] : [RIGHT, LEFT];
     const head = up ? 7 : -7;

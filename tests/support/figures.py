@@ -91,7 +91,8 @@ def timeline(trace, unit, title, description):
         band = {"x": left, "y": y1, "width": right - left, "height": y2 - y1}
         band = ET.Element("rect", {k: f"{v:g}" for k, v in band.items()} | {"class": "held"})
         root.insert(2, band)  # behind all else
-        text(root, (left + right) / 2, (y1 + y2) / 2 + 4, "held", "note", "middle")
+        if y2 - y1 > 40:  # or else the answer is written there
+            text(root, (left + right) / 2, (y1 + y2) / 2 + 4, "held", "note", "middle")
     for (_, source, words), here in zip(arrows, heights, strict=True):
         up = source == "client"
         x1, x2 = (left, right) if up else (right, left)
