@@ -63,12 +63,12 @@ def starter(folder, port):
     """Yield start(name, **environment); stop what it started, and fail if that leaked."""
     with ExitStack() as running:  # stops each, also when stopping another failed
 
-        def start(name, **variables):
+        def start(name, trouble=False, **variables):
             example = EXAMPLES / name
             variables.setdefault("PORT", port())
             home = alone(example, folder / f"program-{uuid4()}")
             program = Program(argv(example), home, environment(**variables), variables["PORT"])
-            running.callback(program.stop)
+            running.callback(program.stop, trouble=trouble)
             return program.wait_for(*READY)
 
         yield start
@@ -78,7 +78,8 @@ def starter(folder, port):
 def start(tmp_path, port):
     """Start an example server: start("token/server.py", KEEP=1), ready when this returns.
 
-    Each is stopped at the end of the test; one that leaks or printed a traceback fails it.
+    Each is stopped at the end of the test; one that leaks or printed a traceback fails it,
+    unless it is a wrong one, from which trouble is expected: start(…, trouble=True).
     """
     with starter(tmp_path, port) as start:
         yield start

@@ -45,7 +45,7 @@ def test_a_program_runs_from_its_address(live, tmp_path, registry):
 
 def test_the_examples_hold_under_a_prefix(live):
     """Mounted under a prefix, the example servers hand out locations that hold there."""
-    for name in "token", "short_polling":
+    for name in "token", "short_polling", "long_polling":
         submitted = httpx2.post(f"{live.url}/live/{name}/jobs", json={"seconds": 60})
         location = submitted.headers["Location"]
         assert location == f"/live/{name}/jobs/{submitted.json()['token']}"
@@ -161,6 +161,35 @@ def test_the_token_panel_is_live(live, quiet):
     assert inside.evaluate(
         "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
     )
+
+
+def test_a_held_question_is_seen(live, quiet):
+    """While a question is held, the panel of long polling shows it as open; one question is
+    enough."""
+    page = quiet(f"{live.url}/techniques/long-polling/")
+    client = page.frame_locator(".panel iframe")
+    client.locator("#seconds").fill("1.5")
+    client.locator("#start").click()
+    client.get_by_text("the result is 42").wait_for()
+    # Handing in, and one question; an answer to each.
+    assert page.locator(".panel-wire line.up").count() == 2
+    assert page.locator(".panel-wire line.down").count() == 2
+    heights = [
+        float(band.get_attribute("height")) for band in page.locator(".panel-wire .held").all()
+    ]
+    assert max(heights) > 50  # a second is 56 high
+
+
+def test_a_held_question_is_replayed(static, quiet):
+    """On a static host the panel of long polling plays the recorded run."""
+    page = quiet(f"{static.url}/techniques/long-polling/")
+    page.wait_for_selector(".panel[data-state=replay]")
+    page.clock.install()
+    page.click(".panel button")
+    page.clock.run_for(7000)
+    page.wait_for_selector(".panel[data-done=yes]")
+    assert page.inner_text(".panel output") == "2 requests"
+    assert page.locator(".panel-wire .late").count() == 0
 
 
 def test_the_panel_replays(static, quiet):

@@ -368,6 +368,7 @@ PYTHON = [
     "token/client_hardened.py",
     "short_polling/client.py",
     "short_polling/client_hardened.py",
+    "long_polling/client.py",
 ]
 
 

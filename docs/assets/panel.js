@@ -38,6 +38,7 @@ class Timeline {
     this.ticks = 0;
     this.lowest = { client: -100, server: -100 };
     this.before = -100; // the question before the lowest
+    this.answered = -100; // when an answer came last
     this.said = {}; // by each side: what was written last, and where
     this.written = -100; // where anything was
     this.bars = [];
@@ -101,16 +102,17 @@ class Timeline {
 
   arrow(at, from, words, apart = false) {
     const up = from === "client";
-    // An answer that came at once is drawn just below its question.
+    // An answer that came at once is drawn just below its question, and so is a question that
+    // followed an answer at once.
     let y = this.y(at);
     // Where questions follow each other closely there is less room for that.
     const dense = this.lowest.client - this.before < 40;
     if (!up) y = Math.max(y, this.lowest.client + (dense ? 3 : 20));
-    // So is a question that followed the first answer at once.
-    else if (at < 0.08) y = Math.max(y, this.lowest.server + 20);
+    else if (at - this.answered < 0.05) y = Math.max(y, this.lowest.server + 20);
     // Where anyone may speak at any time, each is drawn below the one before.
     if (apart) y = Math.max(y, this.lowest.client + 20, this.lowest.server + 20);
     if (up) this.before = this.lowest.client;
+    else this.answered = at;
     this.grow(Math.max(at, (y - TOP) / SECOND));
     const [x1, x2] = up ? [LEFT, RIGHT] : [RIGHT, LEFT];
     const head = up ? 7 : -7;

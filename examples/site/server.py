@@ -19,6 +19,8 @@ from pathlib import Path
 from sanic import Sanic, file, json, redirect
 
 from examples.server_sent_events.server import bp as server_sent_events
+from examples.long_polling.server import MAX_WAIT
+from examples.long_polling.server import bp as long_polling
 from examples.short_polling.server import bp as short_polling
 from examples.token.server import bp as token
 from examples.websocket.server import bp as websocket
@@ -31,12 +33,14 @@ app = Sanic("site", configure_logging=False)
 app.config.FALLBACK_ERROR_FORMAT = "json"
 app.config.REQUEST_MAX_SIZE = 10_000  # bytes
 app.config.WEBSOCKET_MAX_SIZE = 10_000  # bytes
+app.config.RESPONSE_TIMEOUT = MAX_WAIT + 5  # seconds; see long polling
 
 # --8<-- [start:mount]
 app.blueprint(token, url_prefix="/live/token")
 app.blueprint(short_polling, url_prefix="/live/short_polling")
 app.blueprint(server_sent_events, url_prefix="/live/server_sent_events")
 app.blueprint(websocket, url_prefix="/live/websocket")
+app.blueprint(long_polling, url_prefix="/live/long_polling")
 
 
 @app.get("/assets/live.json")

@@ -93,7 +93,8 @@ def timeline(trace, unit, title, description):
         band = {"x": left, "y": y1, "width": right - left, "height": y2 - y1}
         band = ET.Element("rect", {k: f"{v:g}" for k, v in band.items()} | {"class": "held"})
         root.insert(2, band)  # behind all else
-        if not any(m.get("more") for m in drawn["messages"][asked:answered]):
+        goes_on = any(m.get("more") for m in drawn["messages"][asked:answered])
+        if y2 - y1 > 40 and not goes_on:  # or else something is written there
             text(root, (left + right) / 2, (y1 + y2) / 2 + 4, "held", "note", "middle")
     for (_, source, words), here in zip(arrows, heights, strict=True):
         up = source == "client"

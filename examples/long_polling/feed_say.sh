@@ -1,0 +1,14 @@
+#!/bin/sh
+# Say something in the feed: each argument is a message.
+#
+# Run:    sh feed_say.sh hello
+# Needs:  curl 7.82 or later, and feed_server.py, running; its
+#         address is in URL (default http://127.0.0.1:8000)
+# Source: curl --json, https://curl.se/docs/manpage.html#--json
+set -eu
+for text in "$@"; do
+  curl --silent --show-error --fail \
+    --json "{\"text\": \"$text\"}" \
+    "${URL:-http://127.0.0.1:8000}/messages"
+  echo
+done
