@@ -163,6 +163,14 @@ async def stop(app):
     app.ctx.ticking.cancel()
 
 
+@bp.after_server_stop
+async def settle(app):
+    """Let what was cancelled, Sanic's pings too, come to its end."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=1)
+
+
 if __name__ == "__main__":
     app = Sanic("websocket_lasting")
     app.config.FALLBACK_ERROR_FORMAT = "json"

@@ -23,7 +23,8 @@ def frames(events, source, connection=1):
             break
         payload = data[at : at + length]
         if masked:
-            payload = bytes(byte ^ key[n % 4] for n, byte in enumerate(payload))
+            mask = int.from_bytes((key * (length // 4 + 1))[:length])
+            payload = (int.from_bytes(payload) ^ mask).to_bytes(length)
         found.append((opcode, payload))
         data = data[at + length :]
     return found
