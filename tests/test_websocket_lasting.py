@@ -1,5 +1,6 @@
 """A WebSocket that is cut: the client that comes back, and loses nothing."""
 
+import html
 import json
 import runpy
 import signal
@@ -14,9 +15,9 @@ from websockets.sync.client import connect
 from websockets.sync.server import serve
 
 from .support.figures import cut
-from .support.messages import messages
+from .support.messages import messages, table
 from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment
-from .support.sockets import CLOSE, PONG, closings, frames
+from .support.sockets import CLOSE, PONG, TEXT, closings, frames
 
 ROOM = "websocket_lasting"
 SERVERS = ["server.py", "server_websockets.py"]
@@ -113,6 +114,7 @@ def test_comes_back_and_goes_on(runs, record):
     assert set(asked[1:]) == {"/events?after=3"}
     assert output.endswith("1 to 6: 0 lost, 0 twice\n")
     record("websocket_lasting/client.txt", output)
+    record("websocket_lasting/wire.html", back_on_the_wire(wire))
     record(
         "websocket_lasting/timeline.svg",
         cut(
@@ -126,26 +128,69 @@ def test_comes_back_and_goes_on(runs, record):
 
 
 def story(wire):
-    """Return what passed as (kind, words) for the figure: each connection that was made, with
-    its events, and between them what was tried in vain, however often, as one."""
+    """Return what passed as (kind, words, note) for the figure: each connection that was made,
+    with its events, and between them what was tried in vain, however often, as one."""
     rows, parsed = [], messages(wire.events)
-    last = max(event.connection for event in wire.events)
-    for connection in range(1, last + 1):
+    for connection in range(1, wire.connections + 1):
         told = [m for m in parsed if m.connection == connection]
         if not [m for m in told if m.status == 101]:
-            if rows[-1] != ("vain", "tries in vain"):
-                rows.append(("vain", "tries in vain"))
+            if rows[-1][0] != "vain":
+                rows.append(("vain", "tries in vain", ""))
             continue
         if connection > 1:
-            rows.append(("back", "started again"))
-        rows.append(("up", told[0].target))
-        for opcode, payload in frames(wire.events, "server", connection):
-            if opcode == 1:
-                event = json.loads(payload)
-                rows.append(("down", f"{event['id']} {event['text']}"))
+            rows.append(("back", "started again", ""))
+        rows.append(("up", told[0].target, ""))
+        for event in events_of(wire, connection):
+            where = "live" if connection == 1 or event["id"] > 5 else "from the log"
+            rows.append(("down", f"{event['id']} {event['text']}", where))
         if connection == 1:
-            rows.append(("cut", "killed"))
+            rows.append(("cut", "killed", ""))
     return rows
+
+
+def events_of(wire, connection):
+    """Return the events that the server sent over a connection."""
+    sent = frames(wire.events, "server", connection)
+    return [json.loads(payload) for opcode, payload in sent if opcode == TEXT]
+
+
+def back_on_the_wire(wire):
+    """Return the last connection as HTML: the first line of each side, and the payloads."""
+    last = wire.connections
+    asked, answered = (m.start_line for m in messages(wire.events) if m.connection == last)
+    lines = [("up", "first line of the request", asked), ("down", "of the answer", answered)]
+    for opcode, payload in frames(wire.events, "server", last):
+        if opcode == TEXT:
+            lines.append(("down", f"text frame, {len(payload)} + 2 bytes", payload.decode()))
+    blocks = [
+        f'<li class="{way}"><p>{"client → server" if way == "up" else "server → client"} · '
+        f"{what}</p><pre>{html.escape(text, quote=False)}</pre></li>"
+        for way, what, text in lines
+    ]
+    return "\n".join(['<ol class="wire" aria-label="Coming back">', *blocks, "</ol>", ""])
+
+
+def test_coming_back_costs_a_handshake(runs, record):
+    """Coming back costs one request and its answer: more than ten times the bytes of a short
+    event."""
+    wire, _ = runs["client.py"]
+    last = wire.connections
+    asked, answered = (len(m.data) for m in messages(wire.events) if m.connection == last)
+    frame = 2 + len(next(p for o, p in frames(wire.events, "server", last) if o == TEXT))
+    assert asked + answered > 10 * frame
+    rows = [
+        {"what": "coming back: request and answer", "bytes up": asked, "bytes down": answered},
+        {"what": "the first event after that", "bytes up": 0, "bytes down": frame},
+        {"what": "saying goodbye: two close frames", "bytes up": 8, "bytes down": 4},
+    ]
+    sides = {
+        side: sum(len(e.data) for e in wire.events if (e.source, e.connection) == (side, last))
+        for side in ("client", "server")
+    }
+    # Nothing else passed than that, and two more events.
+    events = sum(2 + len(p) for o, p in frames(wire.events, "server", last) if o == TEXT)
+    assert sides == {"client": asked + 8, "server": answered + events + 4}
+    record("websocket_lasting/costs.md", table(rows))
 
 
 def test_without_resuming_messages_are_lost(runs, record):

@@ -152,8 +152,9 @@ def chart(points, curve, x_label, y_label, title, description, y_max):
 def cut(rows, title, description):
     """Draw a connection that was cut and resumed, in the order in which things happened.
 
-    rows: (kind, words), where kind is "up" or "down" for what passed, "vain" for what did not
-    arrive, and "cut" and "back" for the server's end and start. Returns SVG text.
+    rows: (kind, words, note), where kind is "up" or "down" for what passed, "vain" for what did
+    not arrive, and "cut" and "back" for the server's end and start; the note stands beside the
+    server. Returns SVG text.
     """
     width, top, step, left, right = 360, 48, 26, 84, 262
     height = top + step * len(rows) + 4
@@ -162,7 +163,7 @@ def cut(rows, title, description):
     text(root, right, 20, "server", "lane", "middle")
     line(root, left, 30, left, height - 8, "life")
     alive = 30
-    for number, (kind, words) in enumerate(rows):
+    for number, (kind, words, note) in enumerate(rows):
         y = top + step * number
         if kind == "cut":
             line(root, right, alive, right, y, "life")
@@ -184,5 +185,6 @@ def cut(rows, title, description):
             ET.SubElement(root, "polygon", shape)
             css = "late" if kind == "vain" else kind
             text(root, (left + right) / 2, y - 2, words, css, "middle")
+            text(root, right + 12, y + 4, note, "note")
     line(root, right, alive, right, height - 8, "life")
     return finish(root)

@@ -3,7 +3,7 @@
 import socket
 import struct
 
-CLOSE, PING, PONG = 8, 9, 10
+TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 
 
 def frames(events, source, connection=1):
