@@ -26,7 +26,8 @@ from sanic import json as json_response
 LOG = os.environ.get("LOG", "events.log")  # the file
 KEEP = int(os.environ.get("KEEP", 1000))  # events in memory
 TICK = float(os.environ.get("TICK", 1))  # s to an own event; 0: none
-PING = float(os.environ.get("PING", 20))  # s to a ping, s to its pong
+PING = float(os.environ.get("PING", 20))  # s between pings
+PONG = float(os.environ.get("PONG", 20))  # s to wait for a pong
 HEARTBEAT = float(os.environ.get("HEARTBEAT", 15))  # s of silence
 SEND_TIMEOUT = float(os.environ.get("SEND_TIMEOUT", 20))  # s
 MAX_CLIENTS = int(os.environ.get("MAX_CLIENTS", 1000))
@@ -176,6 +177,6 @@ if __name__ == "__main__":
     app.config.FALLBACK_ERROR_FORMAT = "json"
     app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
     app.config.WEBSOCKET_PING_INTERVAL = PING
-    app.config.WEBSOCKET_PING_TIMEOUT = PING
+    app.config.WEBSOCKET_PING_TIMEOUT = PONG
     app.blueprint(bp)
     app.run(port=int(os.environ.get("PORT", 8000)), single_process=True)

@@ -27,7 +27,8 @@ from websockets.exceptions import ConnectionClosed
 LOG = os.environ.get("LOG", "events.log")  # the file
 KEEP = int(os.environ.get("KEEP", 1000))  # events in memory
 TICK = float(os.environ.get("TICK", 1))  # s to an own event; 0: none
-PING = float(os.environ.get("PING", 20))  # s to a ping, s to its pong
+PING = float(os.environ.get("PING", 20))  # s between pings
+PONG = float(os.environ.get("PONG", 20))  # s to wait for a pong
 HEARTBEAT = float(os.environ.get("HEARTBEAT", 15))  # s of silence
 SEND_TIMEOUT = float(os.environ.get("SEND_TIMEOUT", 20))  # s
 MAX_CLIENTS = int(os.environ.get("MAX_CLIENTS", 1000))
@@ -149,7 +150,7 @@ async def main():
         int(os.environ.get("PORT", 8000)),
         compression=COMPRESSION,
         ping_interval=PING,
-        ping_timeout=PING,
+        ping_timeout=PONG,
         close_timeout=1,  # s; the dead answer no close
     ):
         await stop.wait()

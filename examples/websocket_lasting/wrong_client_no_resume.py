@@ -31,7 +31,8 @@ from websockets.exceptions import (
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
 COUNT = int(os.environ.get("COUNT", 0))  # events; 0: no end
-PING = float(os.environ.get("PING", 20))  # s to a ping, s to its pong
+PING = float(os.environ.get("PING", 20))  # s between pings
+PONG = float(os.environ.get("PONG", 20))  # s to wait for a pong
 # --8<-- [start:wait]
 BACKOFF = float(os.environ.get("BACKOFF", 5))  # s, the first bound
 TRIES = int(os.environ.get("TRIES", 10))  # in a row, then give up
@@ -65,7 +66,7 @@ async def follow(url, handle):
             async with connect(
                 f"{url}/events",
                 ping_interval=PING,
-                ping_timeout=PING,
+                ping_timeout=PONG,
                 close_timeout=1,  # s; the dead answer no close
             ) as websocket:
                 met = True

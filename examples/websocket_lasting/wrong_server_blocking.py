@@ -24,7 +24,8 @@ from contextlib import suppress
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 
-PING = float(os.environ.get("PING", 20))  # s to a ping, s to its pong
+PING = float(os.environ.get("PING", 20))  # s between pings
+PONG = float(os.environ.get("PONG", 20))  # s to wait for a pong
 
 
 # --8<-- [start:work]
@@ -49,7 +50,7 @@ async def main():
         "127.0.0.1",
         port,
         ping_interval=PING,
-        ping_timeout=PING,
+        ping_timeout=PONG,
     ):
         await stop.wait()
 

@@ -21,7 +21,8 @@ from itertools import count
 from sanic import Blueprint, Sanic
 
 TICK = float(os.environ.get("TICK", 1))  # s to an event
-PING = float(os.environ.get("PING", 20))  # s to a ping, s to its pong
+PING = float(os.environ.get("PING", 20))  # s between pings
+PONG = float(os.environ.get("PONG", 20))  # s to wait for a pong
 
 bp = Blueprint("websocket_push_only")
 
@@ -39,6 +40,6 @@ async def stream(request, ws):
 if __name__ == "__main__":
     app = Sanic("websocket_push_only")
     app.config.WEBSOCKET_PING_INTERVAL = PING
-    app.config.WEBSOCKET_PING_TIMEOUT = PING
+    app.config.WEBSOCKET_PING_TIMEOUT = PONG
     app.blueprint(bp)
     app.run(port=int(os.environ.get("PORT", 8000)), single_process=True)
