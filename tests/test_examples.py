@@ -24,7 +24,8 @@ RUNNABLE = sorted(
     for path in EXAMPLES.glob("*/*")
     if path.suffix in {".py", ".sh"} and path.parent.name != "site"
 )
-QUICK = {"SECONDS": 0.1, "SECONDS_OF_WORK": 0.1, "INTERVAL": 0.1, "LENGTH": 0.4, "WAIT": 1}
+SHORT = ("SECONDS", "SECONDS_OF_WORK", "INTERVAL")
+QUICK = dict.fromkeys(SHORT, 0.1) | {"LENGTH": 0.4, "WAIT": 1, "COUNT": 1}
 
 
 @pytest.mark.parametrize("name", RUNNABLE)

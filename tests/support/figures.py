@@ -219,3 +219,44 @@ def chart(points, curve, x_label, y_label, title, description, y_max):
         attributes = {"cx": f"{cx:.1f}", "cy": f"{cy:.1f}", "r": "5", "class": "measured"}
         ET.SubElement(root, "circle", attributes)
     return finish(root)
+
+
+def cut(rows, title, description):
+    """Draw a connection that was cut and resumed, in the order in which things happened.
+
+    rows: (kind, words, note), where kind is "up" or "down" for what passed, "vain" for what did
+    not arrive, and "cut" and "back" for the server's end and start; the note stands beside the
+    server. Returns SVG text.
+    """
+    width, top, step, left, right = 360, 48, 26, 84, 262
+    height = top + step * len(rows) + 4
+    root = svg(width, height, title, description)
+    text(root, left, 20, "client", "lane", "middle")
+    text(root, right, 20, "server", "lane", "middle")
+    line(root, left, 30, left, height - 8, "life")
+    alive = 30
+    for number, (kind, words, note) in enumerate(rows):
+        y = top + step * number
+        if kind == "cut":
+            line(root, right, alive, right, y, "life")
+            text(root, right + 10, y + 4, words, "note late")
+            for slope in -6, 6:
+                line(root, right - 6, y - slope, right + 6, y + slope, "lost")
+        elif kind == "back":
+            alive = y
+            line(root, right - 8, y, right + 8, y, "life")
+            text(root, right + 12, y + 4, words, "note")
+        else:
+            up = kind != "down"
+            x1, x2 = (left, right) if up else (right, left)
+            x2 = (left + right) / 2 + 70 if kind == "vain" else x2
+            head = 7 if up else -7
+            line(root, x1, y, x2 - head, y + 5, "lost" if kind == "vain" else kind)
+            points = f"{x2:g},{y + 5:g} {x2 - head:g},{y + 1:g} {x2 - head:g},{y + 9:g}"
+            shape = {"points": points, "class": "late" if kind == "vain" else kind}
+            ET.SubElement(root, "polygon", shape)
+            css = "late" if kind == "vain" else kind
+            text(root, (left + right) / 2, y - 2, words, css, "middle")
+            text(root, right + 12, y + 4, note, "note")
+    line(root, right, alive, right, height - 8, "life")
+    return finish(root)
