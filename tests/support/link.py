@@ -36,6 +36,7 @@ class Packet:
     source: int  # ports
     target: int
     flags: str  # of TCP, such as "SA" for SYN and ACK
+    sequence: int  # of TCP: the number of its first byte
     size: int  # bytes of payload
 
 
@@ -47,8 +48,14 @@ def open_tun(name="slow"):
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     # TUNSETIFF; IFF_TUN | IFF_NO_PI
     fcntl.ioctl(device, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x0001 | 0x1000))
-    # No IPv6: the device would announce itself.
-    Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
+    for setting, value in {
+        f"ipv6/conf/{name}/disable_ipv6": "1",  # the device would announce itself
+        # As RFC 5681 has it, and as every Linux can do it, whatever this one prefers.
+        "ipv4/tcp_congestion_control": "reno",
+        "ipv4/tcp_slow_start_after_idle": "1",
+    }.items():
+        with suppress(FileNotFoundError):  # no IPv6 at all
+            Path("/proc/sys/net", setting).write_text(value)
     for command in (
         "link set lo up",
         f"addr add {NEAR}/24 dev {name}",
@@ -64,10 +71,12 @@ def parse(packet, at):
     protocol = {6: "tcp", 17: "udp"}.get(packet[9], "other")
     source, target = struct.unpack_from("!HH", packet, header)
     if protocol != "tcp":
-        return Packet(at, protocol, source, target, "", len(packet) - header - 8)
+        return Packet(at, protocol, source, target, "", 0, len(packet) - header - 8)
     offset, bits = packet[header + 12] >> 4, packet[header + 13]
     flags = "".join(letter for n, letter in enumerate("FSRPA") if bits >> n & 1)
-    return Packet(at, protocol, source, target, flags, len(packet) - header - 4 * offset)
+    sequence = struct.unpack_from("!I", packet, header + 4)[0]
+    size = len(packet) - header - 4 * offset
+    return Packet(at, protocol, source, target, flags, sequence, size)
 
 
 class Resolver(asyncio.DatagramProtocol):
@@ -146,9 +155,9 @@ class Link:
         names = Path(self._folder, "resolv.conf")
         names.write_text(f"nameserver {FAR}\noptions timeout:10\n")
         as_root = [] if os.geteuid() == 0 else ["--map-root-user"]
+        link = [sys.executable, "-m", __name__, str(round_trip), str(self._log), str(names)]
         self.process = subprocess.Popen(
-            ["unshare", *as_root, "--net", "--mount", sys.executable, "-m", __name__]
-            + [str(round_trip), str(self._log), str(names)],
+            ["unshare", *as_root, "--net", "--mount", *link],
             cwd=Path(__file__).parents[2],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -163,7 +172,7 @@ class Link:
         """Return the command that runs a command in the namespace."""
         user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
         target = f"--target={self.process.pid}"
-        return ["nsenter", target, *user, "--net", "--mount", *argv]
+        return ["nsenter", target, *user, "--net", "--mount", "--wd=.", *argv]
 
     def cut(self):
         """From now on nothing arrives, in either direction."""

@@ -7,8 +7,8 @@
 Writes ca.pem, the certificate that clients are to trust, into the
 folder that it is started in. All keys are new at each start.
 
-- Run: `uv run server_tls.py`
-- or: `pip install sanic==25.12.1 trustme==1.2.1 && python server_tls.py`
+- Run: `uv run tls.py`
+- or: `pip install sanic==25.12.1 trustme==1.2.1 && python tls.py`
 - Try: clients with SSL_CERT_FILE=ca.pem URL=https://localhost:8000
 - Source: Persistence, RFC 9112 §9.3; the handshake, RFC 8446 §2
 """
