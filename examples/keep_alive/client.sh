@@ -10,7 +10,8 @@ URL=${URL:-http://127.0.0.1:8000}
 
 # --8<-- [start:client]
 ask() {
-  curl --silent --show-error --fail --write-out '\n' "$@"
+  curl --silent --show-error --fail --fail-early \
+    --write-out '\n' "$@"
 }
 
 echo "One curl for all"

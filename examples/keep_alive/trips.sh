@@ -16,7 +16,7 @@ TIMES="$TIMES %{time_starttransfer} %{time_total}"
 
 ask() {
   # The answer goes nowhere; -w follows each transfer.
-  curl --silent --show-error --fail --user-agent curl \
+  curl --silent --show-error --fail-early --user-agent curl \
     --write-out "%{stderr}$TIMES\n" "$@" 2>&1 >/dev/null
 }
 
