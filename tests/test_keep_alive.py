@@ -260,12 +260,13 @@ def shown(page, button):
 
 
 def test_the_browser_keeps_one_connection(opened, server, tap):
-    """A browser sends requests that follow each other over one connection, and its resource
-    timing tells which of them had to open it."""
+    """A browser sends requests that follow each other over one connection."""
     wire = tap(server)
     lines = shown(opened(wire.url), "#one")
     assert per_connection(wire) == [10]
-    assert [line.split(": ")[-1] for line in lines] == ["opened"] + ["reused"] * 9 + ["done"]
+    assert [line.split()[-1] for line in lines[:-1]] == [str(n) for n in range(1, 11)]
+    assert len({line.split(",")[0] for line in lines[:-1]}) == 1
+    assert lines[-1] == "done"
 
 
 def test_the_browser_opens_six(opened, server, tap):
@@ -274,7 +275,7 @@ def test_the_browser_opens_six(opened, server, tap):
     wire = tap(server)
     lines = shown(opened(wire.url), "#all")
     assert sorted(per_connection(wire)) == [1, 1, 1, 1, 2, 2]
-    assert sum("reused" in line for line in lines) == 2
+    assert sum("request 2" in line for line in lines) == 2
 
 
 def test_the_browser_says_what_was_wrong(opened, port, canned):
@@ -334,34 +335,33 @@ def test_a_session_can_be_resumed(start, tap):
 # Polling
 
 
-def test_polling_with_and_without(start_shared, tap_shared, run_shared, port, tmp_path, record):
-    """Short polling over one connection takes half the round trips of polling with a connection
-    for each question; with TLS, a third, and a quarter of the bytes."""
+def test_polling_with_and_without(
+    start_shared, tap_shared, run_shared, port, tmp_path, request, record
+):
+    """Short polling over one connection takes little more than half the round trips of polling
+    with a connection for each question; with TLS, less than half, and a third of the bytes."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(trust := str(tmp_path / "ca.pem"))
     context = certified(authority, "127.0.0.1")
+    cases = [(s, k) for s in ("http", "https") for k in (False, True)]
     rows, wires = [], []
-
-    def poll(scheme, keep):
+    for scheme, keep in cases:
         server = start_shared("short_polling/server.py", SANIC_KEEP_ALIVE=keep)
         if scheme == "https":
             server = secured(server.port, port(), context)
-            wires.append(server)
-        wire = tap_shared(server)
-        result = run_shared(
-            "short_polling/client.py",
-            URL=wire.url.replace("http", scheme),
-            SSL_CERT_FILE=trust,
-        )
-        assert result.returncode == 0, result.stderr
-        return wire
+            request.addfinalizer(server.close)
+        wires.append(tap_shared(server))
 
-    cases = [(s, k) for s in ("http", "https") for k in (False, True)]
+    def poll(case, wire):
+        url = wire.url.replace("http", case[0])
+        result = run_shared("short_polling/client.py", URL=url, SSL_CERT_FILE=trust)
+        assert result.returncode == 0, result.stderr
+
     with ThreadPoolExecutor() as beside:
-        polled = list(beside.map(poll, *zip(*cases, strict=True)))
-    plain = [counts(wire) for wire in polled[:2]]
+        list(beside.map(poll, cases, wires))
+    plain = [counts(wire) for wire in wires[:2]]
     assert [row["requests"] for row in plain] == [6, 6]
-    for (scheme, keep), wire in zip(cases, polled, strict=True):
+    for (scheme, keep), wire in zip(cases, wires, strict=True):
         secure = scheme == "https"
         connections, requests = wire.connections, 6
         up, down = wire.bytes("client"), wire.bytes("server")
@@ -377,9 +377,11 @@ def test_polling_with_and_without(start_shared, tap_shared, run_shared, port, tm
                 "round trips": connections * (2 if secure else 1) + requests,
             }
         )
-    for wire in wires:
-        wire.close()
     assert [row["connections"] for row in rows] == [6, 1, 6, 1]
+    trips = [row["round trips"] for row in rows]
+    assert trips[1] < 0.6 * trips[0] and trips[3] < 0.5 * trips[2]
+    each, one = (row["bytes up"] + row["bytes down"] for row in rows[2:])
+    assert one <= each / 3
     record("keep_alive/polling.md", table(rows))
 
 
@@ -472,22 +474,21 @@ def hardened(monkeypatch, url):
     return runpy.run_path(str(EXAMPLES / "keep_alive/client_hardened.py"))
 
 
-@pytest.mark.parametrize("method", ["POST", "PATCH"])
-def test_does_not_send_again_what_may_do_harm(impatient, monkeypatch, method):
-    """Without a key the hardened client sends no POST and no PATCH a second time: it fails, and
-    its caller decides."""
+def test_does_not_send_again_what_may_do_harm(impatient, monkeypatch):
+    """Without a key the hardened client sends no POST a second time: it fails, and its caller
+    decides."""
     module = hardened(monkeypatch, impatient.url)
     before = httpx2.get(impatient.url).json()["orders"]
 
     async def twice():
         async with httpx2.AsyncClient() as client:
             await module["request"](client, "GET")
-            await module["request"](client, method)
+            await module["request"](client, "POST")
 
     with pytest.raises(httpx2.RemoteProtocolError):
         to_its_end(twice())
     placed = httpx2.get(impatient.url).json()["orders"] - before
-    assert placed == (method == "POST")  # once: the client can't know
+    assert placed == 1  # it was done, which the client can't know
 
 
 def test_sends_again_on_a_fresh_connection(impatient, monkeypatch):
