@@ -15,6 +15,7 @@ from sanic.config import DEFAULT_CONFIG
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 
+from .support.browsing import expect_accessible
 from .support.crossing import Crossing, certified, secured
 from .support.messages import counts, exchanges, messages, table, transcript
 from .support.processes import EXAMPLES, alone
@@ -283,6 +284,25 @@ def test_the_browser_says_what_was_wrong(opened, port, canned):
     assert "stopped: " in shown(opened(f"http://127.0.0.1:{port()}"), "#one")[0]
     refusing = canned((500, {"Access-Control-Allow-Origin": "*"}, "no paper"))
     assert shown(opened(refusing.url), "#one") == ["stopped: no paper"]
+
+
+def test_the_panel_is_live(live, quiet):
+    """Served by make serve, the panel runs the printed client against the printed server."""
+    page = quiet(f"{live.url}/techniques/keep-alive/")
+    page.wait_for_selector(".panel[data-state=live]")
+    client = page.frame_locator(".panel iframe")
+    client.locator("#one").click()
+    client.get_by_text("done").wait_for()
+    lines = client.locator("#answers li").all_inner_texts()
+    assert len(lines) == 11 and lines[0].startswith("connection ")
+    expect_accessible(page, ".panel")
+
+
+def test_the_panel_says_what_it_needs(static, quiet):
+    """On a static host the panel says that it needs the live site."""
+    page = quiet(f"{static.url}/techniques/keep-alive/")
+    assert "make serve" in page.inner_text(".panel")
+    assert page.locator(".panel iframe").count() == 0
 
 
 # TLS

@@ -1,10 +1,13 @@
 """Keep-alive over a slow link: what a connection costs, in round trips."""
 
+import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -31,7 +34,8 @@ class Place(NamedTuple):
     """A link, and how to run programs in its namespace."""
 
     link: Link
-    folder: object
+    folder: Path
+    programs: list  # that run at the far end
 
     def start(self, command, words=READY, name="", **variables):
         """Start a command at the far end."""
@@ -40,14 +44,15 @@ class Place(NamedTuple):
         program = Program(
             self.link.inside(command), folder, environment(PORT=PORT, NAME=NAME, **variables), PORT
         )
+        self.programs.append(program)
         return program.wait_for(*words)
 
-    def run(self, command, folder=None, **variables):
+    def run(self, command, **variables):
         """Run a command at the near end, to its end; return what it printed."""
         trust = str(self.folder / "server/ca.pem")
         result = subprocess.run(
             self.link.inside(command),
-            cwd=folder or self.folder,
+            cwd=self.folder,
             env=environment(SSL_CERT_FILE=trust, CURL_CA_BUNDLE=trust, **variables),
             capture_output=True,
             text=True,
@@ -56,7 +61,7 @@ class Place(NamedTuple):
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 
-    def example(self, name, **variables):
+    def example(self, name):
         """Return the command that runs an example, copied alone into a folder."""
         folder = self.folder / name.replace("/", "-")
         if not folder.exists():
@@ -76,23 +81,22 @@ def place(tmp_path_factory):
         ("curl", "curl"),
     ]:
         needs(tool, package)
-    opened, running = [], []
+    places = []
 
     def open_place(round_trip):
         try:
             link = Link(round_trip)
         except OSError as error:
             missing(f"a slow link needs a TUN device and a network namespace: {error}")
-        opened.append(link)
-        here = Place(link, tmp_path_factory.mktemp("link"))
-        return here
+        places.append(Place(link, tmp_path_factory.mktemp("link"), []))
+        return places[-1]
 
-    open_place.running = running
     yield open_place
-    for program in running:
-        program.stop()
-    for link in opened:
-        link.close()
+    with ExitStack() as ends:  # closes each, also when stopping another failed
+        for here in places:
+            ends.callback(here.link.close)
+            for program in here.programs:
+                ends.callback(program.stop)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +105,7 @@ def measured(place):
     places = {"http": place(TRIP), "https": place(TRIP)}
     for scheme, server in ("http", "server.py"), ("https", "tls.py"):
         here = places[scheme]
-        place.running.append(here.start(here.example(f"keep_alive/{server}")))
+        here.start(here.example(f"keep_alive/{server}"))
 
     def measure(scheme):
         here = places[scheme]
@@ -235,6 +239,37 @@ def test_ten_requests(measured, record):
     assert rows[3]["bytes down"] * 5 < rows[2]["bytes down"] * 1.1
 
 
+RESUME = f"""
+import socket, ssl, sys, time
+for version in ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3:
+    context = ssl.create_default_context()
+    context.minimum_version = context.maximum_version = version
+    session = None
+    for _ in range(2):
+        plain = socket.create_connection(("{FAR}", {PORT}))
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        start = time.monotonic()
+        sock = context.wrap_socket(plain, server_hostname="{NAME}", session=session)
+        took = time.monotonic() - start
+        sock.sendall(b"GET / HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n")
+        while sock.recv(65536):
+            pass
+        session = sock.session
+        print(sock.session_reused, took)
+"""
+
+
+def test_resuming_saves_a_trip_no_longer(measured):
+    """To resume a session saves a round trip of the handshake in TLS 1.2, and none in TLS 1.3."""
+    here, _, _ = measured["https"]
+    runs = [here.run([sys.executable, "-c", RESUME]).splitlines() for _ in range(2)]
+    trips = []
+    for lines in zip(*runs, strict=True):
+        reused = {line.split()[0] for line in lines}
+        trips.append((reused, whole([float(line.split()[1]) / TRIP for line in lines])))
+    assert trips == [({"False"}, 2), ({"True"}, 1), ({"False"}, 1), ({"True"}, 1)]
+
+
 # Slow start, and an end that is gone
 
 
@@ -248,18 +283,14 @@ server.serve_forever()
 
 
 @pytest.fixture(scope="module")
-def far(place, tmp_path_factory):
+def far(place):
     """Return a Place at the end of a longer link, with the web server that Python brings."""
     here = place(2 * TRIP)
-    folder = here.folder / "web"
+    folder = here.folder / "server"
     folder.mkdir()
     (folder / "big").write_bytes(b"x" * 80_000)
-    command = here.link.inside([sys.executable, "-c", WEB_SERVER])
-    program = Program(command, folder, environment(), 8001)
-    program.wait_for("Serving HTTP")
-    yield here
-    program.process.terminate()
-    program.wait()
+    here.start([sys.executable, "-c", WEB_SERVER], ["Serving HTTP"])
+    return here
 
 
 THREE = f"""
@@ -272,8 +303,12 @@ for pause in 0, 0, 3:
 """
 
 
-def flights(link, port):
-    """Return how many segments with data arrived together, for each request on a connection."""
+@pytest.fixture(scope="module")
+def flights(far):
+    """Return how many segments with data set out together, for each of three requests on one
+    connection: on the new one, at once, and after it was idle."""
+    far.run([sys.executable, "-c", THREE])
+    port, link = 8001, far.link
     found, last, seen = [], None, set()
     for packet in link.packets:
         if packet.target == port and packet.size:  # a request
@@ -288,11 +323,10 @@ def flights(link, port):
     return found
 
 
-def test_slow_start(far, record):
+def test_slow_start(flights, record):
     """The first ten segments of a large answer go out at once, and twice as many in each round
     trip after that; the same answer again on the same connection takes a single one."""
-    far.run([sys.executable, "-c", THREE])
-    new, again, idle = flights(far.link, 8001)
+    new, again, idle = flights
     assert (new[:2], len(new), len(again)) == ([10, 20], 3, 1)
     assert idle == new
     rows = [
@@ -310,11 +344,9 @@ def test_slow_start(far, record):
     record("keep_alive/slow_start.md", table(rows))
 
 
-def test_an_idle_connection_grows_cold(far):
+def test_an_idle_connection_grows_cold(flights):
     """On Linux a connection that was idle for a while starts slowly again."""
-    if len(flights(far.link, 8001)) < 3:
-        far.run([sys.executable, "-c", THREE])
-    new, again, idle = flights(far.link, 8001)[:3]
+    new, again, idle = flights
     assert len(idle) == len(new) > len(again)
 
 
@@ -322,7 +354,7 @@ def test_probes_find_an_end_that_is_gone(place, record):
     """When the link is cut, a socket with probes learns it after two unanswered ones; one
     without learns nothing."""
     here = place(TRIP)
-    place.running.append(here.start(here.example("keep_alive/server.py")))
+    here.start(here.example("keep_alive/server.py"))
     command = here.example("keep_alive/probes.py")
     url = {"URL": f"http://{FAR}:{PORT}"}
     with_probes = here.start(command, ("with probes",), "with", SECONDS=60, **url)
@@ -352,6 +384,19 @@ def test_probes_find_an_end_that_is_gone(place, record):
     assert without.process.poll() is None
     without.stop()
     record("keep_alive/probes.txt", with_probes.output)
+
+
+def test_the_kernel_answers_probes(far):
+    """Probes are answered by the other kernel: a server that is frozen passes for one that
+    lives."""
+    web = far.programs[0]
+    web.send(signal.SIGSTOP)
+    try:
+        url = f"http://{FAR}:8001"
+        printed = far.run(far.example("keep_alive/probes.py"), URL=url, SECONDS=5)
+    finally:
+        web.send(signal.SIGCONT)
+    assert printed.splitlines()[-1] == "nothing happened"
 
 
 def test_probes_are_off(measured):

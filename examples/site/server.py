@@ -18,6 +18,7 @@ from pathlib import Path
 
 from sanic import Sanic, file, json, redirect
 
+from examples.keep_alive.server import bp as keep_alive
 from examples.short_polling.server import bp as short_polling
 from examples.token.server import bp as token
 
@@ -32,6 +33,7 @@ app.config.REQUEST_MAX_SIZE = 10_000  # bytes
 # --8<-- [start:mount]
 app.blueprint(token, url_prefix="/live/token")
 app.blueprint(short_polling, url_prefix="/live/short_polling")
+app.blueprint(keep_alive, url_prefix="/live/keep_alive")
 
 
 @app.get("/assets/live.json")

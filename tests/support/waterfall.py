@@ -18,7 +18,8 @@ def waterfall(rows, title, description):
     text(root, left, 16, "round trips", "axis-name")
     for trip in range(int(longest) + 1):
         x = left + trip * unit
-        line(root, x, top - 4, x, height - 22, "grid")
+        for number in range(len(rows)):
+            line(root, x, top + number * step + 16, x, top + number * step + 42, "grid")
         anchor = "start" if not trip else "end" if trip == longest else "middle"
         text(root, x, height - 8, str(trip), "tick", anchor)
     for number, (name, parts) in enumerate(rows):
