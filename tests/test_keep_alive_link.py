@@ -128,13 +128,17 @@ def whole(trips):
 
 def parts(lines):
     """Return the parts that requests waited for: [(name, start, end)], in round trips."""
-    names, connects, secure, first, _ = ([line[n] for line in lines] for n in range(5))
-    ends = [whole(names), whole(connects), whole(secure), whole(first)]
     found, start = [], 0
-    for part, end in zip(PARTS, ends, strict=True):
-        if end > start:
-            found.append((part, start, end))
-            start = end
+    took = {part: [] for part in PARTS}
+    for names, connect, secure, first, _ in lines:
+        took["DNS"].append(names)
+        took["TCP"].append(connect - names)
+        took["TLS"].append(secure - connect if secure else 0)
+        took["request"].append(first - max(secure, connect))
+    for part, trips in took.items():
+        if end := whole(trips):
+            found.append((part, start, start + end))
+            start += end
     return found
 
 
@@ -160,7 +164,8 @@ def older(measured):
     here, _, _ = measured["https"]
     curl = ["curl", "--silent", "--fail", "--output", "/dev/null", "--write-out", FORMAT]
     curl += ["--tls-max", "1.2", f"https://{NAME}:{PORT}"]
-    lines = [here.run(curl).split() for _ in range(3)]
+    with ThreadPoolExecutor() as beside:
+        lines = [line.split() for line in beside.map(here.run, [curl] * 5)]
     return parts([[float(number) / TRIP for number in line] for line in lines])
 
 
@@ -224,7 +229,7 @@ def test_ten_requests(measured, record):
         ports = [p.source for p in opened]
         assert len(set(ports)) == 11
         before, last = opened[9].at, opened[10].at
-        new, again = whole([line[3] for line in each]), whole([line[3] for line in one[1:]])
+        new, again = parts(each)[-1][-1], parts(one[1:])[-1][-1]
         for name, some, looked, took in [
             ("a connection each", ports[:10], lookups(packets, 0, before), 10 * new),
             ("one for all", ports[10:], lookups(packets, before, last), new + 9 * again),

@@ -20,7 +20,7 @@ numbers = itertools.count(1)
 
 
 # --8<-- [start:which]
-@bp.get("/")
+@bp.get("/", strict_slashes=True)  # also under a prefix
 async def which(request):
     """Say which connection this is, and which request on it."""
     # What Sanic keeps here lives as long as the connection.
