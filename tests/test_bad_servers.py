@@ -8,7 +8,8 @@ CLIENTS = sorted(
     str(path.relative_to(EXAMPLES))
     for kind in ("*/client*.py", "*/client*.sh", "*/sweep.py")
     for path in EXAMPLES.glob(kind)
-    if path.parent.name != "websocket_lasting"  # no jobs there; their proofs are with their room
+    # Those hand in no jobs; their proofs are with their rooms.
+    if path.parent.name not in {"keep_alive", "websocket_lasting"}
 )
 # Those that ask more than once; on a WebSocket that is no matter of status codes.
 ASKING = [name for name in CLIENTS if not name.startswith("websocket/")]

@@ -40,7 +40,9 @@ def test_runs_alone(name, registry, tmp_path, start, port, record):
         program = Program(["sh", "-c", f"exec {command}"], folder, environment(PORT=number), number)
         try:
             program.wait_for(*READY)
-            assert httpx2.get(f"{program.url}/nothing").status_code >= 400
+            secure = "ssl=" in example.read_text()
+            url = program.url.replace("http:", "https:") if secure else program.url
+            assert httpx2.get(f"{url}/nothing", verify=False).status_code >= 400
         finally:
             assert program.stop(signal.SIGINT) == 0  # as Ctrl-C
         return

@@ -397,10 +397,27 @@ async function replay(panel) {
   });
 }
 
+/** A client that shows all there is by itself: nothing to draw, and nothing to replay. */
+function alone(panel, isLive) {
+  if (!isLive) return; // what stands inside says what is missing
+  frameOf(panel, "live", "This is the browser client below, talking to the server printed below.");
+  const source = new URL(`examples/${panel.dataset.client}`, root);
+  source.searchParams.set("url", new URL(`live/${panel.dataset.live}`, root).pathname);
+  const frame = element(panel, "iframe", { title: "The browser client", src: source });
+  frame.addEventListener("load", () => {
+    const inside = frame.contentWindow.document;
+    new ResizeObserver(() => {
+      frame.style.height = `${inside.documentElement.offsetHeight + 8}px`;
+    }).observe(inside.body);
+  });
+}
+
 const panels = document.querySelectorAll(".panel");
 if (panels.length) {
   // Both kinds of server have this file, and say different things in it.
   const answer = await fetch(new URL("assets/live.json", root));
   const { live: isLive } = await answer.json();
-  for (const panel of panels) (isLive ? live : replay)(panel);
+  for (const panel of panels)
+    if (panel.dataset.trace) (isLive ? live : replay)(panel);
+    else alone(panel, isLive);
 }

@@ -21,6 +21,7 @@ from sanic import Sanic, file, json, redirect
 from examples.server_sent_events.server import bp as server_sent_events
 from examples.long_polling.server import MAX_WAIT
 from examples.long_polling.server import bp as long_polling
+from examples.keep_alive.server import bp as keep_alive
 from examples.short_polling.server import bp as short_polling
 from examples.token.server import bp as token
 from examples.websocket.server import bp as websocket
@@ -41,6 +42,7 @@ app.blueprint(short_polling, url_prefix="/live/short_polling")
 app.blueprint(server_sent_events, url_prefix="/live/server_sent_events")
 app.blueprint(websocket, url_prefix="/live/websocket")
 app.blueprint(long_polling, url_prefix="/live/long_polling")
+app.blueprint(keep_alive, url_prefix="/live/keep_alive")
 
 
 @app.get("/assets/live.json")

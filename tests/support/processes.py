@@ -100,7 +100,7 @@ class Program:
     """A running program: what it printed so far, and how to end it."""
 
     def __init__(self, argv, folder, env, port=None):
-        self.port = port
+        self.port, self.folder = port, folder
         self.url = f"http://127.0.0.1:{port}"
         self._lines = []
         self._news = threading.Condition()

@@ -1,0 +1,24 @@
+#!/bin/sh
+# Reuse with curl: one curl for three URLs, then a curl for each.
+#
+# Run:    sh client.sh
+# Needs:  curl, and server.py, running; its address is in URL
+#         (default http://127.0.0.1:8000)
+# Source: Persistence, RFC 9112 §9.3
+set -eu
+URL=${URL:-http://127.0.0.1:8000}
+
+# --8<-- [start:client]
+ask() {
+  curl --silent --show-error --fail --fail-early \
+    --write-out '\n' "$@"
+}
+
+echo "One curl for all"
+ask "$URL" "$URL" "$URL"
+
+echo "A curl for each"
+for _ in 1 2 3; do
+  ask "$URL"
+done
+# --8<-- [end:client]

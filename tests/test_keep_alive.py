@@ -1,0 +1,596 @@
+"""Keep-alive: one connection for many requests."""
+
+import asyncio
+import re
+import runpy
+import socket
+import ssl
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import pytest
+import trustme
+from sanic.config import DEFAULT_CONFIG
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import serve
+
+from .support.browsing import expect_accessible
+from .support.crossing import Crossing, certified, secured
+from .support.messages import counts, exchanges, messages, table, transcript
+from .support.processes import EXAMPLES, alone
+
+
+@pytest.fixture(scope="module")
+def server(start_shared):
+    """Return the server that counts connections and requests."""
+    return start_shared("keep_alive/server.py")
+
+
+@pytest.fixture(scope="module")
+def impatient(start_shared):
+    """Return the server that hangs up on each second request."""
+    return start_shared("keep_alive/server_impatient.py")
+
+
+def to_its_end(coroutine):
+    """Run a coroutine in a thread of its own: a browser's loop may be running in this one."""
+    with ThreadPoolExecutor() as beside:
+        return beside.submit(asyncio.run, coroutine).result()
+
+
+def per_connection(wire):
+    """Return how many requests each connection of a wire carried."""
+    found = [m.connection for m in messages(wire.events) if m.source == "client"]
+    return [found.count(number) for number in dict.fromkeys(found)]
+
+
+# One connection for all
+
+
+def test_one_client_keeps_one_connection(start, tap, run, record):
+    """Ten requests by one client go over one connection; by a client each, over ten."""
+    wire = tap(start("keep_alive/server.py"))
+    result = run("keep_alive/client.py", URL=wire.url)
+    assert result.returncode == 0
+    assert per_connection(wire) == [10] + [1] * 10
+    record("keep_alive/client.txt", result.stdout)
+
+
+def test_curl_keeps_its_connection(start, tap, run, record):
+    """One curl asks for several addresses over one connection; the next curl opens its own."""
+    wire = tap(start("keep_alive/server.py"))
+    result = run("keep_alive/client.sh", URL=wire.url)
+    assert result.returncode == 0
+    assert per_connection(wire) == [3, 1, 1, 1]
+    record("keep_alive/curl.txt", result.stdout)
+
+
+def test_three_requests_by_hand(start, tap, run, record):
+    """A plain socket carries three requests one after the other; after Connection: close the
+    server answers, and ends the connection."""
+    wire = tap(start("keep_alive/server.py"))
+    result = run("keep_alive/by_hand.py", URL=wire.url)
+    assert result.returncode == 0, result.stderr
+    assert per_connection(wire) == [3]
+    ends = [event.source for event in wire.events if event.kind == "end"]
+    assert ends[0] == "server"
+    answers = [answer for _, answer in exchanges(messages(wire.events))]
+    said = [answer.headers["connection"] for answer in answers]
+    assert said == ["keep-alive", "keep-alive", "close"]
+    record("keep_alive/by_hand.txt", result.stdout)
+    record("keep_alive/wire.html", transcript(messages(wire.events), "Three requests, one socket"))
+
+
+def talk(port, *requests):
+    """Send requests over one socket, one at a time; return the answers, None for no answer."""
+    answers = []
+    with socket.create_connection(("127.0.0.1", port)) as sock, sock.makefile("rb") as stream:
+        for request in requests:
+            try:
+                sock.sendall(request)
+                head = b""
+                while line := stream.readline().strip():
+                    head += line.lower() + b"\r\n"
+            except ConnectionError:
+                head = b""
+            if not head:
+                answers.append(None)
+                continue
+            stream.read(int(re.search(rb"content-length: (\d+)", head)[1]))
+            answers.append(head.decode())
+    return answers
+
+
+def get(version="1.1", connection=None):
+    line = f"Connection: {connection}\r\n" if connection else ""
+    return f"GET / HTTP/{version}\r\nHost: a\r\n{line}\r\n".encode()
+
+
+PERSISTENCE = [
+    ("1.1", None, True),
+    ("1.1", "keep-alive", True),
+    ("1.1", "close", False),
+    ("1.0", None, False),
+    ("1.0", "keep-alive", True),
+]
+
+
+def test_persistent_by_default(server, record):
+    """With HTTP/1.1 the connection stays open unless one side says close; with HTTP/1.0 it
+    closes unless the client asks for keep-alive."""
+    rows = []
+    for version, connection, stays in PERSISTENCE:
+        first, second = talk(server.port, get(version, connection), get())
+        said = re.search(r"connection: (\S+)", first)[1]
+        assert (said == "keep-alive") == (second is not None) == stays
+        rows.append(
+            {
+                "request": f"HTTP/{version}",
+                "`Connection` in it": f"`{connection}`" if connection else "none",
+                "`Connection` in the answer": f"`{said}`",
+                "a second request": "answered" if second else "no answer",
+            }
+        )
+    record("keep_alive/persistence.md", table(rows).replace("--:", "---"))
+
+
+def test_sanic_compares_the_whole_header(server):
+    """Sanic keeps the connection only if Connection is keep-alive and nothing else: with
+    another word beside it, it closes."""
+    first, second = talk(server.port, get(connection="keep-alive, X"), get())
+    assert "connection: close" in first
+    assert second is None
+
+
+def test_sanic_sends_no_hint(server):
+    """Sanic says that it keeps the connection, and not for how long: there is no Keep-Alive
+    header."""
+    (answer,) = talk(server.port, get())
+    assert "connection: keep-alive" in answer
+    assert "\r\nkeep-alive:" not in answer
+
+
+def test_keeping_can_be_turned_off(start):
+    """With KEEP_ALIVE off, Sanic closes after each answer, and says so."""
+    server = start("keep_alive/server.py", SANIC_KEEP_ALIVE=False)
+    first, second = talk(server.port, get(), get())
+    assert "connection: close" in first
+    assert second is None
+
+
+def test_answers_come_in_order(server):
+    """Requests sent without waiting for the answers are answered in order, the quick one after
+    the slow one."""
+    slow = get().replace(b"GET /", b"GET /slow", 1)
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(slow + get(connection="close"))
+        answers = sock.makefile("rb").read().decode()
+    assert re.findall(r'"request":(\d)', answers) == ["1", "2"]
+
+
+# Pools
+
+
+def ask_together(url, times, limits):
+    async def ask():
+        async with httpx2.AsyncClient(limits=limits, timeout=30) as client:
+            await asyncio.gather(*(client.get(url) for _ in range(times)))
+
+    asyncio.run(ask())
+
+
+def test_a_pool_grows_to_its_limit(server, tap):
+    """A connection carries one request at a time: six at once take six connections, or as many
+    as the pool may have, and then the others wait."""
+    free, narrow = tap(server), tap(server)
+    with ThreadPoolExecutor() as beside:
+        list(
+            beside.map(
+                ask_together,
+                [f"{free.url}/slow", f"{narrow.url}/slow"],
+                [6, 6],
+                [httpx2.Limits(), httpx2.Limits(max_connections=3)],
+            )
+        )
+    assert per_connection(free) == [1] * 6
+    assert per_connection(narrow) == [2] * 3
+
+
+def test_defaults(record):
+    """Clients drop idle connections after seconds, servers after minutes; a limit that is not
+    named when others are is none in httpx2."""
+    limits = {
+        "`httpx2.Client()`": httpx2._config.DEFAULT_LIMITS,
+        "`httpx2.Limits(keepalive_expiry=4)`": httpx2.Limits(keepalive_expiry=4),
+    }
+    assert DEFAULT_CONFIG["KEEP_ALIVE"] is True
+    rows = [
+        {
+            "who": name,
+            "connections at most": limit.max_connections or "no limit",
+            "idle ones kept": limit.max_keepalive_connections or "no limit",
+            "kept idle for": f"{limit.keepalive_expiry:g} s",
+        }
+        for name, limit in limits.items()
+    ]
+    assert rows[1]["connections at most"] == "no limit"
+    idle = DEFAULT_CONFIG["KEEP_ALIVE_TIMEOUT"]
+    assert idle > limits["`httpx2.Client()`"].keepalive_expiry
+    rows.append(
+        {
+            "who": "Sanic",
+            "connections at most": "no limit",
+            "idle ones kept": "all",
+            "kept idle for": f"{idle} s",
+        }
+    )
+    record("keep_alive/pools.md", table(rows))
+
+
+def test_an_old_connection_is_not_used_again(server, tap):
+    """A connection that was idle for longer than keepalive_expiry is not used again: the next
+    request opens a new one."""
+    wire = tap(server)
+    with httpx2.Client(limits=httpx2.Limits(keepalive_expiry=0.5)) as client:
+        client.get(wire.url)
+        time.sleep(1)
+        client.get(wire.url)
+    assert per_connection(wire) == [1, 1]
+
+
+# The browser
+
+
+@pytest.fixture
+def opened(page, tmp_path):
+    """Return open(url): client.html, opened as a file, alone in its folder, with that server."""
+    folder = alone(EXAMPLES / "keep_alive/client.html", tmp_path / "page")
+
+    def open_page(url):
+        page.goto(f"file://{folder}/client.html?url={url}")
+        return page
+
+    return open_page
+
+
+def shown(page, button):
+    page.click(button)
+    page.wait_for_selector("li:has-text('done'), li:has-text('stopped')")
+    return page.locator("#answers li").all_inner_texts()
+
+
+def test_the_browser_keeps_one_connection(opened, server, tap):
+    """A browser sends requests that follow each other over one connection."""
+    wire = tap(server)
+    lines = shown(opened(wire.url), "#one")
+    assert per_connection(wire) == [10]
+    assert [line.split()[-1] for line in lines[:-1]] == [str(n) for n in range(1, 11)]
+    assert len({line.split(",")[0] for line in lines[:-1]}) == 1
+    assert lines[-1] == "done"
+
+
+def test_the_browser_opens_six(opened, server, tap):
+    """Chromium opens six connections to a host, and no more: of eight requests at once, two wait
+    for a connection."""
+    wire = tap(server)
+    lines = shown(opened(wire.url), "#all")
+    assert sorted(per_connection(wire)) == [1, 1, 1, 1, 2, 2]
+    assert sum("request 2" in line for line in lines) == 2
+
+
+def test_the_browser_says_what_was_wrong(opened, port, canned):
+    """The page says when nobody answers, and what a server answered in place of an error."""
+    assert "stopped: " in shown(opened(f"http://127.0.0.1:{port()}"), "#one")[0]
+    refusing = canned((500, {"Access-Control-Allow-Origin": "*"}, "no paper"))
+    assert shown(opened(refusing.url), "#one") == ["stopped: no paper"]
+
+
+def test_the_panel_is_live(live, quiet):
+    """Served by make serve, the panel runs the printed client against the printed server."""
+    page = quiet(f"{live.url}/techniques/keep-alive/")
+    page.wait_for_selector(".panel[data-state=live]")
+    client = page.frame_locator(".panel iframe")
+    client.locator("#one").click()
+    client.get_by_text("done").wait_for()
+    lines = client.locator("#answers li").all_inner_texts()
+    assert len(lines) == 11 and lines[0].startswith("connection ")
+    expect_accessible(page, ".panel")
+
+
+def test_the_panel_says_what_it_needs(static, quiet):
+    """On a static host the panel says that it needs the live site."""
+    page = quiet(f"{static.url}/techniques/keep-alive/")
+    assert "make serve" in page.inner_text(".panel")
+    assert page.locator(".panel iframe").count() == 0
+
+
+# TLS
+
+
+def handshakes(wire):
+    """Return the connections of a wire on which a client said hello."""
+    return [e.connection for e in wire.events if e.source == "client" and e.data[:1] == b"\x16"]
+
+
+def test_one_connection_one_handshake(start, tap, run):
+    """With TLS each connection has a handshake of its own, and a reused one has no other."""
+    server = start("keep_alive/tls.py", NAME="127.0.0.1")
+    wire = tap(server)
+    trust = server.folder / "ca.pem"
+    result = run("keep_alive/client.py", URL=wire.url.replace("http", "https"), SSL_CERT_FILE=trust)
+    assert result.returncode == 0, result.stderr
+    assert handshakes(wire) == list(range(1, 12))
+    assert "connection 1, request 10" in result.stdout
+
+
+def test_a_session_can_be_resumed(start, tap):
+    """A new TLS connection that resumes an earlier session needs no certificate again: its
+    handshake is less than half as long, and takes a new connection all the same."""
+    server = start("keep_alive/tls.py", NAME="127.0.0.1")
+    wire = tap(server)
+    context = ssl.create_default_context(cafile=f"{server.folder}/ca.pem")
+    session, reused = None, []
+    for _ in range(2):
+        with (
+            socket.create_connection(("127.0.0.1", wire.port)) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as sock,
+        ):
+            sock.sendall(get(connection="close"))
+            while sock.recv(65536):
+                pass
+            session = sock.session
+            reused.append(sock.session_reused)
+    assert reused == [False, True]
+    assert wire.connections == 2
+
+    def first_flight(connection):
+        return next(
+            len(e.data) for e in wire.events if (e.connection, e.source) == (connection, "server")
+        )
+
+    assert first_flight(2) * 2 < first_flight(1)
+
+
+# Polling
+
+
+def test_polling_with_and_without(
+    start_shared, tap_shared, run_shared, port, tmp_path, request, record
+):
+    """Short polling over one connection takes little more than half the round trips of polling
+    with a connection for each question; with TLS, less than half, and a third of the bytes."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(trust := str(tmp_path / "ca.pem"))
+    context = certified(authority, "127.0.0.1")
+    cases = [(s, k) for s in ("http", "https") for k in (False, True)]
+    rows, wires = [], []
+    for scheme, keep in cases:
+        server = start_shared("short_polling/server.py", SANIC_KEEP_ALIVE=keep)
+        if scheme == "https":
+            server = secured(server.port, port(), context)
+            request.addfinalizer(server.close)
+        wires.append(tap_shared(server))
+
+    def poll(case, wire):
+        url = wire.url.replace("http", case[0])
+        result = run_shared(
+            "short_polling/client.py", URL=url, SSL_CERT_FILE=trust, SECONDS=2.25, INTERVAL=0.5
+        )
+        assert result.returncode == 0, result.stderr
+
+    with ThreadPoolExecutor() as beside:
+        list(beside.map(poll, cases, wires))
+    plain = [counts(wire) for wire in wires[:2]]
+    assert [row["requests"] for row in plain] == [6, 6]
+    for (scheme, keep), wire in zip(cases, wires, strict=True):
+        secure = scheme == "https"
+        connections, requests = wire.connections, 6
+        up, down = wire.bytes("client"), wire.bytes("server")
+        if secure:  # a few bytes differ from one certificate and signature to the next
+            up, down = (round(number / 1000) * 1000 for number in (up, down))
+        rows.append(
+            {
+                "short polling": f"{scheme}, {'one for all' if keep else 'a connection each'}",
+                "connections": connections,
+                "requests": requests,
+                "bytes up": up,
+                "bytes down": down,
+                "round trips": connections * (2 if secure else 1) + requests,
+            }
+        )
+    assert [row["connections"] for row in rows] == [6, 1, 6, 1]
+    trips = [row["round trips"] for row in rows]
+    assert trips[1] < 0.6 * trips[0] and trips[3] < 0.5 * trips[2]
+    each, one = (row["bytes up"] + row["bytes down"] for row in rows[2:])
+    assert one <= each / 3
+    record("keep_alive/polling.md", table(rows))
+
+
+# The server closes
+
+
+def test_the_server_ends_an_idle_connection(start):
+    """The server ends a connection that was idle for KEEP_ALIVE_TIMEOUT, and says nothing
+    before."""
+    server = start("keep_alive/server.py", SANIC_KEEP_ALIVE_TIMEOUT=1)
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(get())
+        assert b'"request":1' in sock.recv(65536)
+        answered = time.monotonic()
+        assert sock.recv(65536) == b""
+    assert time.monotonic() - answered > 0.9
+
+
+def test_a_close_that_was_seen_is_no_failure(start, tap):
+    """A client that has seen the server's close opens a new connection, and nobody notices."""
+    wire = tap(start("keep_alive/server.py", SANIC_KEEP_ALIVE_TIMEOUT=1))
+    with httpx2.Client(limits=httpx2.Limits(keepalive_expiry=60)) as client:
+        client.get(wire.url)
+        wire.wait_until(lambda events: any(event.kind == "end" for event in events))
+        time.sleep(0.1)  # for the end to arrive behind the tap
+        assert client.get(wire.url).json() == {"connection": 2, "request": 1}
+    assert per_connection(wire) == [1, 1]
+
+
+@pytest.fixture
+def crossing(port):
+    """Return a function that puts a wire in front of a server, on which the second request
+    crosses the server's close."""
+    opened = []
+
+    def cross(server):
+        opened.append(Crossing(server.port, port()))
+        return opened[-1]
+
+    yield cross
+    for wire in opened:
+        wire.close()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_request_that_crosses_the_close_fails(start, crossing, method):
+    """A request that is on its way when the server closes an idle connection fails, whatever
+    its method: the client was told of no end when it sent it."""
+    wire = crossing(start("keep_alive/server.py", SANIC_KEEP_ALIVE_TIMEOUT=1))
+    with httpx2.Client(timeout=30) as client:
+        assert client.get(wire.url).json() == {"connection": 1, "request": 1}
+        with pytest.raises((httpx2.ReadError, httpx2.RemoteProtocolError)):
+            client.request(method, wire.url)
+        assert wire.crossed.is_set()
+        # It never got there.
+        assert client.get(wire.url).json() == {"connection": 2, "request": 1}
+
+
+def test_a_kept_connection_may_be_closed(impatient, run, record):
+    """A client that takes a kept connection for an open one fails on it, with GET and POST
+    alike, and retries=3 does not help."""
+    result = run("keep_alive/wrong_client.py", URL=impatient.url)
+    lines = result.stdout.splitlines()
+    assert lines[0::2] == ["GET first 200", "POST first 201"]
+    assert all("second RemoteProtocolError(" in line for line in lines[1::2])
+    record("keep_alive/wrong_client.txt", result.stdout)
+
+
+def test_sending_again_can_do_it_twice(start, run, record):
+    """A client that sends everything again places three orders where two were wanted."""
+    url = start("keep_alive/server_impatient.py").url
+    result = run("keep_alive/wrong_retry.py", URL=url)
+    assert result.stdout.splitlines()[-1] == "2 orders wanted, 3 placed"
+    record("keep_alive/wrong_retry.txt", result.stdout)
+
+
+def test_sends_again_what_may_be(start, run, record):
+    """The hardened client sends GET again, and POST under the same key: two orders wanted, two
+    placed."""
+    url = start("keep_alive/server_impatient.py").url
+    result = run("keep_alive/client_hardened.py", URL=url)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("once more") == 2
+    assert result.stdout.splitlines()[-1] == "2 orders wanted, 2 placed"
+    record("keep_alive/client_hardened.txt", result.stdout)
+
+
+def hardened(monkeypatch, url):
+    monkeypatch.setenv("URL", url)
+    return runpy.run_path(str(EXAMPLES / "keep_alive/client_hardened.py"))
+
+
+def test_does_not_send_again_what_may_do_harm(impatient, monkeypatch):
+    """Without a key the hardened client sends no POST a second time: it fails, and its caller
+    decides."""
+    module = hardened(monkeypatch, impatient.url)
+    before = httpx2.get(impatient.url).json()["orders"]
+
+    async def twice():
+        async with httpx2.AsyncClient() as client:
+            await module["request"](client, "GET")
+            await module["request"](client, "POST")
+
+    with pytest.raises(httpx2.RemoteProtocolError):
+        to_its_end(twice())
+    placed = httpx2.get(impatient.url).json()["orders"] - before
+    assert placed == 1  # it was done, which the client can't know
+
+
+def test_sends_again_on_a_fresh_connection(impatient, monkeypatch):
+    """The hardened client sends again over a new connection, as the others of its pool may be
+    as old as the one that failed."""
+    module = hardened(monkeypatch, impatient.url)
+
+    async def ask():
+        async with httpx2.AsyncClient() as client:
+            together = (client.get(impatient.url) for _ in range(5))
+            await asyncio.gather(*together)
+            return [(await module["request"](client, "GET")).status_code for _ in range(5)]
+
+    assert to_its_end(ask()) == [200] * 5
+
+
+def test_the_client_forgets_first(monkeypatch, port):
+    """The hardened client drops idle connections long before Sanic does, and its pool keeps the
+    limits that it would have had."""
+    limits = hardened(monkeypatch, "http://127.0.0.1:8000")["LIMITS"]
+    default = httpx2._config.DEFAULT_LIMITS
+    assert limits.keepalive_expiry < DEFAULT_CONFIG["KEEP_ALIVE_TIMEOUT"] / 2
+    assert limits.max_connections == default.max_connections
+    assert limits.max_keepalive_connections == default.max_keepalive_connections
+
+
+# Other things of that name
+
+
+def test_a_websocket_ping_is_a_frame(tap):
+    """A WebSocket ping is a frame of the protocol, bytes on the wire that the other end answers
+    by itself."""
+
+    class Here:
+        port = None
+
+    async def hold(websocket):
+        await websocket.wait_closed()
+
+    async def talk():
+        async with serve(hold, "127.0.0.1", 0, ping_interval=None) as server:
+            Here.port = server.sockets[0].getsockname()[1]
+            wire = tap(Here)
+            async with connect(f"ws://127.0.0.1:{wire.port}", ping_interval=None) as client:
+                await (await client.ping(b"there?"))
+                return [(e.source, e.data) for e in wire.events if e.kind == "data"]
+
+    (asker, ping), (other, pong) = to_its_end(talk())[-2:]
+    assert (asker, ping[0], ping[1] & 127) == ("client", 0x89, 6)
+    assert (other, pong) == ("server", b"\x8a\x06there?")
+
+
+# Bad servers
+
+CLIENTS = ["client.py", "client_hardened.py", "client.sh", "by_hand.py"]
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_a_dead_server(run, port, name):
+    """A client that asks where nobody listens says so in one line and exits with an error."""
+    for url in f"http://127.0.0.1:{port()}", "nonsense":
+        result = run(f"keep_alive/{name}", URL=url)
+        assert result.returncode != 0
+        assert len(result.stderr.splitlines()) == 1, result.stderr
+
+
+@pytest.mark.parametrize("name", ["client.py", "client_hardened.py", "client.sh"])
+def test_a_server_in_trouble(run, canned, name):
+    """A client that gets a 500 says so in one line and exits with an error."""
+    result = run(f"keep_alive/{name}", URL=canned((500, {}, "oops")).url)
+    assert result.returncode != 0
+    assert "500" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["client.py", "client_hardened.py"])
+@pytest.mark.parametrize("answer", ["<h1>It works!</h1>", ["fine"], {"fine": 1}, '{"conn'])
+def test_a_server_that_is_another(run, canned, name, answer):
+    """A client that gets something else than it asked for says so in one line and exits with an
+    error."""
+    url = canned((200, {}, answer)).url
+    result = run(f"keep_alive/{name}", URL=url)
+    assert result.returncode != 0
+    assert url in result.stderr and len(result.stderr.splitlines()) == 1

@@ -1,0 +1,415 @@
+"""Keep-alive over a slow link: what a connection costs, in round trips."""
+
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from .conftest import missing, needs
+from .support.link import FAR, NAME, NEAR, PORT, Link
+from .support.messages import table
+from .support.processes import (
+    EXAMPLES,
+    PATIENCE,
+    READY,
+    Program,
+    alone,
+    argv,
+    environment,
+)
+from .support.waterfall import waterfall
+
+TRIP = 0.1  # seconds that a round trip takes
+PARTS = ("DNS", "TCP", "TLS", "request")
+
+
+class Place(NamedTuple):
+    """A link, and how to run programs in its namespace."""
+
+    link: Link
+    folder: Path
+    programs: list  # that run at the far end
+
+    def start(self, command, words=READY, name="", **variables):
+        """Start a command at the far end."""
+        folder = self.folder / (name or "server")
+        folder.mkdir(exist_ok=True)
+        program = Program(
+            self.link.inside(command), folder, environment(PORT=PORT, NAME=NAME, **variables), PORT
+        )
+        self.programs.append(program)
+        return program.wait_for(*words)
+
+    def run(self, command, **variables):
+        """Run a command at the near end, to its end; return what it printed."""
+        trust = str(self.folder / "server/ca.pem")
+        result = subprocess.run(
+            self.link.inside(command),
+            cwd=self.folder,
+            env=environment(SSL_CERT_FILE=trust, CURL_CA_BUNDLE=trust, **variables),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    def example(self, name):
+        """Return the command that runs an example, copied alone into a folder."""
+        folder = self.folder / name.replace("/", "-")
+        if not folder.exists():
+            alone(EXAMPLES / name, folder)
+        return [argv(EXAMPLES / name)[0], str(folder / EXAMPLES.joinpath(name).name)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Return open(round_trip) -> Place; without Linux, or its tools, skip by name."""
+    if not sys.platform.startswith("linux"):
+        missing("a slow link needs the TUN device and the namespaces of Linux")
+    for tool, package in [
+        ("ip", "iproute2"),
+        ("unshare", "util-linux"),
+        ("nsenter", "util-linux"),
+        ("curl", "curl"),
+    ]:
+        needs(tool, package)
+    places = []
+
+    def open_place(round_trip):
+        try:
+            link = Link(round_trip)
+        except OSError as error:
+            missing(f"a slow link needs a TUN device and a network namespace: {error}")
+        places.append(Place(link, tmp_path_factory.mktemp("link"), []))
+        return places[-1]
+
+    yield open_place
+    with ExitStack() as ends:  # closes each, also when stopping another failed
+        for here in places:
+            ends.callback(here.link.close)
+            for program in here.programs:
+                ends.callback(program.stop)
+
+
+@pytest.fixture(scope="module")
+def measured(place):
+    """Return {scheme: (Place, the first ten lines of trips.sh, the last ten)}, in round trips."""
+    places = {"http": place(TRIP), "https": place(TRIP)}
+    for scheme, server in ("http", "server.py"), ("https", "tls.py"):
+        here = places[scheme]
+        here.start(here.example(f"keep_alive/{server}"))
+
+    def measure(scheme):
+        here = places[scheme]
+        printed = here.run(here.example("keep_alive/trips.sh"), URL=f"{scheme}://{NAME}:{PORT}")
+        each, one = (
+            [[float(number) / TRIP for number in line.split()] for line in block.splitlines()]
+            for block in printed.split("\n\n")
+        )
+        return here, each, one
+
+    with ThreadPoolExecutor() as beside:
+        return dict(zip(places, beside.map(measure, places), strict=True))
+
+
+def whole(trips):
+    """Return a time as whole and half round trips, rounded down: the quickest of several, as a
+    busy machine is late and never early."""
+    return int(min(trips) * 2 + 0.05) / 2
+
+
+def parts(lines):
+    """Return the parts that requests waited for: [(name, start, end)], in round trips."""
+    found, start = [], 0
+    took = {part: [] for part in PARTS}
+    for names, connect, secure, first, _ in lines:
+        took["DNS"].append(names)
+        took["TCP"].append(connect - names)
+        took["TLS"].append(secure - connect if secure else 0)
+        took["request"].append(first - max(secure, connect))
+    for part, trips in took.items():
+        if end := whole(trips):
+            found.append((part, start, start + end))
+            start += end
+    return found
+
+
+def test_a_new_connection_costs_trips(measured):
+    """Before the first request, a new connection spends a round trip on the name and one on
+    TCP: the answer is there after three."""
+    _, each, _ = measured["http"]
+    assert parts(each) == [("DNS", 0, 1), ("TCP", 1, 2), ("request", 2, 3)]
+
+
+def test_tls_costs_one_more(measured):
+    """TLS 1.3 spends one more round trip on its handshake."""
+    _, each, _ = measured["https"]
+    assert parts(each)[2:] == [("TLS", 2, 3), ("request", 3, 4)]
+
+
+FORMAT = "%{time_namelookup} %{time_connect} %{time_appconnect} %{time_starttransfer} 0\n"
+
+
+@pytest.fixture(scope="module")
+def older(measured):
+    """Return the parts of a request over TLS 1.2."""
+    here, _, _ = measured["https"]
+    curl = ["curl", "--silent", "--fail", "--output", "/dev/null", "--write-out", FORMAT]
+    curl += ["--tls-max", "1.2", f"https://{NAME}:{PORT}"]
+    with ThreadPoolExecutor() as beside:
+        lines = [line.split() for line in beside.map(here.run, [curl] * 5)]
+    return parts([[float(number) / TRIP for number in line] for line in lines])
+
+
+def test_tls_1_2_costs_two_more(older):
+    """The handshake of TLS 1.2 takes two round trips."""
+    assert older[2:] == [("TLS", 2, 4), ("request", 4, 5)]
+
+
+def test_a_reused_connection_costs_the_request(measured, older, record):
+    """Over a connection that is open, a request takes one round trip, with TLS as without."""
+    reused = {scheme: parts(one[1:]) for scheme, (_, _, one) in measured.items()}
+    assert reused == {"http": [("request", 0, 1)], "https": [("request", 0, 1)]}
+    figure = waterfall(
+        [
+            ("new connection, http", parts(measured["http"][1])),
+            ("new connection, https (TLS 1.3)", parts(measured["https"][1])),
+            ("new connection, https (TLS 1.2)", older),
+            ("reused connection, either", reused["https"]),
+        ],
+        "What a request waits for, in round trips",
+        "On a new connection over http: one round trip for DNS, one for TCP, one for the request. "
+        "Over https with TLS 1.3 one more for TLS, with TLS 1.2 two more. On a reused connection: "
+        "one for the request and none before it.",
+    )
+    record("keep_alive/waterfall.svg", figure)
+
+
+def costs(packets, ports, lookups, trips, plain):
+    """Return what some connections cost, counted from the packets on the link."""
+    up = {(p.source, p.sequence): p.size for p in packets if p.source in ports and p.size}
+    down = {(p.target, p.sequence): p.size for p in packets if p.target in ports and p.size}
+
+    def about(number):
+        # Signatures and certificates differ by a few bytes from one to the next.
+        return number if plain else int(float(f"{number:.2g}"))
+
+    return {
+        "lookups": lookups,
+        "connections": len(ports),
+        "data segments": len(up) + len(down) if plain else "–",
+        "bytes up": about(sum(up.values())),
+        "bytes down": about(sum(down.values())),
+        "round trips": f"{trips:g}",
+    }
+
+
+def lookups(packets, start, end):
+    """Return how many lookups there were between two moments. Each asks for an IPv4 and an IPv6
+    address, together."""
+    asked = [p.at for p in packets if p.target == 53 and start < p.at < end]
+    return sum(later - at > TRIP / 2 for at, later in pairwise([-1, *asked]))
+
+
+def test_ten_requests(measured, record):
+    """Ten requests over one connection take less than half the round trips and, with TLS, a
+    fifth of the bytes of ten over a connection each."""
+    rows, trips = [], {}
+    for scheme, (here, each, one) in measured.items():
+        packets = here.link.packets
+        opened = [p for p in packets if p.flags == "S"][:11]
+        ports = [p.source for p in opened]
+        assert len(set(ports)) == 11
+        before, last = opened[9].at, opened[10].at
+        new, again = parts(each)[-1][-1], parts(one[1:])[-1][-1]
+        for name, some, looked, took in [
+            ("a connection each", ports[:10], lookups(packets, 0, before), 10 * new),
+            ("one for all", ports[10:], lookups(packets, before, last), new + 9 * again),
+        ]:
+            plain = scheme == "http"
+            row = costs(packets, some, looked, took, plain)
+            rows.append({"ten requests": f"{scheme}, {name}"} | row)
+            trips[scheme, name] = took
+    record("keep_alive/ten.md", table(rows))
+    for scheme in measured:
+        assert trips[scheme, "one for all"] < trips[scheme, "a connection each"] / 2
+    assert rows[3]["bytes down"] * 5 < rows[2]["bytes down"] * 1.1
+
+
+RESUME = f"""
+import socket, ssl, sys, time
+for version in ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3:
+    context = ssl.create_default_context()
+    context.minimum_version = context.maximum_version = version
+    session = None
+    for _ in range(2):
+        plain = socket.create_connection(("{FAR}", {PORT}))
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        start = time.monotonic()
+        sock = context.wrap_socket(plain, server_hostname="{NAME}", session=session)
+        took = time.monotonic() - start
+        sock.sendall(b"GET / HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n")
+        while sock.recv(65536):
+            pass
+        session = sock.session
+        print(sock.session_reused, took)
+"""
+
+
+def test_resuming_saves_a_trip_no_longer(measured):
+    """To resume a session saves a round trip of the handshake in TLS 1.2, and none in TLS 1.3."""
+    here, _, _ = measured["https"]
+    runs = [here.run([sys.executable, "-c", RESUME]).splitlines() for _ in range(2)]
+    trips = []
+    for lines in zip(*runs, strict=True):
+        reused = {line.split()[0] for line in lines}
+        trips.append((reused, whole([float(line.split()[1]) / TRIP for line in lines])))
+    assert trips == [({"False"}, 2), ({"True"}, 1), ({"False"}, 1), ({"True"}, 1)]
+
+
+# Slow start, and an end that is gone
+
+
+WEB_SERVER = f"""
+from http.server import SimpleHTTPRequestHandler as Handler, ThreadingHTTPServer
+Handler.protocol_version, Handler.disable_nagle_algorithm = "HTTP/1.1", True
+server = ThreadingHTTPServer(("{NEAR}", 8001), Handler)
+print("Serving HTTP", flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def far(place):
+    """Return a Place at the end of a longer link, with the web server that Python brings."""
+    here = place(2 * TRIP)
+    folder = here.folder / "server"
+    folder.mkdir()
+    (folder / "big").write_bytes(b"x" * 80_000)
+    here.start([sys.executable, "-c", WEB_SERVER], ["Serving HTTP"])
+    return here
+
+
+THREE = f"""
+import http.client, time
+connection = http.client.HTTPConnection("{FAR}", 8001)
+for pause in 0, 0, 3:
+    time.sleep(pause)
+    connection.request("GET", "/big")
+    assert len(connection.getresponse().read()) == 80_000
+"""
+
+
+@pytest.fixture(scope="module")
+def flights(far):
+    """Return how many segments with data set out together, for each of three requests on one
+    connection: on the new one, at once, and after it was idle."""
+    far.run([sys.executable, "-c", THREE])
+    port, link = 8001, far.link
+    found, last, seen = [], None, set()
+    for packet in link.packets:
+        if packet.target == port and packet.size:  # a request
+            found.append([])
+            last = None
+        elif packet.source == port and packet.size and packet.sequence not in seen:
+            seen.add(packet.sequence)
+            if last is None or packet.at - last > link.round_trip / 2:
+                found[-1].append(0)
+            found[-1][-1] += 1
+            last = packet.at
+    return found
+
+
+def test_slow_start(flights, record):
+    """The first ten segments of a large answer go out at once, and twice as many in each round
+    trip after that; the same answer again on the same connection takes a single one."""
+    new, again, idle = flights
+    assert (new[:2], len(new), len(again)) == ([10, 20], 3, 1)
+    assert idle == new
+    rows = [
+        {
+            "80,000 bytes": name,
+            "segments in each flight": ", ".join(map(str, sizes)),
+            "round trips": len(sizes),
+        }
+        for name, sizes in [
+            ("on a new connection", new),
+            ("again, at once", again),
+            ("again, after three seconds", idle),
+        ]
+    ]
+    record("keep_alive/slow_start.md", table(rows))
+
+
+def test_an_idle_connection_grows_cold(flights):
+    """On Linux a connection that was idle for a while starts slowly again."""
+    new, again, idle = flights
+    assert len(idle) == len(new) > len(again)
+
+
+def test_probes_find_an_end_that_is_gone(place, record):
+    """When the link is cut, a socket with probes learns it after two unanswered ones; one
+    without learns nothing."""
+    here = place(TRIP)
+    here.start(here.example("keep_alive/server.py"))
+    command = here.example("keep_alive/probes.py")
+    url = {"URL": f"http://{FAR}:{PORT}"}
+    with_probes = here.start(command, ("with probes",), "with", SECONDS=60, **url)
+    without = here.start(command, ("a new socket",), "without", SECONDS=60, PROBES="no", **url)
+    ports = list(dict.fromkeys(p.source for p in here.link.packets if p.flags == "S"))
+    assert len(ports) == 2
+    deadline = time.monotonic() + PATIENCE
+
+    def probes():
+        # A probe repeats the last byte number that was acknowledged, and has no byte.
+        first = {p.source: p.sequence for p in here.link.packets if p.flags == "S"}
+        return [
+            p
+            for p in here.link.packets
+            if p.source in ports and p.sequence == first[p.source] and p.flags == "A"
+        ]
+
+    while len(probes()) < 2:  # answered, one after the other, and nothing happens
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert with_probes.process.poll() is None
+    here.link.cut()
+    assert with_probes.wait() == 1
+    assert "the other end is gone" in with_probes.output
+    assert {p.source for p in probes()} == {ports[0]}
+    assert all(p.size == 0 for p in probes())
+    assert without.process.poll() is None
+    without.stop()
+    record("keep_alive/probes.txt", with_probes.output)
+
+
+def test_the_kernel_answers_probes(far):
+    """Probes are answered by the other kernel: a server that is frozen passes for one that
+    lives."""
+    web = far.programs[0]
+    web.send(signal.SIGSTOP)
+    try:
+        url = f"http://{FAR}:8001"
+        printed = far.run(far.example("keep_alive/probes.py"), URL=url, SECONDS=5)
+    finally:
+        web.send(signal.SIGCONT)
+    assert printed.splitlines()[-1] == "nothing happened"
+
+
+def test_probes_are_off(measured):
+    """A socket does not probe unless it is told to, and Linux would wait two hours first."""
+    here, _, _ = measured["http"]
+    printed = here.run(
+        here.example("keep_alive/probes.py"), URL=f"http://{NAME}:{PORT}", SECONDS=0, PROBES="no"
+    )
+    assert printed == (
+        "a new socket: off: after 7200 s of silence, every 75 s, 9 times\nnothing happened\n"
+    )
