@@ -93,7 +93,7 @@ async def status(request, token):
         headers["Preference-Applied"] = f"wait={wait}"
         end = time.monotonic() + wait
         while not job.done() and time.monotonic() < end:
-            time.sleep(0.1)  # noqa: ASYNC251
+            time.sleep(0.1)
     if not job.done() or job.cancelled():
         answer["status"] = "pending"
         if not wait:  # or else: ask again at once

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from sanic import Sanic, file, json, redirect
 
-from examples.server_sent_events.server import bp as server_sent_events
+from examples.keep_alive.server import bp as keep_alive
 from examples.long_polling.server import MAX_WAIT
 from examples.long_polling.server import bp as long_polling
-from examples.keep_alive.server import bp as keep_alive
+from examples.server_sent_events.server import bp as server_sent_events
 from examples.short_polling.server import bp as short_polling
 from examples.token.server import bp as token
 from examples.websocket.server import bp as websocket
