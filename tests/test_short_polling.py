@@ -398,9 +398,9 @@ def test_understands_retry_after_as_a_date(wait):
 def test_gives_up_at_the_deadline(server, tap, run, record):
     """At its deadline the client gives up, says so, and asks no more."""
     wire = tap(server)
-    result = run("short_polling/client_hardened.py", URL=wire.url, SECONDS=60, DEADLINE=3)
+    result = run("short_polling/client_hardened.py", URL=wire.url, SECONDS=60, DEADLINE=2)
     assert result.returncode == 1
-    assert result.stderr == "not done within 3 seconds: gave up\n"
+    assert result.stderr == "not done within 2 seconds: gave up\n"
     assert [label(m) for m in messages(wire.events)][-1] == "200 pending"
     record("short_polling/deadline.txt", result.stdout + result.stderr)
 
