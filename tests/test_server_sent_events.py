@@ -103,6 +103,7 @@ def runs(server, start_shared, tap_shared, run_shared):
             "client_hardened.py": begin("client_hardened.py", "hardened"),
             "wrong_timeout.py": begin("wrong_timeout.py", "quiet", SECONDS=7),
             "client.py, quiet": begin("client.py", "quiet", SECONDS=7),
+            "client_hardened.py, quiet": begin("client_hardened.py", "quiet", SECONDS=7),
             "client.py, limited": begin("client.py", "limited", SECONDS=6),
             "wrong_silent.py": begin("client.py", "silent", SECONDS=60),
             "away": begin("client_hardened.py", "away", cut, SECONDS=1),
@@ -303,15 +304,19 @@ def test_the_browser_shows_what_was_wrong(canned, opened, port):
     """What the server refuses is shown, and so is why a job failed, and that nobody answers."""
     allowed = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "Location"}
     submitted = (202, allowed | {"Location": "/jobs/x"}, {"status": "pending"})
-    failed = (200, SSE, 'event: failed\ndata: {"error": "no paper"}\n\n')
+    failed = (200, SSE, 'retry: 1\nevent: failed\ndata: {"error": "no paper"}\n\n')
     for answers, words in [
         ([(400, allowed, "no such job here")], "stopped: no such job here"),
         ([submitted, (404, allowed, "")], "stopped: the server will not tell"),
         ([submitted, failed], "stopped: no paper"),
     ]:
-        page = opened(canned(*answers).url)
+        server = canned(*answers)
+        page = opened(server.url)
         page.click("#start")
         page.wait_for_selector(f"text={words}")
+    for _ in range(20):  # time enough to come back, if it had not closed
+        page.evaluate("(url) => fetch(url).then((answer) => answer.text())", server.url)
+    assert len(server.requests) == 22
     page = opened(f"http://127.0.0.1:{port()}")
     page.click("#start")
     page.wait_for_selector("text=stopped:")
@@ -782,6 +787,7 @@ def test_a_short_read_timeout_ends_a_quiet_stream(runs, record):
     assert (wrong.returncode, right.returncode) == (1, 0)
     assert "ReadTimeout" in wrong.stderr
     assert right.stdout == "the result is 42\n"
+    assert runs["client_hardened.py, quiet"].result().stdout == "the result is 42\n"
     record("server_sent_events/wrong_timeout.txt", wrong.stderr)
 
 
@@ -894,6 +900,26 @@ def test_the_hardened_client_comes_back_at_random():
         assert {int(each / bound * 10) for each in waits} >= set(range(10))
 
 
+def test_what_counts_as_failures_in_a_row(canned, monkeypatch):
+    """An event ends a row of failures, and each wait is as long as the server last said."""
+    client = importlib.import_module(f"examples.{HERE}.client_hardened")
+    waits = []
+    monkeypatch.setattr(
+        client, "wait", lambda failures, pause: waits.append((failures, pause)) or 0
+    )
+    busy = (503, {"Retry-After": "7"}, {})
+    event = (200, SSE, "retry: 50\nid: 1\ndata: {}\n\n")
+    server = canned((500, {}, {}), busy, event, busy, event, NO_MORE)
+
+    async def listen():
+        async with httpx2.AsyncClient(verify=False) as http:
+            return [event.id async for event in client.events(http, server.url)]
+
+    with ThreadPoolExecutor() as beside:
+        assert beside.submit(asyncio.run, listen()).result() == ["1", "1"]
+    assert waits == [(0, 1), (1, 7), (0, 0.05), (1, 7), (0, 0.05)]
+
+
 def test_gives_up_at_the_deadline(server, run):
     """At its deadline the hardened client gives up and says so."""
     result = run(f"{HERE}/client_hardened.py", URL=server.url, SECONDS=60, DEADLINE=0.5)
@@ -991,8 +1017,8 @@ def test_a_buffering_proxy_hands_on_all_at_once(quick, tap, port):
     assert len({at for at, _ in told(arrived)}) == 1
 
 
-def test_who_left_is_noticed_with_the_next_event(server):
-    """When a client leaves, the server stops telling it, and its job goes on."""
+def test_a_client_that_leaves_takes_nothing_with_it(server):
+    """A client that leaves takes nothing with it: the job goes on, and others hear its end."""
     job = submit(server.url, 1.5)
     with listening(f"{job}/events"):
         pass
