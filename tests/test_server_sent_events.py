@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from subprocess import CompletedProcess
 from typing import NamedTuple
 
@@ -927,6 +929,15 @@ def test_what_counts_as_failures_in_a_row(canned, monkeypatch):
     with ThreadPoolExecutor() as beside:
         assert beside.submit(asyncio.run, listen()).result() == ["1", "1"]
     assert waits == [(0, 1), (1, 7), (0, 0.05), (1, 7), (0, 0.05)]
+
+
+def test_retry_after_may_be_a_date():
+    """The hardened client understands Retry-After as seconds and as a date, one in the past
+    too."""
+    seconds = importlib.import_module(f"examples.{HERE}.client_hardened").seconds
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
+    assert 90 <= seconds(later) <= 100
+    assert [seconds(each) for each in ("7", "Fri, 31 Dec 1999 23:59:59 GMT", "-5")] == [7, 0, 0]
 
 
 def test_gives_up_at_the_deadline(server, run):
