@@ -157,7 +157,7 @@ def test_one_question_and_an_answer_that_goes_on(runs, record):
     record("server_sent_events/client.txt", result.stdout)
     record(
         "server_sent_events/wire.html",
-        stream_transcript(found[2:], "Server-sent events on the wire", 0.5),
+        stream_transcript(found[2:], "Server-sent events on the wire", found[0].at, 0.5),
     )
     drawn = stream_trace(found, 1, [0, 4.5], step=0.5)
     record("server_sent_events/trace.json", drawn)
@@ -732,7 +732,7 @@ def test_what_happened_meanwhile_is_told(runs, record):
     assert heard == ["25 %", "50 %", "75 %", "the result is 42"]
     record("server_sent_events/away.txt", result.stdout)
     found = [m for m in messages(wire.events) if m.connection == 2]
-    record("server_sent_events/resume.html", stream_transcript(found, "Coming back", 60))
+    record("server_sent_events/resume.html", stream_transcript(found, "Coming back"))
 
 
 def test_without_ids_it_is_lost(runs, record):
@@ -874,7 +874,7 @@ def test_who_is_too_late_is_told_so(start, run, tap, record):
     wire = tap(server)
     ask(f"{job}/events".replace(server.url, wire.url), "1")
     answer = messages(wire.events)[-1:]
-    record("server_sent_events/missed.html", stream_transcript(answer, "Too late", 60))
+    record("server_sent_events/missed.html", stream_transcript(answer, "Too late"))
 
 
 def test_what_nobody_comes_back_for_is_let_go(start):

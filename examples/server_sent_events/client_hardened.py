@@ -86,7 +86,8 @@ async def events(client, url):
                     problem = "the stream ended"
                 else:
                     problem = f"answered {answer.status_code}"
-                    pause = seconds(answer.headers.get("Retry-After", 1))
+                    told = answer.headers.get("Retry-After", 1)
+                    pause = seconds(told)
         except httpx2.SSEError:
             raise  # not a stream of events: no use in coming back
         except httpx2.TransportError as error:
