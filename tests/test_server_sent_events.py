@@ -920,14 +920,15 @@ def test_what_counts_as_failures_in_a_row(canned, monkeypatch):
     )
     busy = (503, {"Retry-After": "7"}, {})
     event = (200, SSE, "retry: 50\nid: 1\ndata: {}\n\n")
-    server = canned((500, {}, {}), busy, event, busy, event, NO_MORE)
+    another = (200, SSE, "id: 2\ndata: {}\n\n")
+    server = canned((500, {}, {}), busy, event, busy, another, NO_MORE)
 
     async def listen():
         async with httpx2.AsyncClient(verify=False) as http:
             return [event.id async for event in client.events(http, server.url)]
 
     with ThreadPoolExecutor() as beside:
-        assert beside.submit(asyncio.run, listen()).result() == ["1", "1"]
+        assert beside.submit(asyncio.run, listen()).result() == ["1", "2"]
     assert waits == [(0, 1), (1, 7), (0, 0.05), (1, 7), (0, 0.05)]
 
 
