@@ -1,5 +1,6 @@
 """The token: a server answers before it has finished, and says where to ask later."""
 
+import re
 import signal
 import string
 import sys
@@ -150,12 +151,15 @@ def test_whether_to_fail_is_true_or_false(start, name):
 def test_jobs_are_told_when_the_server_stops(name, tmp_path, port):
     """When a server stops, each running job is cancelled and so can clean up after itself."""
     source = (EXAMPLES / name).read_text()
-    slow = "    await asyncio.sleep(seconds)\n"
-    assert slow in source
+    slow = r"(?m)^( +)(await asyncio\.sleep\(.*\))$"  # the first is that of the work
+    assert re.search(slow, source)
     folder = tmp_path / "alone"
     folder.mkdir()
-    tells = f"    try:\n    {slow}    finally:\n        print('cleaned up', flush=True)\n"
-    (folder / "server.py").write_text(source.replace(slow, tells))
+    tells = (
+        r"\1try:\n\1    \2\n"
+        r"\1except asyncio.CancelledError:\n\1    print('cleaned up', flush=True)\n\1    raise"
+    )
+    (folder / "server.py").write_text(re.sub(slow, tells, source, count=1))
     number = port()
     program = Program([sys.executable, "server.py"], folder, environment(PORT=number), number)
     program.wait_for(*READY)

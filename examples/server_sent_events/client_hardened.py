@@ -21,6 +21,8 @@ import os
 import random
 import sys
 from contextlib import aclosing
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 import httpx2
 
@@ -51,6 +53,15 @@ def wait(failures, retry):
 # --8<-- [end:wait]
 
 
+def seconds(retry_after):
+    """Return a Retry-After, seconds or a date, as seconds from now."""
+    try:
+        return max(0, float(retry_after))
+    except ValueError:
+        date = parsedate_to_datetime(retry_after)
+        return max(0, (date - datetime.now(UTC)).total_seconds())
+
+
 # --8<-- [start:events]
 async def events(client, url):
     """Yield each event once, over as many connections as it takes."""
@@ -75,7 +86,8 @@ async def events(client, url):
                     problem = "the stream ended"
                 else:
                     problem = f"answered {answer.status_code}"
-                    pause = float(answer.headers.get("Retry-After", 1))
+                    told = answer.headers.get("Retry-After", 1)
+                    pause = seconds(told)
         except httpx2.SSEError:
             raise  # not a stream of events: no use in coming back
         except httpx2.TransportError as error:

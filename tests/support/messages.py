@@ -234,10 +234,11 @@ def stream_trace(found, unit, job, step=1):
     return json.dumps({"job": job, "messages": steps}, indent=1) + "\n"
 
 
-def stream_transcript(found, title, step=1):
+def stream_transcript(found, title, start=None, step=1):
     """Return messages as HTML, as `transcript` does, with a streamed answer in its pieces.
 
-    Each says how long after the answer began it came, in seconds, rounded down to `step`.
+    Each says how long after `start` it came, in seconds, rounded down to `step`; without a
+    start none does. What happens later than planned, and never earlier, repeats so.
     """
     split = []
     for message in found:
@@ -246,7 +247,7 @@ def stream_transcript(found, title, step=1):
             continue
         for at, data in pieces(message):
             piece = Message(at, message.connection, message.source, data)
-            after = int((at - message.at) / step + 0.05) * step
+            after = int((at - (at if start is None else start)) / step + 0.05) * step
             split.append((piece, f" · after {after:g} s" if after else ""))
     blocks = []
     for piece, when in split:
