@@ -37,6 +37,7 @@ from .support.figures import crossing, timeline
 from .support.frames import conversation, costs, frames, hexdump, said, transcript
 from .support.messages import exchanges, messages, table, trace
 from .support.processes import EXAMPLES, READY, Program, alone, environment
+from .support.recorder import stable
 from .support.wiretap import Event, Tap
 
 SERVERS = ["server.py", "server_websockets.py"]
@@ -593,6 +594,20 @@ def test_a_hexdump_is_stable_and_true():
     assert one == two != found[0]
     ((_, fields),) = framing.cut(one.data)
     assert fields["payload"] == one.payload and len(one.data) == len(found[0].data)
+
+
+def test_a_recorded_handshake_is_true():
+    """In a recorded handshake the key is a stand-in, and the accept value is that of the
+    stand-in: who computes it finds what is written."""
+    text = "".join(
+        f"Sec-WebSocket-Key: {key}\nSec-WebSocket-Accept: {accept_key(key)}\n"
+        for key in (base64.b64encode(bytes([n] * 16)).decode() for n in range(3))
+    )
+    changed = stable(text)
+    assert changed != text and len(changed) == len(text)
+    pairs = [line.split()[1] for line in changed.splitlines()]
+    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+        assert HANDSHAKE["accept"](key) == value
 
 
 # Both at once
