@@ -769,6 +769,22 @@ def test_a_failed_job_fails_the_client(run):
     assert (result.returncode, result.stderr) == (1, "the job failed: no paper\n")
 
 
+def test_news_of_another_job_is_left_alone(run):
+    """A client that waits for one job does not take the end of another for its own."""
+
+    def another_first(ws):
+        ws.recv()
+        ws.send('{"id": 1, "token": "mine", "status": "pending"}')
+        ws.send('{"token": "another", "status": "done", "result": 41}')
+        ws.send('{"token": "mine", "status": "done", "result": 42}')
+        for _ in ws:
+            pass
+
+    with library(another_first) as url:
+        result = run("websocket/client.py", URL=url.replace("ws", "http"))
+    assert "the result is 42" in result.stdout
+
+
 # Two servers
 
 
