@@ -502,6 +502,24 @@ def test_every_kind_of_frame(server, tap, run, record):
         record("websocket/frames.html", hexdump(shown, "Frames on the wire, byte by byte"))
 
 
+def test_a_ping_is_answered_by_hand(run):
+    """The client on a plain socket answers a server's ping with what it held."""
+    answered = threading.Event()
+
+    def ping(ws):
+        pong = ws.ping("are you?")
+        for _ in ws:
+            if pong.wait(30):
+                answered.set()
+            for _ in range(2):
+                ws.send("{}")
+
+    with library(ping) as url:
+        result = run("websocket/frames.py", URL=url.replace("ws", "http"))
+    assert result.returncode == 0, result.stderr
+    assert "sent     pong: 8 bytes" in result.stdout and answered.is_set()
+
+
 def test_header_sizes(port, record):
     """A frame has a header of 2, 4 or 10 bytes from a server and of 6, 8 or 14 from a client:
     up to 125 bytes of payload, up to 65,535, and above."""
