@@ -534,6 +534,8 @@ def test_header_sizes(port, record):
         source: [f.header for f in found if f.source == source] for source in ("client", "server")
     }
     assert headers == {"client": [6, 6, 8, 8, 14], "server": [2, 2, 4, 4, 10]}
+    by_hand = [len(FRAMES["encode"](1, b"x" * size)) - size for size in sizes]
+    assert by_hand == headers["client"]
     rows = [
         {
             "payload, bytes": f"{size:,}",
