@@ -37,6 +37,7 @@ from .support.figures import crossing, timeline
 from .support.frames import conversation, costs, frames, hexdump, said, transcript
 from .support.messages import exchanges, messages, table, trace
 from .support.processes import EXAMPLES, READY, Program, alone, environment
+from .support.recorder import stable
 from .support.wiretap import Event, Tap
 
 SERVERS = ["server.py", "server_websockets.py"]
@@ -501,6 +502,24 @@ def test_every_kind_of_frame(server, tap, run, record):
         record("websocket/frames.html", hexdump(shown, "Frames on the wire, byte by byte"))
 
 
+def test_a_ping_is_answered_by_hand(run):
+    """The client on a plain socket answers a server's ping with what it held."""
+    answered = threading.Event()
+
+    def ping(ws):
+        pong = ws.ping("are you?")
+        for _ in ws:
+            if pong.wait(30):
+                answered.set()
+            for _ in range(2):
+                ws.send("{}")
+
+    with library(ping) as url:
+        result = run("websocket/frames.py", URL=url.replace("ws", "http"))
+    assert result.returncode == 0, result.stderr
+    assert "sent     pong: 8 bytes" in result.stdout and answered.is_set()
+
+
 def test_header_sizes(port, record):
     """A frame has a header of 2, 4 or 10 bytes from a server and of 6, 8 or 14 from a client:
     up to 125 bytes of payload, up to 65,535, and above."""
@@ -515,6 +534,8 @@ def test_header_sizes(port, record):
         source: [f.header for f in found if f.source == source] for source in ("client", "server")
     }
     assert headers == {"client": [6, 6, 8, 8, 14], "server": [2, 2, 4, 4, 10]}
+    by_hand = [len(FRAMES["encode"](1, b"x" * size)) - size for size in sizes]
+    assert by_hand == headers["client"]
     rows = [
         {
             "payload, bytes": f"{size:,}",
@@ -593,6 +614,20 @@ def test_a_hexdump_is_stable_and_true():
     assert one == two != found[0]
     ((_, fields),) = framing.cut(one.data)
     assert fields["payload"] == one.payload and len(one.data) == len(found[0].data)
+
+
+def test_a_recorded_handshake_is_true():
+    """In a recorded handshake the key is a stand-in, and the accept value is that of the
+    stand-in: who computes it finds what is written."""
+    text = "".join(
+        f"Sec-WebSocket-Key: {key}\nSec-WebSocket-Accept: {accept_key(key)}\n"
+        for key in (base64.b64encode(bytes([n] * 16)).decode() for n in range(3))
+    )
+    changed = stable(text)
+    assert changed != text and len(changed) == len(text)
+    pairs = [line.split()[1] for line in changed.splitlines()]
+    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+        assert HANDSHAKE["accept"](key) == value
 
 
 # Both at once
@@ -752,6 +787,22 @@ def test_a_failed_job_fails_the_client(run):
     with library(fail) as url:
         result = run("websocket/client.py", URL=url.replace("ws", "http"))
     assert (result.returncode, result.stderr) == (1, "the job failed: no paper\n")
+
+
+def test_news_of_another_job_is_left_alone(run):
+    """A client that waits for one job does not take the end of another for its own."""
+
+    def another_first(ws):
+        ws.recv()
+        ws.send('{"id": 1, "token": "mine", "status": "pending"}')
+        ws.send('{"token": "another", "status": "done", "result": 41}')
+        ws.send('{"token": "mine", "status": "done", "result": 42}')
+        for _ in ws:
+            pass
+
+    with library(another_first) as url:
+        result = run("websocket/client.py", URL=url.replace("ws", "http"))
+    assert "the result is 42" in result.stdout
 
 
 # Two servers

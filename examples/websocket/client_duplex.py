@@ -78,12 +78,15 @@ class Talk:
 # --8<-- [start:follow]
 async def follow(talk, name, seconds):
     """Hand in a job, and ask about it until its end is pushed."""
+    clock = asyncio.get_running_loop().time
+    due = clock()  # from the start, so that delays do not add up
     answer = await talk.ask({"submit": {"seconds": seconds}})
     token = answer["token"]
     ended = asyncio.ensure_future(talk.hear(token))
     while not ended.done():
         print(f"{name}: {answer['status']}", flush=True)
-        await asyncio.wait([ended], timeout=INTERVAL)
+        due += INTERVAL
+        await asyncio.wait([ended], timeout=due - clock())
         if not ended.done():
             answer = await talk.ask({"status": token})
     job = ended.result()
