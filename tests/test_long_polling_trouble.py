@@ -139,11 +139,17 @@ def test_two_thousand_are_held_at_once(start, many_files, record):
     assert now["questions"] == CROWD
     assert now["jobs waited for"] == 1
     rows = [
-        {"": "questions held", "measured": CROWD},
-        {"": "processes", "measured": 1},
-        {"": "threads", "measured": 1},
-        {"": "tasks for each", "measured": round((now["tasks"] - tasks) / CROWD, 2)},
-        {"": "memory for each, rounded to 10 KiB", "measured": f"{10 * round(kib / 10)} KiB"},
+        {"held by one server": "questions", "measured": CROWD},
+        {"held by one server": "processes", "measured": 1},
+        {"held by one server": "threads", "measured": 1},
+        {
+            "held by one server": "tasks for each",
+            "measured": round((now["tasks"] - tasks) / CROWD, 2),
+        },
+        {
+            "held by one server": "memory for each, rounded to 10 KiB",
+            "measured": f"{10 * round(kib / 10)} KiB",
+        },
     ]
     record("long_polling/crowd.md", table(rows))
 
@@ -160,14 +166,20 @@ def test_nobody_is_dropped_when_the_server_stops(start, many_files, record):
     assert len(back) == CROWD
     assert set(back) == {1, 2, 3, 4, 5}  # not all at once
     rows = [
-        {"": "held when it was told to stop", "clients": CROWD},
-        {"": "answered `200`, `pending`", "clients": sum('"pending"' in a for a in answers)},
-        {"": "told when to come back", "clients": len(back)},
+        {"of those held": "in all, when it was told to stop", "clients": CROWD},
         {
-            "": "told that the connection closes",
+            "of those held": "answered `200`, `pending`",
+            "clients": sum('"pending"' in a for a in answers),
+        },
+        {"of those held": "told when to come back", "clients": len(back)},
+        {
+            "of those held": "told that the connection closes",
             "clients": sum("connection: close" in a for a in answers),
         },
-        {"": "reset, or closed without an answer", "clients": sum("Error" in a for a in answers)},
+        {
+            "of those held": "reset, or closed without an answer",
+            "clients": sum("Error" in a for a in answers),
+        },
     ]
     assert [row["clients"] for row in rows] == [CROWD] * 4 + [0]
     record("long_polling/drained.md", table(rows))
