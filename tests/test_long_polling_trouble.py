@@ -365,7 +365,7 @@ def test_a_hold_beyond_the_servers_own_timer_is_503(start, tap, beside, record):
 def order(server, tap, beside):
     """Return who was answered first: a question that is held, or another that came after it."""
     wire = tap(server)
-    job, other = submit(wire.url, 0.5), submit(wire.url)
+    job, other = submit(wire.url, 1), submit(wire.url)
     waits = beside.submit(ask, job, "wait=2")
     asked(wire)
     quick = beside.submit(ask, other, prefer=None)
@@ -381,7 +381,7 @@ def order(server, tap, beside):
 
 def test_a_handler_that_sleeps_stops_everyone(start, tap, beside, record):
     """While a handler sleeps nobody else is answered, and the job itself makes no progress: a
-    job of 0.5 s is pending after 2. A handler that awaits keeps nobody waiting."""
+    job of 1 s is pending after 2. A handler that awaits keeps nobody waiting."""
     wrong = order(start("long_polling/wrong_blocking.py", trouble=True), tap, beside)
     right = order(start("long_polling/server.py"), tap, beside)
     assert wrong.splitlines()[0] == "1. the question that is held: 200 pending"
@@ -412,7 +412,7 @@ def test_awaiting_what_is_shared_lets_one_cancel_it_for_all(start, tap, beside, 
     for name in "wrong_shared_future.py", "server.py":
         server = start(f"long_polling/{name}", trouble=name.startswith("wrong"))
         wire = tap(server)
-        job = submit(server.url, 2)
+        job = submit(server.url, 3)
         stays = beside.submit(ask, job.replace(server.url, wire.url))
         asked(wire)
         with pytest.raises(httpx2.ReadTimeout):
@@ -430,7 +430,7 @@ def test_awaiting_what_is_shared_lets_one_cancel_it_for_all(start, tap, beside, 
 def test_a_wait_that_runs_out_kills_the_job(start):
     """Where a handler awaits the job itself with a limit, the end of the wait is the end of the
     job."""
-    job = submit(start("long_polling/wrong_shared_future.py", trouble=True).url, 2)
+    job = submit(start("long_polling/wrong_shared_future.py", trouble=True).url, 10)
     assert ask(job, "wait=1").json()["status"] == "pending"
     assert ask(job).status_code == 500
 
@@ -491,7 +491,7 @@ def heard(server, tap, run, beside, kind):
             say(server, "two")
 
     wire = tap(server, on_data=between)
-    client = beside.submit(run, f"long_polling/{kind}_client.py", URL=wire.url, WAIT=2)
+    client = beside.submit(run, f"long_polling/{kind}_client.py", URL=wire.url, WAIT=3)
     asked(wire)
     ask(f"{server.url}/messages", prefer=None)  # the server has read what came before it
     say(server, "one")
