@@ -177,7 +177,7 @@ def test_the_wait_leaves_the_job_alone(start, tap, beside, name):
     wait for it."""
     server = start(f"long_polling/{name}")
     wire = tap(server)
-    job = submit(server.url, 2)
+    job = submit(server.url, 3)
     stays = beside.submit(ask, job)
     with pytest.raises(httpx2.ReadTimeout):
         get(job.replace(server.url, wire.url), headers=HELD, timeout=httpx2.Timeout(30, read=0.3))
@@ -336,7 +336,7 @@ def test_curl_is_held(runs, record):
 
 def test_curl_asks_again(server, run):
     """curl asks again at once when it was held, until the job is done."""
-    result = run("long_polling/client.sh", URL=server.url, SECONDS_OF_WORK=1.5, WAIT=1)
+    result = run("long_polling/client.sh", URL=server.url, SECONDS_OF_WORK=1.9, WAIT=1)
     lines = [json.loads(line.split()[0])["status"] for line in result.stdout.splitlines()]
     assert lines == ["pending", "done"]
 
@@ -408,7 +408,7 @@ def test_the_browser_is_held(opened, server, tap):
     over."""
     wire = tap(server)
     page = opened(wire.url)
-    page.fill("#seconds", "1.5")
+    page.fill("#seconds", "1.9")
     page.fill("#wait", "1")
     page.click("#start")
     assert page.is_disabled("#start")
@@ -478,12 +478,12 @@ def test_a_second_tab_waits_behind_the_cache(page, server, tap):
     wire = tap(server)
     page.goto(f"{wire.url}/nothing")  # a page of the same origin
     both_at_once = {}
-    for cache in "default", "no-store":
+    for cache, wait in ("default", 1), ("no-store", 2):
         job = submit(server.url, 60).removeprefix(server.url)
         page.evaluate(
-            """([url, cache]) => Promise.all([1, 2].map(() =>
-                fetch(url, {cache, headers: {Prefer: "wait=1"}})))""",
-            [job, cache],
+            """([url, cache, wait]) => Promise.all([1, 2].map(() =>
+                fetch(url, {cache, headers: {Prefer: `wait=${wait}`}})))""",
+            [job, cache, wait],
         )
         pairs = [pair for pair in exchanges(messages(wire.events)) if pair[0].target == job]
         (_, first_answer), (second_question, _) = pairs
@@ -499,7 +499,7 @@ def test_six_held_questions_use_up_a_browser(page, server, tap):
     jobs = [submit(server.url).removeprefix(server.url) for _ in range(7)]
     page.evaluate(
         """([last, ...jobs]) => {
-            const held = {cache: "no-store", headers: {Prefer: "wait=1"}};
+            const held = {cache: "no-store", headers: {Prefer: "wait=2"}};
             return Promise.all([...jobs.map((job) => fetch(job, held)), fetch(last)]);
         }""",
         jobs,

@@ -95,7 +95,7 @@ class Timeline {
 
   /** Marks the time from the job's end until the client knew. */
   late(end, known) {
-    if (known <= end) return;
+    if (known - end < 0.1) return; // the way of the answer
     this.bar("late", "client", end, known);
     this.note("client", (end + known) / 2, "late", "late");
   }
