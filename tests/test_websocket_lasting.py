@@ -561,6 +561,16 @@ def test_what_is_not_in_the_log_is_refused(start, name):
         assert json.loads(socket.recv(PATIENCE))["id"] == 4
 
 
+def test_curl_publishes(server, run):
+    """Publishing is one request by curl: whoever listens gets the event, under the number that
+    the answer names."""
+    with connect(ws(server, "/events")) as socket:
+        result = run(f"{ROOM}/publish.sh", URL=server.url)
+        assert result.returncode == 0
+        event = json.loads(socket.recv(PATIENCE))
+    assert event == json.loads(result.stdout) | {"text": "hello"}
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"text": 1}', b'{"text": ""}'])
 def test_what_is_no_event_is_refused(server, body):
     """What is not an event is answered 400, in JSON."""
