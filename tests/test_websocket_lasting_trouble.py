@@ -276,9 +276,9 @@ def test_a_handler_that_misses_the_cancellation_leaks(start):
 def test_clients_that_left_are_forgotten(start, name):
     """Clients that left, and clients that were lost, take no place: with room for two, ten come
     one after the other."""
-    server = start(f"{ROOM}/{name}", TICK=0.01, MAX_CLIENTS=2)
+    server = start(f"{ROOM}/{name}", TICK=0.05, MAX_CLIENTS=2)
     for number in range(10):
-        with connect(ws(server)) as socket:
+        with connect(ws(server, "/events")) as socket:
             socket.recv(PATIENCE)
             if number % 2:
                 socket.socket.close()  # and no goodbye
@@ -296,6 +296,16 @@ def test_a_client_that_does_not_read_is_let_go(start, name):
         while refused(server, 2):
             assert time.monotonic() < deadline, "the one that hangs still has its place"
             time.sleep(0.1)
+        assert end_of(hanging)[-2:] == b"xx"  # cut off in an event, with no goodbye
+
+
+def end_of(client):
+    """Read a socket to its end; return the last bytes."""
+    last = b""
+    with suppress(ConnectionResetError):
+        while data := client.recv(65536):
+            last = (last + data)[-12:]
+    return last
 
 
 def flood(server, name):
