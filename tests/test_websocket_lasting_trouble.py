@@ -49,7 +49,7 @@ def closes(start_shared, tap_shared):
         found[code, what] = (who, int(saw))
 
     def see(what, wire, path="/events?after=0", act=lambda socket: None, **options):
-        with connect(wire.url.replace("http", "ws") + path, **options) as socket:
+        with connect(ws(wire, path), close_timeout=1, **options) as socket:
             act(socket)
             until_closed(socket)
             note(what, wire, socket.close_code, wire.connections)
@@ -211,7 +211,8 @@ def test_a_handler_that_only_sends_closes_healthy_clients(start, record):
     """A Sanic handler that only sends closes a client that says something with 1011, though it
     answers each ping; one that says nothing stays."""
     server = start(f"{ROOM}/wrong_server_push_only.py", TICK=0.05, PING=0.2, PONG=1.5)
-    with connect(ws(server)) as silent, connect(ws(server)) as talking:
+    options = {"close_timeout": 1}
+    with connect(ws(server), **options) as silent, connect(ws(server), **options) as talking:
         talking.send("hello")
         error = until_closed(talking)
         assert error.rcvd.code == 1011
