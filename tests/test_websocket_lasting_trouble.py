@@ -289,7 +289,7 @@ def test_clients_that_left_are_forgotten(start, name):
 def test_a_client_that_does_not_read_is_let_go(start, name):
     """A client that does not read is let go once the buffers are full; meanwhile another gets
     all of nine megabytes, and the server grows by less than half of them."""
-    server = start(f"{ROOM}/{name}", TICK=0, KEEP=100, SEND_TIMEOUT=2, MAX_CLIENTS=2)
+    server = start(f"{ROOM}/{name}", TICK=0, KEEP=100, SEND_TIMEOUT=2, MAX_CLIENTS=2, PING=1000)
     with silent(server.port, "/events?after=0") as hanging:
         hanging.recv(1)  # it is in
         assert flood(server, name) < 4_500
