@@ -215,7 +215,7 @@ def test_without_resuming_messages_are_lost(runs, record):
 def test_survives_a_server_that_is_killed(start, follow, tmp_path, name):
     """A server killed three times in mid-conversation: the client gets every event, once, in
     order."""
-    options = {"TICK": 0.02, "LOG": tmp_path / "events.log"}
+    options = {"TICK": 0.02, "KEEP": 10**6, "LOG": tmp_path / "events.log"}
     server = start(f"{ROOM}/{name}", **options)
     client = follow("client.py", URL=server.url, COUNT=100)
     for seen in 1, 30, 60:
@@ -231,7 +231,7 @@ def test_survives_a_server_that_is_killed(start, follow, tmp_path, name):
 def test_a_browser_survives_a_server_that_is_killed(start, opened, tmp_path):
     """The page gets every event, once, in order, from a server killed three times in
     mid-conversation."""
-    options = {"TICK": 0.02, "LOG": tmp_path / "events.log"}
+    options = {"TICK": 0.02, "KEEP": 10**6, "LOG": tmp_path / "events.log"}
     server = start(f"{ROOM}/server.py", **options)
     page = opened(server.url, backoff=0.1)
     for seen in 1, 30, 60:
@@ -364,7 +364,7 @@ def test_the_browser_backs_off_at_random(opened, port):
 
 def test_gives_up_after_so_many_failures(start, follow):
     """A server that goes and does not come back is tried so many times in a row, and no more."""
-    server = start(f"{ROOM}/server.py", TICK=0.02)
+    server = start(f"{ROOM}/server.py", TICK=0.05)
     client = follow("client.py", URL=server.url, BACKOFF=0.02, TRIES=4)
     client.wait_for("1 tick")
     server.stop(signal.SIGKILL)
@@ -533,7 +533,7 @@ def test_a_server_that_stops_says_so(start, tap, follow, tmp_path, name, code):
 
 def test_a_client_that_has_enough_says_goodbye(start, tap, run):
     """A client that has what it wants closes with 1000, and the server answers with the same."""
-    wire = tap(start(f"{ROOM}/server.py", TICK=0.02))
+    wire = tap(start(f"{ROOM}/server.py", TICK=0.05))
     assert run(f"{ROOM}/client.py", URL=wire.url, COUNT=3).returncode == 0
     assert closings(wire.events) == {"client": 1000, "server": 1000}
     assert [o for o, _ in frames(wire.events, "server")][-1] == CLOSE
@@ -559,6 +559,16 @@ def test_what_is_not_in_the_log_is_refused(start, name):
             assert socket.close_reason == "the log has 4 to 6"
     with connect(ws(server, "/events?after=3")) as socket:
         assert json.loads(socket.recv(PATIENCE))["id"] == 4
+
+
+def test_curl_publishes(server, run):
+    """Publishing is one request by curl: whoever listens gets the event, under the number that
+    the answer names."""
+    with connect(ws(server, "/events")) as socket:
+        result = run(f"{ROOM}/publish.sh", URL=server.url)
+        assert result.returncode == 0
+        event = json.loads(socket.recv(PATIENCE))
+    assert event == json.loads(result.stdout) | {"text": "hello"}
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"text": 1}', b'{"text": ""}'])

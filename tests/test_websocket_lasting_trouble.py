@@ -49,7 +49,7 @@ def closes(start_shared, tap_shared):
         found[code, what] = (who, int(saw))
 
     def see(what, wire, path="/events?after=0", act=lambda socket: None, **options):
-        with connect(wire.url.replace("http", "ws") + path, **options) as socket:
+        with connect(ws(wire, path), close_timeout=1, **options) as socket:
             act(socket)
             until_closed(socket)
             note(what, wire, socket.close_code, wire.connections)
@@ -211,7 +211,8 @@ def test_a_handler_that_only_sends_closes_healthy_clients(start, record):
     """A Sanic handler that only sends closes a client that says something with 1011, though it
     answers each ping; one that says nothing stays."""
     server = start(f"{ROOM}/wrong_server_push_only.py", TICK=0.05, PING=0.2, PONG=1.5)
-    with connect(ws(server)) as silent, connect(ws(server)) as talking:
+    options = {"close_timeout": 1}
+    with connect(ws(server), **options) as silent, connect(ws(server), **options) as talking:
         talking.send("hello")
         error = until_closed(talking)
         assert error.rcvd.code == 1011
@@ -276,9 +277,9 @@ def test_a_handler_that_misses_the_cancellation_leaks(start):
 def test_clients_that_left_are_forgotten(start, name):
     """Clients that left, and clients that were lost, take no place: with room for two, ten come
     one after the other."""
-    server = start(f"{ROOM}/{name}", TICK=0.01, MAX_CLIENTS=2)
+    server = start(f"{ROOM}/{name}", TICK=0.05, MAX_CLIENTS=2)
     for number in range(10):
-        with connect(ws(server)) as socket:
+        with connect(ws(server, "/events")) as socket:
             socket.recv(PATIENCE)
             if number % 2:
                 socket.socket.close()  # and no goodbye
@@ -288,7 +289,7 @@ def test_clients_that_left_are_forgotten(start, name):
 def test_a_client_that_does_not_read_is_let_go(start, name):
     """A client that does not read is let go once the buffers are full; meanwhile another gets
     all of nine megabytes, and the server grows by less than half of them."""
-    server = start(f"{ROOM}/{name}", TICK=0, KEEP=100, SEND_TIMEOUT=2, MAX_CLIENTS=2)
+    server = start(f"{ROOM}/{name}", TICK=0, KEEP=100, SEND_TIMEOUT=2, MAX_CLIENTS=2, PING=1000)
     with silent(server.port, "/events?after=0") as hanging:
         hanging.recv(1)  # it is in
         assert flood(server, name) < 4_500
@@ -296,6 +297,16 @@ def test_a_client_that_does_not_read_is_let_go(start, name):
         while refused(server, 2):
             assert time.monotonic() < deadline, "the one that hangs still has its place"
             time.sleep(0.1)
+        assert end_of(hanging)[-2:] == b"xx"  # cut off in an event, with no goodbye
+
+
+def end_of(client):
+    """Read a socket to its end; return the last bytes."""
+    last = b""
+    with suppress(ConnectionResetError):
+        while data := client.recv(65536):
+            last = (last + data)[-12:]
+    return last
 
 
 def flood(server, name):

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Publish an event, and be told its number.
+#
+# Run:    sh publish.sh
+# Needs:  server.py, running; its address is in URL
+#         (default http://127.0.0.1:8000)
+# Source: 201 Created, RFC 9110 §15.3.2
+set -eu
+
+# --8<-- [start:publish]
+URL=${URL:-http://127.0.0.1:8000}
+curl --fail-with-body --silent --show-error \
+  --header 'Content-Type: application/json' \
+  --data '{"text": "hello"}' \
+  "$URL/events"
+# --8<-- [end:publish]
