@@ -176,7 +176,7 @@ class Link:
         if self.process.stdout.readline() != "up\n":
             error = self.process.communicate()[1]
             shutil.rmtree(self._folder)
-            raise OSError(error)
+            raise OSError(error.strip().rpartition("\n")[2])
 
     def inside(self, argv):
         """Return the command that runs a command in the namespace."""
