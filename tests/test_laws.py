@@ -194,7 +194,7 @@ def test_recordings_say_where_they_come_from(record):
         needed = sorted({need for path in PROGRAMS for need in needs(path, folder)})
         lines = [f"Recorded from examples/{folder}/ with {', '.join(needed)}.", ""]
         lines += [
-            f"{name.split('/')[1]:<24}{test}"
+            f"{name.split('/')[1]:<26}{test}"
             for name, test in sorted(made.items())
             if name.startswith(f"{folder}/") and not name.endswith("about.txt")
         ]

@@ -29,14 +29,16 @@ PORT = 8000  # of the server in the namespace, which is not that of any other
 
 @dataclass(frozen=True)
 class Packet:
-    """One IPv4 packet that entered the link."""
+    """One IPv4 packet, as it entered the link or as it left it."""
 
     at: float  # seconds since the link was opened
+    arrived: bool  # False: entered, True: left, half a round trip later
     protocol: str  # "tcp" or "udp"
     source: int  # ports
     target: int
     flags: str  # of TCP, such as "SA" for SYN and ACK
     sequence: int  # of TCP: the number of its first byte
+    acknowledged: int  # of TCP: the number of the first byte not acknowledged
     size: int  # bytes of payload
 
 
@@ -60,23 +62,25 @@ def open_tun(name="slow"):
         "link set lo up",
         f"addr add {NEAR}/24 dev {name}",
         f"link set {name} up mtu 1500",
+        # A busy machine is late, which is no reason to send anything again.
+        f"route change 10.99.0.0/24 dev {name} src {NEAR} rto_min 600ms",
     ):
         subprocess.run(["ip", *command.split()], check=True)
     return device
 
 
-def parse(packet, at):
+def parse(packet, at, arrived):
     """Return what an IPv4 packet is."""
     header = (packet[0] & 15) * 4
     protocol = {6: "tcp", 17: "udp"}.get(packet[9], "other")
     source, target = struct.unpack_from("!HH", packet, header)
     if protocol != "tcp":
-        return Packet(at, protocol, source, target, "", 0, len(packet) - header - 8)
+        return Packet(at, arrived, protocol, source, target, "", 0, 0, len(packet) - header - 8)
     offset, bits = packet[header + 12] >> 4, packet[header + 13]
     flags = "".join(letter for n, letter in enumerate("FSRPA") if bits >> n & 1)
-    sequence = struct.unpack_from("!I", packet, header + 4)[0]
+    numbers = struct.unpack_from("!II", packet, header + 4)
     size = len(packet) - header - 4 * offset
-    return Packet(at, protocol, source, target, flags, sequence, size)
+    return Packet(at, arrived, protocol, source, target, flags, *numbers, size)
 
 
 class Resolver(asyncio.DatagramProtocol):
@@ -118,6 +122,17 @@ async def serve(round_trip, log):
     loop.add_signal_handler(signal.SIGUSR1, cut.set)
     loop.add_signal_handler(signal.SIGTERM, end.set)
 
+    def note(packet, arrived):
+        seen = parse(packet, monotonic() - start, arrived)
+        log.write(json.dumps(vars(seen)) + "\n")
+        log.flush()
+
+    def arrive(packet):
+        if not cut.is_set():
+            note(packet, True)
+            # Checksums hold: they are sums, and the two addresses change places.
+            os.write(device, packet[:12] + packet[16:20] + packet[12:16] + packet[20:])
+
     def forward():
         while True:
             try:
@@ -126,13 +141,8 @@ async def serve(round_trip, log):
                 return
             if packet[0] >> 4 != 4:
                 continue
-            seen = parse(packet, monotonic() - start)
-            log.write(json.dumps(vars(seen)) + "\n")
-            log.flush()
-            if not cut.is_set():
-                # Checksums hold: they are sums, and the two addresses change places.
-                swapped = packet[:12] + packet[16:20] + packet[12:16] + packet[20:]
-                loop.call_later(round_trip / 2, os.write, device, swapped)
+            note(packet, False)
+            loop.call_later(round_trip / 2, arrive, packet)
 
     loop.add_reader(device, forward)
     await loop.create_datagram_endpoint(Resolver, (NEAR, 53))
@@ -166,7 +176,7 @@ class Link:
         if self.process.stdout.readline() != "up\n":
             error = self.process.communicate()[1]
             shutil.rmtree(self._folder)
-            raise OSError(error)
+            raise OSError(error.strip().rpartition("\n")[2])
 
     def inside(self, argv):
         """Return the command that runs a command in the namespace."""
@@ -179,8 +189,14 @@ class Link:
         self.process.send_signal(signal.SIGUSR1)
 
     @property
-    def packets(self):
+    def log(self):
+        """Return what happened to packets, in order: each enters, and arrives."""
         return [Packet(**json.loads(line)) for line in self._log.read_text().splitlines()]
+
+    @property
+    def packets(self):
+        """Return the packets that entered."""
+        return [packet for packet in self.log if not packet.arrived]
 
     def close(self):
         self.process.terminate()
