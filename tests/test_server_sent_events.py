@@ -952,7 +952,8 @@ def test_a_stopping_server_ends_its_streams(start, tap, name):
     """On SIGTERM each stream ends as an answer should, with its empty chunk, and the server
     exits at once."""
     # Were one left open, stopping would take longer than this test has patience.
-    server = start(f"{HERE}/{name}", STEP=60, SANIC_GRACEFUL_SHUTDOWN_TIMEOUT=60)
+    patient = {"STEP": 60, "HEARTBEAT": 60, "SANIC_GRACEFUL_SHUTDOWN_TIMEOUT": 60}
+    server = start(f"{HERE}/{name}", **patient)
     wire = tap(server)
     job = submit(wire.url, 60)
     with ThreadPoolExecutor(20) as beside:
