@@ -44,7 +44,9 @@ def test_runs_alone(name, registry, tmp_path, start, port, record):
             url = program.url.replace("http:", "https:") if secure else program.url
             assert httpx2.get(f"{url}/nothing", verify=False).status_code >= 400
         finally:
-            assert program.stop(signal.SIGINT) == 0  # as Ctrl-C
+            # As Ctrl-C. uv passes it on to a program that has it already: the second one may
+            # meet it while it stops, and then it ends with 130, but as quietly.
+            assert program.stop(signal.SIGINT) in {0, 130}
         return
     server = start(needed_server(example))
     result = subprocess.run(

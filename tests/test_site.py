@@ -35,7 +35,7 @@ def test_a_program_runs_from_its_address(live, tmp_path, registry):
     ran = subprocess.run(
         ["uv", "run", f"{live.url}/examples/token/client.py"],
         cwd=tmp_path,
-        env=environment(URL=f"{live.url}/live/token", SECONDS=0.1),
+        env=environment(URL=f"{live.url}/live/token", SECONDS=0.1, UV_OFFLINE=0),
         capture_output=True,
         text=True,
     )
