@@ -233,7 +233,7 @@ def test_a_browser_survives_a_server_that_is_killed(start, opened, tmp_path):
     mid-conversation."""
     options = {"TICK": 0.02, "KEEP": 10**6, "LOG": tmp_path / "events.log"}
     server = start(f"{ROOM}/server.py", **options)
-    page = opened(server.url, backoff=0.1)
+    page = opened(server.url, backoff=0.1, script=WATCH)
     for seen in 1, 30, 60:
         page.wait_for_selector(f"text=/^{seen} tick/")
         server.stop(signal.SIGKILL)
@@ -243,6 +243,9 @@ def test_a_browser_survives_a_server_that_is_killed(start, opened, tmp_path):
     shown = page.locator("#events li").all_inner_texts()
     numbers = [int(line.split()[0]) for line in shown]
     assert numbers == list(range(1, len(numbers) + 1))
+    asked = page.evaluate("sockets.map(({ url }) => Number(url.split('=')[1]))")
+    assert asked[0] == 0 < asked[1]
+    assert asked[-1] >= 60
 
 
 def test_an_event_that_was_accepted_outlives_the_server(start, tmp_path):
@@ -389,6 +392,18 @@ def test_it_spins_after_a_clean_close_as_well(canned_close, run):
     assert result.stdout == "50 connections and 0 waits\n"
 
 
+def test_a_connection_that_brought_something_is_no_failure(serving, run):
+    """A connection on which something came is no failure, however soon it ended: the count
+    starts again."""
+
+    def one_event(socket):
+        after = int(socket.request.path.partition("=")[2])
+        socket.send(json.dumps({"id": after + 1, "text": "tick"}))
+
+    result = run(f"{ROOM}/client.py", URL=serving(one_event), COUNT=6, TRIES=2, BACKOFF=0.01)
+    assert result.stdout.endswith("1 to 6: 0 lost, 0 twice\n")
+
+
 @pytest.mark.parametrize("code", [1000, 1001, 1011, 1012, 1013])
 def test_waits_after_every_close(canned_close, run, code):
     """The client waits after every close, and a server that closes at once, with whatever code,
@@ -445,13 +460,21 @@ def test_a_browser_notices_by_silence(start, opened):
     """A page cannot ping: it gives up a connection on which not even a heartbeat came, and comes
     back when the server does."""
     server = start(f"{ROOM}/server.py", TICK=0.05)
-    page = opened(server.url, silence=1, backoff=0.1)
+    page = opened(
+        server.url,
+        silence=1,
+        backoff=0.1,
+        script=WATCH,
+    )
     page.wait_for_selector("text=/^3 tick/")
     server.send(signal.SIGSTOP)
     page.wait_for_selector("text=silence; coming back for")
     server.send(signal.SIGCONT)
     seen = page.locator("#events li").count()
-    page.wait_for_selector(f"text=/^{seen + 10} tick/")
+    page.wait_for_selector(f"text=/^{seen + 30} tick/")
+    # What was given up ends now, and brings no second connection.
+    page.wait_for_function("sockets.every(({ readyState }) => readyState % 2)")
+    assert page.evaluate("sockets.filter(({ readyState }) => readyState === 1).length") == 1
     numbers = [int(line.split()[0]) for line in page.locator("#events li").all_inner_texts()]
     assert numbers == list(range(1, len(numbers) + 1))
 
@@ -462,20 +485,11 @@ def test_a_heartbeat_keeps_a_browser(start, opened):
     page = opened(
         server.url,
         silence=2.5,
-        script="""
-            window.heard = [];
-            const made = window.WebSocket;
-            window.WebSocket = class extends made {
-              constructor(url) {
-                super(url);
-                this.addEventListener("message", ({ data }) => heard.push(data));
-              }
-            };
-        """,
+        script=WATCH,
     )
     page.wait_for_function("heard.length >= 30")  # for longer than the silence it allows
     assert set(page.evaluate("heard")) == {'{"heartbeat": 0}'}
-    assert page.inner_text("#state") == "connected"
+    assert page.evaluate("sockets.length") == 1
 
 
 def test_a_browser_answers_pings_by_itself(start, tap, opened):
@@ -485,6 +499,21 @@ def test_a_browser_answers_pings_by_itself(start, tap, opened):
     wire.wait_until(lambda events: [o for o, _ in frames(events, "client")].count(PONG) >= 3)
     assert page.inner_text("#state") == "connected"
     assert page.evaluate("'ping' in WebSocket.prototype") is False
+
+
+# Keeps what a page's sockets are, and what they hear.
+WATCH = """
+    window.sockets = [];
+    window.heard = [];
+    const made = window.WebSocket;
+    window.WebSocket = class extends made {
+      constructor(url) {
+        super(url);
+        sockets.push(this);
+        this.addEventListener("message", ({ data }) => heard.push(data));
+      }
+    };
+"""
 
 
 @pytest.fixture
