@@ -330,9 +330,19 @@ for pause in 0, 0, 3:
 def flights(far):
     """Return how many segments with data set out together, for each of three requests on one
     connection: on the new one, at once, and after it was idle."""
-    far.run([sys.executable, "-c", THREE])
+    with ThreadPoolExecutor() as beside:
+        list(beside.map(far.run, [[sys.executable, "-c", THREE]] * 3))
+    log = far.link.log
+    clients = [p.source for p in log if p.flags == "S" and p.target == 8001 and not p.arrived]
+    seen = [flown([p for p in log if client in (p.source, p.target)]) for client in clients]
+    # A busy machine makes one of them odd now and then.
+    return max(seen, key=seen.count)
+
+
+def flown(log):
+    """Return how many segments with data set out together, for each request on a connection."""
     found, acknowledged, begin, seen = [], 0, None, set()
-    for packet in far.link.log:
+    for packet in log:
         if packet.target == 8001 and packet.arrived:
             acknowledged = packet.acknowledged
             if packet.size:  # a request

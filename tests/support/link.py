@@ -55,6 +55,7 @@ def open_tun(name="slow"):
         # As RFC 5681 has it, and as every Linux can do it, whatever this one prefers.
         "ipv4/tcp_congestion_control": "reno",
         "ipv4/tcp_slow_start_after_idle": "1",
+        "ipv4/tcp_no_metrics_save": "1",  # each connection finds out for itself
     }.items():
         with suppress(FileNotFoundError):  # no IPv6 at all
             Path("/proc/sys/net", setting).write_text(value)
