@@ -40,7 +40,7 @@ class Gone(Exception):
     """The log does not reach back, or up, to the event asked for."""
 
 
-class Log:
+class EventLog:
     """Numbered events: all of them in a file, the last in memory."""
 
     def __init__(self, path, keep):
@@ -161,5 +161,5 @@ async def main():
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    log, clients = Log(LOG, KEEP), set()
+    log, clients = EventLog(LOG, KEEP), set()
     asyncio.run(main())
