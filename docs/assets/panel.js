@@ -209,13 +209,24 @@ function watchEventSource(inside, wire) {
   };
 }
 
-/** The real client in a frame, its fetches drawn as they happen. */
-function live(panel) {
+/** Puts the real client into a frame, with the address of its server; returns the frame. */
+function clientOf(panel) {
   frameOf(panel, "live", "This is the browser client below, talking to the server printed below.");
-  const address = new URL(`live/${panel.dataset.live}`, root).pathname;
   const source = new URL(`examples/${panel.dataset.client}`, root);
-  source.searchParams.set("url", address);
+  source.searchParams.set("url", new URL(`live/${panel.dataset.live}`, root).pathname);
   const frame = element(panel, "iframe", { title: "The browser client", src: source });
+  frame.addEventListener("load", () => {
+    const inside = frame.contentWindow.document;
+    new ResizeObserver(() => {
+      frame.style.height = `${inside.documentElement.offsetHeight + 8}px`;
+    }).observe(inside.body);
+  });
+  return frame;
+}
+
+/** The real client, and what it says and hears, drawn as it happens. */
+function live(panel) {
+  const frame = clientOf(panel);
   const timeline = wireOf(panel);
   let start; // of the first request, in milliseconds
   let spoken = 0;
@@ -233,10 +244,6 @@ function live(panel) {
 
   frame.addEventListener("load", () => {
     const inside = frame.contentWindow;
-    new ResizeObserver(() => {
-      frame.style.height = `${inside.document.documentElement.offsetHeight + 8}px`;
-    }).observe(inside.document.body);
-
     const real = inside.fetch;
     inside.fetch = async (resource, options = {}) => {
       const method = options.method ?? "GET";
@@ -380,11 +387,6 @@ async function replay(panel) {
           if (open[connection]) open[connection].end = at;
           open[connection] = from === "client" ? timeline.hold(at) : undefined;
         }
-        timeline.arrow(at, from, short(text));
-
-        const { at, from, text, connection } = left.shift();
-        if (open[connection]) open[connection].end = at;
-        open[connection] = from === "client" ? timeline.hold(at) : undefined;
         timeline.arrow(at, from, short(text), "sent" in panel.dataset);
         if (text.endsWith(" done")) timeline.late(trace.job[1], at);
         spoken += from === "client";
@@ -399,17 +401,7 @@ async function replay(panel) {
 
 /** A client that shows all there is by itself: nothing to draw, and nothing to replay. */
 function alone(panel, isLive) {
-  if (!isLive) return; // what stands inside says what is missing
-  frameOf(panel, "live", "This is the browser client below, talking to the server printed below.");
-  const source = new URL(`examples/${panel.dataset.client}`, root);
-  source.searchParams.set("url", new URL(`live/${panel.dataset.live}`, root).pathname);
-  const frame = element(panel, "iframe", { title: "The browser client", src: source });
-  frame.addEventListener("load", () => {
-    const inside = frame.contentWindow.document;
-    new ResizeObserver(() => {
-      frame.style.height = `${inside.documentElement.offsetHeight + 8}px`;
-    }).observe(inside.body);
-  });
+  if (isLive) clientOf(panel); // or else what stands inside says what is missing
 }
 
 const panels = document.querySelectorAll(".panel");
