@@ -393,7 +393,7 @@ def test_a_handler_that_sleeps_stops_everyone(start, tap, beside, record):
 def test_a_linter_finds_the_sleep():
     """A linter finds time.sleep in a handler: rule ASYNC251 of ruff."""
     ran = subprocess.run(
-        ["ruff", "check", "--ignore-noqa", "--select", "ASYNC", "wrong_blocking.py"],
+        ["ruff", "check", "--isolated", "--select", "ASYNC", "wrong_blocking.py"],
         cwd=EXAMPLES / "long_polling",
         env=environment(),
         capture_output=True,

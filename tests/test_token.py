@@ -411,7 +411,7 @@ def test_ctrl_c_ends_a_client_quietly(name, start, tmp_path):
     kind = "server_hardened.py" if name == "token/client_hardened.py" else "server.py"
     server = start(f"{name.split('/')[0]}/{kind}")
     folder = alone(EXAMPLES / name, tmp_path / "client")
-    variables = environment(URL=server.url, SECONDS=60)
+    variables = environment(URL=server.url, SECONDS=60, WAIT=1)
     program = Program([sys.executable, name.split("/")[1]], folder, variables)
     # It waits now for the next question. While an answer comes in, asyncio may trip over itself.
     program.wait_for("pending")
