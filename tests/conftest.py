@@ -34,12 +34,15 @@ def pytest_addoption(parser):
 
 
 class Together(LoadScopeScheduling):
-    """Keeps a module's proofs together, for what they share; those that try one program each,
-    and share nothing, go wherever there is room."""
+    """Keeps a module's proofs together, for what they share, and those of a page; proofs that
+    try one program each, and share nothing, go wherever there is room."""
 
     def _split_scope(self, nodeid):
-        alone = nodeid.startswith(("tests/test_bad_servers.py", "tests/test_examples.py"))
-        return nodeid if alone else super()._split_scope(nodeid)
+        if nodeid.startswith(("tests/test_bad_servers.py", "tests/test_examples.py")):
+            return nodeid
+        if nodeid.startswith("tests/test_pages.py"):
+            return "tests/test_pages.py " + nodeid.partition("[")[2]
+        return super()._split_scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config, log):

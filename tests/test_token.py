@@ -87,15 +87,17 @@ def test_asking_changes_nothing(server):
 
 @pytest.mark.parametrize("name", JOB_SERVERS)
 def test_tokens_cannot_be_guessed(start, name):
-    """A token is 22 characters of an alphabet of 64, no two alike among a thousand."""
+    """A token is 22 characters of an alphabet of 64, no two alike among hundreds."""
     url = start(name, JOBS_PER_OWNER=1000).url
     with httpx2.Client(base_url=url, headers=ALICE) as client:
-        tokens = [client.post("/jobs", json={"seconds": 0}).json()["token"] for _ in range(1000)]
-    assert len(set(tokens)) == 1000
+        tokens = [client.post("/jobs", json={"seconds": 0}).json()["token"] for _ in range(200)]
+    assert len(set(tokens)) == 200
     assert {len(token) for token in tokens} == {22}
-    # In each position all characters of the alphabet turn up: nothing counts upwards.
+    # In each position most characters of the alphabet turn up: nothing counts upwards. The last
+    # has two bits of the 128 only.
     alphabet = set(string.ascii_letters + string.digits + "-_")
-    assert all(set(column) == alphabet for column in list(zip(*tokens, strict=True))[:-1])
+    for column in list(zip(*tokens, strict=True))[:-1]:
+        assert set(column) <= alphabet and len(set(column)) > 48
 
 
 def test_an_unknown_token_is_404(server):
