@@ -33,16 +33,21 @@ def pytest_addoption(parser):
     parser.addoption("--record", action="store_true", help="rewrite snippets/ from this run")
 
 
+# Proofs of these try one program each, and share nothing.
+SCATTERED = ("test_bad_servers", "test_examples")
+
+
 class Together(LoadScopeScheduling):
-    """Keeps a module's proofs together, for what they share, and those of a page; proofs that
-    try one program each, and share nothing, go wherever there is room."""
+    """Keeps a module's proofs together, for what they share; scattered ones go anywhere."""
 
     def _split_scope(self, nodeid):
-        if nodeid.startswith(("tests/test_bad_servers.py", "tests/test_examples.py")):
-            return nodeid
-        if nodeid.startswith("tests/test_pages.py"):
-            return "tests/test_pages.py " + nodeid.partition("[")[2]
-        return super()._split_scope(nodeid)
+        scattered = nodeid.startswith(tuple(f"tests/{stem}.py" for stem in SCATTERED))
+        return nodeid if scattered else super()._split_scope(nodeid)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the pages, which keep a browser busy longest; end with what fills gaps."""
+    items.sort(key=lambda item: (item.path.stem != "test_pages", item.path.stem in SCATTERED))
 
 
 def pytest_xdist_make_scheduler(config, log):

@@ -43,6 +43,10 @@ def test_accessible(visit):
     visit.locator("details:not(.question)").evaluate_all(
         "(folds) => folds.slice(1).forEach((fold) => fold.remove())"
     )
+    # And so is each proof and each function of a program.
+    visit.locator(".doc-function").evaluate_all(
+        "(all) => all.slice(20).forEach((each) => each.remove())"
+    )
     visit.add_style_tag(content=".md-typeset .tabbed-block { display: block !important; }")
     expect_accessible(visit)
     visit.emulate_media(color_scheme="dark")
