@@ -354,7 +354,8 @@ def test_a_client_with_a_short_timeout_hangs_up(runs, record):
     question = messages(runs["hangs up"].wire.events)[-1]
     end = next(e for e in runs["hangs up"].wire.events if e.kind == "end" and e.at > question.at)
     assert question.source == end.source == "client"
-    assert 5 <= end.at - question.at < 9  # the job ends after 9 seconds
+    # The job ends after 9 seconds. The tap may see the question late, and so the wait shorter.
+    assert 4 <= end.at - question.at < 9
     record("long_polling/wrong_client_timeout.txt", result.stdout + result.stderr)
 
 
