@@ -356,7 +356,7 @@ async function replay(panel) {
   frameOf(
     panel,
     "replay",
-    "A recorded run, its times rounded to whole seconds. To talk to a real server, run make serve.",
+    "A recorded run, its times rounded down. To talk to a real server, run make serve.",
   );
   const button = element(panel, "button", { type: "button" }, "Play");
   const count = element(panel, "output");
