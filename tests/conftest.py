@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 from xdist.scheduler import LoadScopeScheduling
 
+from .support import parts
 from .support.canned import Canned
 from .support.processes import (
     EXAMPLES,
@@ -153,6 +154,59 @@ def tap_shared(port):
         yield tap
 
 
+@contextmanager
+def assembler(folder, port):
+    """Yield the two functions that start real parts, and stop them at the end."""
+    with ExitStack() as running:
+
+        def kept(part):
+            running.callback(part.stop)
+            return part
+
+        def start_proxy(name, ports, **changes):
+            needs("haproxy" if name.endswith(".cfg") else "nginx")
+            return kept(parts.proxy(name, folder / f"proxy-{uuid4()}", ports, changes))
+
+        def start_redis(*options):
+            needs("redis-server")
+            return kept(parts.redis(folder / f"redis-{uuid4()}", port(), *options))
+
+        start_proxy.kept = start_redis.kept = kept
+        yield start_proxy, start_redis
+
+
+@pytest.fixture
+def assembled(tmp_path, port):
+    """Stop the real parts of one test."""
+    with assembler(tmp_path, port) as both:
+        yield both
+
+
+@pytest.fixture
+def start_proxy(assembled):
+    """Start nginx or HAProxy: start_proxy("load_balancing/nginx.conf", {8000: …, 8001: …}).
+
+    `changes` put other words in place of some of the file: start_proxy(…, **{"60s": "1s"}).
+    """
+    return assembled[0]
+
+
+@pytest.fixture
+def start_redis(assembled):
+    """Start a Redis of the test's own: start_redis("--appendfsync", "always").
+
+    After `redis.stop(SIGKILL)`, `start_redis.kept(redis.again())` brings it back.
+    """
+    return assembled[1]
+
+
+@pytest.fixture(scope="module")
+def assembled_shared(tmp_path_factory, port):
+    """Start real parts for several tests: start_proxy, start_redis = assembled_shared."""
+    with assembler(tmp_path_factory.mktemp("parts"), port) as both:
+        yield both
+
+
 @pytest.fixture
 def canned(port):
     """Start a server that gives the answers it was given, the last one for ever."""
@@ -168,10 +222,10 @@ def canned(port):
         server.close()
 
 
-def needs(program, package):
+def needs(program, package=None):
     """Return the path of a real part; skip by name without it, and fail where CI is set."""
-    path = shutil.which(program)
-    return path or missing(f"{program} is not installed: sudo apt-get install {package}")
+    path = parts.found(program)
+    return path or missing(f"{program} is not installed: sudo apt-get install {package or program}")
 
 
 def missing(message):
@@ -182,7 +236,7 @@ def missing(message):
 @pytest.fixture(scope="session")
 def browser():
     """Return the system's Chromium, headless. It makes no request of its own."""
-    path = needs("chromium", "chromium")
+    path = needs("chromium")
     quiet = "disable-gpu disable-quic no-first-run disable-background-networking"
     quiet += " disable-component-update disable-sync"
     with sync_playwright() as playwright:

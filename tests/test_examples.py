@@ -6,6 +6,7 @@ import subprocess
 import httpx2
 import pytest
 
+from .conftest import needs
 from .support.processes import (
     EXAMPLES,
     PATIENCE,
@@ -23,6 +24,11 @@ RUNNABLE = sorted(
     str(path.relative_to(EXAMPLES))
     for path in EXAMPLES.glob("*/*")
     if path.suffix in {".py", ".sh"} and path.parent.name != "site"
+)
+CONFIGURATIONS = sorted(
+    str(path.relative_to(EXAMPLES))
+    for kind in ("conf", "cfg")
+    for path in EXAMPLES.glob(f"*/*.{kind}")
 )
 SHORT = ("SECONDS", "SECONDS_OF_WORK", "INTERVAL")
 QUICK = dict.fromkeys(SHORT, 0.1) | {"LENGTH": 0.4, "WAIT": 1, "COUNT": 1}
@@ -61,3 +67,21 @@ def test_runs_alone(name, registry, tmp_path, start, port, record):
     complain(result.stdout + result.stderr)
     assert result.returncode == 0, result.stderr
     assert result.stdout
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_a_configuration_is_accepted(name, tmp_path, record):
+    """Each configuration, copied alone into an empty folder, is accepted by its program."""
+    example = EXAMPLES / name
+    command = dict(commands(example))["Run"]
+    record(f"{name}.run", f"{command}\n")
+    program, *options = command.split()
+    check = "-c" if program == "haproxy" else "-t"
+    result = subprocess.run(
+        [needs(program), *options, check],
+        cwd=alone(example, tmp_path / "alone"),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "warn" not in (result.stdout + result.stderr).lower()
