@@ -2,11 +2,12 @@
 
 import signal
 import subprocess
+from functools import cache
 
 import httpx2
 import pytest
 
-from .conftest import needs
+from .conftest import needs, starter
 from .support.processes import (
     EXAMPLES,
     PATIENCE,
@@ -34,8 +35,15 @@ SHORT = ("SECONDS", "SECONDS_OF_WORK", "INTERVAL")
 QUICK = dict.fromkeys(SHORT, 0.1) | {"LENGTH": 0.4, "WAIT": 1, "COUNT": 1}
 
 
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory, port):
+    """Return a function that returns a running server, started once for all its clients."""
+    with starter(tmp_path_factory.mktemp("kept"), port) as start:
+        yield cache(start)
+
+
 @pytest.mark.parametrize("name", RUNNABLE)
-def test_runs_alone(name, registry, tmp_path, start, port, record):
+def test_runs_alone(name, registry, tmp_path, kept, port, record):
     """Each example, copied alone into an empty folder, runs with the command that it names."""
     example = EXAMPLES / name
     folder = alone(example, tmp_path / "alone")
@@ -54,7 +62,7 @@ def test_runs_alone(name, registry, tmp_path, start, port, record):
             # meet it while it stops, and then it ends with 130, but as quietly.
             assert program.stop(signal.SIGINT) in {0, 130}
         return
-    server = start(needed_server(example))
+    server = kept(needed_server(example))
     result = subprocess.run(
         command,
         shell=True,
