@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ from .support.messages import (
     told,
     transcript,
 )
-from .support.processes import EXAMPLES, alone
+from .support.processes import EXAMPLES, PATIENCE, alone
 from .support.wiretap import Cut, Tap
 
 HERE = "server_sent_events"
@@ -665,6 +666,31 @@ def test_the_board_refuses_what_is_no_text(start):
     url = f"{start(f'{HERE}/board.py').url}/notices"
     answer = httpx2.post(url, content=b"\xff")
     assert (answer.status_code, answer.json()["message"]) == (400, "send text in UTF-8")
+
+
+def test_the_board_forgets_who_left(start):
+    """A listener that has left is no listener any more: a notice says to how many it was
+    shown."""
+    url = f"{start(f'{HERE}/board.py').url}/notices"
+    with httpx2.stream("GET", url) as answer:
+        body = answer.iter_raw()
+        assert next(body) == b": listening\n\n"
+        assert httpx2.post(url, content="hello").json() == {"shown to": 1}
+        assert next(body) == b"data: hello\n\n"
+    end = time.monotonic() + PATIENCE
+    while httpx2.post(url, content="hello").json() != {"shown to": 0}:
+        assert time.monotonic() < end
+
+
+def test_a_stopping_board_ends_its_streams(start):
+    """When the board stops, each stream ends as an answer should, and not in the middle."""
+    board = start(f"{HERE}/board.py", SANIC_GRACEFUL_SHUTDOWN_TIMEOUT=1)
+    with httpx2.stream("GET", f"{board.url}/notices", timeout=PATIENCE) as answer:
+        body = answer.iter_raw()
+        assert next(body) == b": listening\n\n"
+        board.send(signal.SIGTERM)
+        assert list(body) == []  # a stream that is cut raises
+    assert board.wait() == 0
 
 
 # Resuming

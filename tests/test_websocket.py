@@ -207,7 +207,8 @@ def test_stops_cleanly_with_sockets_open(start):
 
 def test_a_client_that_vanishes_leaves_nothing(start):
     """A client that vanishes in the middle of a job leaves no traceback and no task behind,
-    whether it says goodbye, hangs up, resets, or leaves while it is told of much."""
+    whether it says goodbye, hangs up, resets, or leaves while it is told of much, or before it
+    is answered."""
     job, goodbye = b'{"id": 1, "submit": {"seconds": 0.2}}', struct.pack("!H", 1000)
     job, goodbye = FRAMES["encode"](1, job), FRAMES["encode"](8, goodbye)
     for name in SERVERS:
@@ -228,6 +229,11 @@ def test_a_client_that_vanishes_leaves_nothing(start):
                 FRAMES["decode"](read)
             FRAMES["decode"](read)  # the first of many pushes
             plain.sendall(goodbye)
+        for _ in range(20):  # in Sanic it is chance whether the handler still answers
+            with raw(server) as (plain, _):
+                plain.sendall(job + goodbye)
+                while plain.recv(100):
+                    pass
         with connect(address(server.url)) as ws:  # and still serves; the others' jobs end
             ask(ws, {"id": 1, "submit": {"seconds": 0.3}})
             assert json.loads(ws.recv(30))["status"] == "done"
