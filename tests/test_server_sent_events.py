@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from typing import NamedTuple
 import httpx2
 import pytest
 
+from .conftest import needs
 from .support.browsing import expect_accessible
 from .support.figures import timeline
 from .support.messages import (
@@ -143,6 +145,24 @@ def ended(job):
 
 
 # The server and the client
+
+
+def test_the_least_of_it(start, record):
+    """The small server tells curl each number of its countdown as one event, and then ends."""
+    url = f"{start(f'{HERE}/server_small.py', STEP=0.01).url}/countdown"
+    told = subprocess.run(
+        [needs("curl"), "--silent", "--no-buffer", url], capture_output=True, text=True, check=True
+    )
+    assert told.stdout == "data: 3\n\ndata: 2\n\ndata: 1\n\nevent: done\ndata: lift-off\n\n"
+    record("server_sent_events/countdown.txt", told.stdout)
+
+
+def test_the_first_event_does_not_wait_for_the_second(start):
+    """The first event of the small server is there when the second is an hour away."""
+    url = f"{start(f'{HERE}/server_small.py', STEP=3600).url}/countdown"
+    with httpx2.stream("GET", url, timeout=PATIENCE) as answer:
+        assert answer.headers["Content-Type"] == "text/event-stream"
+        assert next(answer.iter_raw()) == b"data: 3\n\n"
 
 
 def test_one_question_and_an_answer_that_goes_on(runs, record):

@@ -759,6 +759,23 @@ def test_a_socket_that_closes_fails_every_question(run):
             assert "no answer from" in result.stderr and len(result.stderr.splitlines()) == 1
 
 
+def test_what_comes_twice_counts_once(run):
+    """An answer or a push that comes twice disturbs nothing, also if the server closes at once
+    after it."""
+
+    def twice(ws):
+        ids = [json.loads(ws.recv())["id"] for _ in range(2)]
+        for number in ids:
+            answer = {"id": number, "token": f"job {number}", "status": "pending"}
+            push = {"token": f"job {number}", "status": "done", "result": 42}
+            for message in answer, answer, push, push:
+                ws.send(json.dumps(message))
+
+    with library(twice) as url:
+        result = run("websocket/client_duplex.py", URL=url.replace("ws", "http"))
+    assert result.stdout.endswith("the results are [42, 42]\n"), result.stderr
+
+
 @pytest.mark.parametrize("name", ["client.py", "client_duplex.py"])
 @pytest.mark.parametrize(
     "message",

@@ -69,9 +69,11 @@ class Talk:
         async for text in self.socket:
             message = json.loads(text)
             key = message["id" if "id" in message else "token"]
-            self.futures[key].set_result(message)
-        for future in self.futures.values():  # nobody will answer
-            future.set_exception(ConnectionError("closed by server"))
+            if not self.futures[key].done():  # what comes twice counts once
+                self.futures[key].set_result(message)
+        for future in self.futures.values():
+            if not future.done():  # nobody will answer
+                future.set_exception(ConnectionError("closed by server"))
 # --8<-- [end:talk]
 
 
