@@ -134,7 +134,7 @@ def test_close_codes(closes, browser_closes, record):
                 }
                 for code, what, who, saw in sorted(rows)
             ]
-        ),
+        ).replace("--:", "---"),
     )
 
 
