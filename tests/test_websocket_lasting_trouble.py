@@ -305,9 +305,9 @@ def test_the_end_of_receiving_ends_the_sending(tmp_path, port, monkeypatch):
                 f"ws://127.0.0.1:{number}/events?after=0"
             ) as socket:
                 assert json.loads(await socket.recv())["id"] == 1
-            async with asyncio.timeout(PATIENCE):
-                while asyncio.all_tasks() - before:
-                    await asyncio.sleep(0.01)
+                during = asyncio.all_tasks() - before
+            _, left = await asyncio.wait(during, timeout=PATIENCE)
+            assert not left
 
     asyncio.run(come_and_leave())
 

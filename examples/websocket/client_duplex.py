@@ -69,11 +69,12 @@ class Talk:
         async for text in self.socket:
             message = json.loads(text)
             key = message["id" if "id" in message else "token"]
-            if not self.futures[key].done():  # what comes twice counts once
+            if not self.futures[key].done():  # or it has come twice
                 self.futures[key].set_result(message)
+        closed = ConnectionError("closed by server")
         for future in self.futures.values():
             if not future.done():  # nobody will answer
-                future.set_exception(ConnectionError("closed by server"))
+                future.set_exception(closed)
 # --8<-- [end:talk]
 
 
