@@ -997,7 +997,7 @@ def test_gives_up_at_the_deadline(server, run):
 @pytest.mark.parametrize("name", ["server.py", "server_hardened.py"])
 def test_a_stopping_server_ends_its_streams(start, tap, name):
     """On SIGTERM each stream ends as an answer should, with its empty chunk, and the server
-    exits at once."""
+    exits at once; the hardened one first tells each client another time to stay away."""
     # Were one left open, stopping would take longer than this test has patience.
     patient = {"STEP": 60, "HEARTBEAT": 60, "SANIC_GRACEFUL_SHUTDOWN_TIMEOUT": 60}
     server = start(f"{HERE}/{name}", **patient)

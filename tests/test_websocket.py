@@ -760,8 +760,8 @@ def test_a_socket_that_closes_fails_every_question(run):
 
 
 def test_what_comes_twice_counts_once(run):
-    """An answer or a push that comes twice disturbs nothing, also if the server closes at once
-    after it."""
+    """An answer or a push that comes twice counts once, also if the server closes at once after
+    it."""
 
     def twice(ws):
         ids = [json.loads(ws.recv())["id"] for _ in range(2)]
@@ -1009,9 +1009,8 @@ def test_from_how_many_messages_on_it_costs_less(sanic, start, tap, record):
     """Only to hear one piece of news, a WebSocket costs more bytes than a held request; from
     the second on it costs less."""
     # A request held until the job is done, and its answer, are as long as one that came late.
-    held = "long_polling" if (EXAMPLES / "long_polling/server.py").exists() else "short_polling"
-    prefer = {"Prefer": "wait=30"} if held == "long_polling" else {}
-    http, ws = tap(start(f"{held}/server.py")), tap(sanic)
+    prefer = {"Prefer": "wait=30"}
+    http, ws = tap(start("long_polling/server.py")), tap(sanic)
     with httpx2.Client(base_url=http.url) as client:
         for _ in range(3):
             submitted = client.post("/jobs", json={"seconds": 0})
