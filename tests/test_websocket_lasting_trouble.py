@@ -309,7 +309,8 @@ def test_the_end_of_receiving_ends_the_sending(tmp_path, port, monkeypatch):
             _, left = await asyncio.wait(during, timeout=PATIENCE)
             assert not left
 
-    asyncio.run(come_and_leave())
+    with ThreadPoolExecutor(1) as beside:  # a browser may have a loop in this thread
+        beside.submit(asyncio.run, come_and_leave()).result()
 
 
 @pytest.mark.parametrize("name", SERVERS)
