@@ -159,10 +159,16 @@ def test_the_least_of_it(start, record):
 
 def test_the_first_event_does_not_wait_for_the_second(start):
     """The first event of the small server is there when the second is an hour away."""
-    url = f"{start(f'{HERE}/server_small.py', STEP=3600).url}/countdown"
-    with httpx2.stream("GET", url, timeout=PATIENCE) as answer:
-        assert answer.headers["Content-Type"] == "text/event-stream"
-        assert next(answer.iter_raw()) == b"data: 3\n\n"
+    server = start(f"{HERE}/server_small.py", STEP=3600)
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as plain:
+        plain.sendall(b"GET /countdown HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        heard = b""
+        while not heard.endswith(b"\r\ndata: 3\n\n\r\n"):
+            heard += plain.recv(1000)
+        assert b"content-type: text/event-stream\r\n" in heard
+        plain.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            plain.recv(1000)
 
 
 def test_one_question_and_an_answer_that_goes_on(runs, record):
