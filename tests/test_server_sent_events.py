@@ -212,8 +212,8 @@ def test_the_server_speaks_first(runs):
 
 
 def test_the_head_of_the_answer(server):
-    """The answer has the type text/event-stream, no length, and asks not to be stored or
-    buffered on the way."""
+    """The answer has the type text/event-stream, no length, and asks not to be taken from a cache
+    unasked, nor buffered on the way; the first thing in it is retry."""
     with httpx2.stream("GET", f"{submit(server.url, 60)}/events") as answer:
         assert answer.status_code == 200
         assert answer.headers["Content-Type"] == "text/event-stream"
@@ -221,6 +221,7 @@ def test_the_head_of_the_answer(server):
         assert answer.headers["Transfer-Encoding"] == "chunked"
         assert answer.headers["Cache-Control"] == "no-cache"
         assert answer.headers["X-Accel-Buffering"] == "no"
+        assert next(answer.iter_lines()) == "retry: 1000"
 
 
 def test_all_listeners_hear_the_same(quick):
