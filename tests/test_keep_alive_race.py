@@ -152,7 +152,7 @@ def test_the_client_forgets_first(monkeypatch, port):
 
 # Bad servers
 
-CLIENTS = ["client.py", "client_hardened.py", "client.sh", "by_hand.py"]
+CLIENTS = ["client.py", "client_hardened.py", "client.sh", "by_hand.py", "wrong_retry.py"]
 
 
 @pytest.mark.parametrize("name", CLIENTS)

@@ -124,7 +124,7 @@ def crowd(server, path, number):
 
 def test_two_thousand_are_held_at_once(start, many_files, record):
     """One worker in one thread holds 2,000 questions at once, each at the cost of one task and
-    a few KiB, and answers others meanwhile."""
+    some ten KiB, and answers others meanwhile."""
     server = start("long_polling/server_hardened.py", MAX_WAIT=60)
     job = submit(server.url)
     before, tasks = memory(server), held(server)["tasks"]

@@ -7,7 +7,9 @@ import json
 import re
 import signal
 import socket
+import subprocess
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from typing import NamedTuple
 import httpx2
 import pytest
 
+from .conftest import needs
 from .support.browsing import expect_accessible
 from .support.figures import timeline
 from .support.messages import (
@@ -33,7 +36,7 @@ from .support.messages import (
     told,
     transcript,
 )
-from .support.processes import EXAMPLES, alone
+from .support.processes import EXAMPLES, PATIENCE, alone
 from .support.wiretap import Cut, Tap
 
 HERE = "server_sent_events"
@@ -144,6 +147,30 @@ def ended(job):
 # The server and the client
 
 
+def test_the_least_of_it(start, record):
+    """The small server tells curl each number of its countdown as one event, and then ends."""
+    url = f"{start(f'{HERE}/server_small.py', STEP=0.01).url}/countdown"
+    told = subprocess.run(
+        [needs("curl"), "--silent", "--no-buffer", url], capture_output=True, text=True, check=True
+    )
+    assert told.stdout == "data: 3\n\ndata: 2\n\ndata: 1\n\nevent: done\ndata: lift-off\n\n"
+    record("server_sent_events/countdown.txt", told.stdout)
+
+
+def test_the_first_event_does_not_wait_for_the_second(start):
+    """The first event of the small server is there when the second is an hour away."""
+    server = start(f"{HERE}/server_small.py", STEP=3600)
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as plain:
+        plain.sendall(b"GET /countdown HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        heard = b""
+        while not heard.endswith(b"\r\ndata: 3\n\n\r\n"):
+            heard += plain.recv(1000)
+        assert b"content-type: text/event-stream\r\n" in heard
+        plain.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            plain.recv(1000)
+
+
 def test_one_question_and_an_answer_that_goes_on(runs, record):
     """A job of 4.5 seconds takes one question: its one answer has four reports, the moment each
     is made, then the result, and then it ends."""
@@ -185,8 +212,8 @@ def test_the_server_speaks_first(runs):
 
 
 def test_the_head_of_the_answer(server):
-    """The answer has the type text/event-stream, no length, and asks not to be stored or
-    buffered on the way."""
+    """The answer has the type text/event-stream, no length, and asks not to be taken from a cache
+    unasked, nor buffered on the way; the first thing in it is retry."""
     with httpx2.stream("GET", f"{submit(server.url, 60)}/events") as answer:
         assert answer.status_code == 200
         assert answer.headers["Content-Type"] == "text/event-stream"
@@ -194,6 +221,7 @@ def test_the_head_of_the_answer(server):
         assert answer.headers["Transfer-Encoding"] == "chunked"
         assert answer.headers["Cache-Control"] == "no-cache"
         assert answer.headers["X-Accel-Buffering"] == "no"
+        assert next(answer.iter_lines()) == "retry: 1000"
 
 
 def test_all_listeners_hear_the_same(quick):
@@ -667,6 +695,31 @@ def test_the_board_refuses_what_is_no_text(start):
     assert (answer.status_code, answer.json()["message"]) == (400, "send text in UTF-8")
 
 
+def test_the_board_forgets_who_left(start):
+    """A listener that has left is no listener any more: a notice says to how many it was
+    shown."""
+    url = f"{start(f'{HERE}/board.py').url}/notices"
+    with httpx2.stream("GET", url) as answer:
+        body = answer.iter_raw()
+        assert next(body) == b": listening\n\n"
+        assert httpx2.post(url, content="hello").json() == {"shown to": 1}
+        assert next(body) == b"data: hello\n\n"
+    end = time.monotonic() + PATIENCE
+    while httpx2.post(url, content="hello").json() != {"shown to": 0}:
+        assert time.monotonic() < end
+
+
+def test_a_stopping_board_ends_its_streams(start):
+    """When the board stops, each stream ends as an answer should, and not in the middle."""
+    board = start(f"{HERE}/board.py", SANIC_GRACEFUL_SHUTDOWN_TIMEOUT=1)
+    with httpx2.stream("GET", f"{board.url}/notices", timeout=PATIENCE) as answer:
+        body = answer.iter_raw()
+        assert next(body) == b": listening\n\n"
+        board.send(signal.SIGTERM)
+        assert list(body) == []  # a stream that is cut raises
+    assert board.wait() == 0
+
+
 # Resuming
 
 
@@ -951,7 +1004,7 @@ def test_gives_up_at_the_deadline(server, run):
 @pytest.mark.parametrize("name", ["server.py", "server_hardened.py"])
 def test_a_stopping_server_ends_its_streams(start, tap, name):
     """On SIGTERM each stream ends as an answer should, with its empty chunk, and the server
-    exits at once."""
+    exits at once; the hardened one first tells each client another time to stay away."""
     # Were one left open, stopping would take longer than this test has patience.
     patient = {"STEP": 60, "HEARTBEAT": 60, "SANIC_GRACEFUL_SHUTDOWN_TIMEOUT": 60}
     server = start(f"{HERE}/{name}", **patient)

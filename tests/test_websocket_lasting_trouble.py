@@ -1,6 +1,7 @@
 """What goes wrong on a WebSocket: close codes, clients that hang, servers that do not listen."""
 
 import asyncio
+import importlib
 import json
 import re
 import signal
@@ -11,6 +12,7 @@ from contextlib import ExitStack, suppress
 import httpx2
 import pytest
 import websockets.asyncio.client
+import websockets.asyncio.server
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 from websockets.sync.client import connect
@@ -132,7 +134,7 @@ def test_close_codes(closes, browser_closes, record):
                 }
                 for code, what, who, saw in sorted(rows)
             ]
-        ),
+        ).replace("--:", "---"),
     )
 
 
@@ -283,6 +285,32 @@ def test_clients_that_left_are_forgotten(start, name):
             socket.recv(PATIENCE)
             if number % 2:
                 socket.socket.close()  # and no goodbye
+
+
+def test_the_end_of_receiving_ends_the_sending(tmp_path, port, monkeypatch):
+    """On websockets nothing of a client that left goes on: the end of the receiving loop ends
+    the sending, though no event has come since."""
+    server = importlib.import_module(f"examples.{ROOM}.server_websockets")
+    monkeypatch.setattr(server, "HEARTBEAT", 10 * PATIENCE)  # which would end it as well
+    monkeypatch.setattr(server, "clients", set(), raising=False)
+
+    async def come_and_leave():
+        log = server.EventLog(tmp_path / "events.log", 10)
+        monkeypatch.setattr(server, "log", log, raising=False)
+        log.publish("one")
+        number = port()
+        async with websockets.asyncio.server.serve(server.stream, "127.0.0.1", number):
+            before = asyncio.all_tasks()
+            async with websockets.asyncio.client.connect(
+                f"ws://127.0.0.1:{number}/events?after=0"
+            ) as socket:
+                assert json.loads(await socket.recv())["id"] == 1
+                during = asyncio.all_tasks() - before
+            _, left = await asyncio.wait(during, timeout=PATIENCE)
+            assert not left
+
+    with ThreadPoolExecutor(1) as beside:  # a browser may have a loop in this thread
+        beside.submit(asyncio.run, come_and_leave()).result()
 
 
 @pytest.mark.parametrize("name", SERVERS)

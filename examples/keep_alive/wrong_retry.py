@@ -13,6 +13,7 @@
 
 import asyncio
 import os
+import sys
 
 import httpx2
 
@@ -43,4 +44,9 @@ async def main():
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except httpx2.HTTPError as error:
+        sys.exit(f"no answer from {URL}: {error!r}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -17,7 +17,7 @@ This is board.py with another frame(): who may post may forge events.
 import asyncio
 import os
 
-from sanic import BadRequest, Blueprint, Sanic, empty
+from sanic import BadRequest, Blueprint, Sanic, json
 
 bp = Blueprint("board")
 listeners: set[asyncio.Queue] = set()
@@ -33,14 +33,14 @@ def frame(text):
 # --8<-- [start:post]
 @bp.post("/notices")
 async def put_up(request):
-    """Show a text, sent as UTF-8, to all who listen now."""
+    """Show a text, sent as UTF-8, to all who listen now: how many."""
     try:
         text = request.body.decode()
     except UnicodeDecodeError:
         raise BadRequest("send text in UTF-8") from None
     for queue in listeners:
         queue.put_nowait(text)
-    return empty(204)
+    return json({"shown to": len(listeners)})
 # --8<-- [end:post]
 
 

@@ -69,9 +69,12 @@ class Talk:
         async for text in self.socket:
             message = json.loads(text)
             key = message["id" if "id" in message else "token"]
-            self.futures[key].set_result(message)
-        for future in self.futures.values():  # nobody will answer
-            future.set_exception(ConnectionError("closed by server"))
+            if not self.futures[key].done():  # or it has come twice
+                self.futures[key].set_result(message)
+        closed = ConnectionError("closed by server")
+        for future in self.futures.values():
+            if not future.done():  # nobody will answer
+                future.set_exception(closed)
 # --8<-- [end:talk]
 
 

@@ -13,4 +13,5 @@ curl --fail-with-body --silent --show-error \
   --header 'Content-Type: application/json' \
   --data '{"text": "hello"}' \
   "$URL/events"
+echo
 # --8<-- [end:publish]
