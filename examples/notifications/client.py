@@ -85,12 +85,12 @@ async def follow(inbox, handle):
                         note = json.loads(text)
                         if "heartbeat" in note:
                             continue
-                        new = inbox.take(note)
+                        done = handle(note, inbox.take(note))
                         # Only now, when it is kept.
                         await websocket.send(
                             json.dumps({"ack": note["id"]})
                         )
-                        if handle(note, new):
+                        if done:
                             return
                 code, why = websocket.close_code, websocket.close_reason
                 if code == 1008 or code >= 4000:

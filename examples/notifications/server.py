@@ -126,6 +126,7 @@ class Hub:
         self.unsaved = {}  # acknowledged, and not in the log yet
         self.waiting = asyncio.Queue()
         self.listeners = defaultdict(set)  # to each channel
+        self.stopping = False
         self.task = asyncio.create_task(self.write())
 
     async def in_thread(self, method, *arguments):
@@ -190,6 +191,10 @@ class Hub:
 # --8<-- [end:hub]
 
 
+RESTART = 1012, "the server restarts"
+SLOW = 1013, "too slow: come back for the rest"
+
+
 # --8<-- [start:listener]
 class Listener:
     """One who listens after a number: to the log first, then live."""
@@ -205,6 +210,8 @@ class Listener:
         # queue, and nothing falls between the two.
         for channel in self.channels:
             self.hub.listeners[channel].add(self)
+        if self.hub.stopping:
+            self.end(*RESTART)
         return self
 
     def __exit__(self, *_):
@@ -218,7 +225,7 @@ class Listener:
         if self.queue.qsize() < QUEUE:
             self.queue.put_nowait(note)
         else:
-            self.end(1013, "too slow: come back for the rest")
+            self.end(*SLOW)
 
     def end(self, code, reason):
         self.__exit__()
@@ -337,7 +344,7 @@ async def socket(request, ws):
                     async with asyncio.timeout(SEND_TIMEOUT):
                         await ws.send(text)
     except TimeoutError:  # it does not read at all
-        ws.end_connection(1013, "too slow: come back for the rest")
+        ws.end_connection(*SLOW)
     finally:  # also when the client has left: that cancels us
         receiving.cancel()
 
@@ -433,9 +440,10 @@ async def tell(app):
 @bp.before_server_stop
 async def hang_up(app):
     """Let everyone go, to come back to the next server."""
-    hub = app.ctx.hub
-    for listener in set().union(*hub.listeners.values()):
-        listener.end(1012, "the server restarts")
+    app.ctx.hub.stopping = True
+    listeners = app.ctx.hub.listeners.values()
+    for listener in set().union(*listeners):
+        listener.end(*RESTART)
 
 
 @bp.after_server_stop
@@ -447,8 +455,11 @@ async def stop(app):
         await hub.in_thread(hub.log.append, [], hub.unsaved)
     hub.thread.shutdown()
     hub.log.db.close()
-    # What Sanic cancelled, its pings too, is to come to its end.
+    # Sanic's own are left: pings, and messages that came together
+    # with the end of a connection, which nobody will read.
     others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
     if others:
         await asyncio.wait(others, timeout=1)
 # --8<-- [end:life]
