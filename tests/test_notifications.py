@@ -804,7 +804,7 @@ def test_a_browser_shows_text_as_text(server, opened):
 
 
 def test_a_browser_drops_what_comes_twice(serving, opened):
-    """What comes twice the page acknowledges twice, and shows once; a heartbeat it does not show."""
+    """What comes twice the page acknowledges twice and shows once; heartbeats it does not show."""
     acknowledged = []
 
     def handler(socket):

@@ -151,9 +151,9 @@ def test_a_server_that_stops_says_so(begin, follow, tmp_path):
 
 
 def test_a_client_cut_off_at_every_point(begin, tap, follow):
-    """A client whose connections are cut, one after the other, at every eighth byte that the
-    server says, from before the handshake's answer to within a message, and at every eighth that the
-    client says, up to its acknowledgement: it has all messages, in order, once."""
+    """A client is cut off again and again, at every eighth byte that the server says, from before
+    the handshake's answer to within a message, and at every eighth that the client says, up to its
+    acknowledgement: it has all messages, in order, once."""
     server = begin()
     passed, cuts = Counter(), Counter()
     where = [("server", n) for n in range(0, 280, 8)] + [("client", n) for n in range(0, 352, 8)]

@@ -136,6 +136,7 @@ class Hub:
             self.thread, method, *arguments
         )
 
+    # --8<-- [start:write]
     async def publish(self, channel, text, key=None):
         """Return what Log.append does, when it is on the disk."""
         stored = asyncio.get_running_loop().create_future()
@@ -174,6 +175,7 @@ class Hub:
         note = number, message(number, channel, text)  # once, for all
         for listener in list(self.listeners.get(channel, ())):
             listener.put(note)
+    # --8<-- [end:write]
 
     async def read(self, seen, channels):
         """Return (number, message) for the next PAGE in the log."""
