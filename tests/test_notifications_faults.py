@@ -8,6 +8,7 @@ import resource
 import signal
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from threading import Thread
 
@@ -151,12 +152,12 @@ def test_a_server_that_stops_says_so(begin, follow, tmp_path):
 
 
 def test_a_client_cut_off_at_every_point(begin, tap, follow):
-    """A client is cut off again and again, at every eighth byte that the server says, from before
-    the handshake's answer to within a message, and at every eighth that the client says, up to its
+    """A client is cut off again and again, at every twelfth byte that the server says, from before
+    the handshake's answer to within a message, and at every twelfth that the client says, up to its
     acknowledgement: it has all messages, in order, once."""
     server = begin()
     passed, cuts = Counter(), Counter()
-    where = [("server", n) for n in range(0, 280, 8)] + [("client", n) for n in range(0, 352, 8)]
+    where = [("server", n) for n in range(0, 280, 12)] + [("client", n) for n in range(0, 352, 12)]
 
     def on_data(event):
         # The first connection is left alone until something has come.
@@ -178,8 +179,8 @@ def test_a_client_cut_off_at_every_point(begin, tap, follow):
         publish(server, f"{last}")
     client.wait_for(f"topics/news: {last}\n")
     assert texts(client.output) == list(range(1, last + 1))
-    assert cuts["server"] > 30
-    assert cuts["client"] > 35
+    assert cuts["server"] > 20
+    assert cuts["client"] > 25
 
 
 def test_what_is_not_acknowledged_comes_again(begin):
@@ -194,22 +195,22 @@ def test_what_is_not_acknowledged_comes_again(begin):
 
 
 def test_a_client_that_is_killed_keeps_what_it_took(begin, follow, tmp_path):
-    """A client that is killed ten times in the middle of two hundred messages, and started again,
+    """A client that is killed five times in the middle of a hundred messages, and started again,
     has each of them in its inbox, once and in order."""
     server = begin()
     inbox = tmp_path / "inbox"
-    publisher = Publisher(server.url, 200)
+    publisher = Publisher(server.url, 100)
     publisher.start()
-    for seen in range(10, 110, 10):
+    for seen in range(10, 60, 10):
         client = follow("client.py", URL=server.url, INBOX=inbox)
         until(lambda seen=seen: inbox.exists() and len(inbox.read_bytes().splitlines()) >= seen)
         client.stop(signal.SIGKILL)
     publisher.join(PATIENCE)
-    left = 200 - len(inbox.read_bytes().splitlines())
+    left = 100 - len(inbox.read_bytes().splitlines())
     if left:
         assert follow("client.py", URL=server.url, INBOX=inbox, COUNT=left).wait() == 0
     assert [json.loads(line)["text"] for line in inbox.read_text().splitlines()] == [
-        str(number) for number in range(1, 201)
+        str(number) for number in range(1, 101)
     ]
 
 
@@ -328,9 +329,10 @@ def test_two_hundred_clients_come_and_go(begin):
     without: each has all of a hundred messages, in order, and none twice."""
     server = begin(PING=5, PONG=5)
     clients = [Client(server.url, number) for number in range(200)]
-    asyncio.run(come_and_go(server, clients))
+    with ThreadPoolExecutor(1) as elsewhere:  # the browser's tests have a loop in this thread
+        elsewhere.submit(asyncio.run, come_and_go(server, clients)).result()
     assert {tuple(client.got) for client in clients} == {tuple(range(1, 101))}
-    assert sum(client.connections for client in clients) > 500
+    assert sum(client.connections for client in clients) > 400
 
 
 class Client:
@@ -344,7 +346,7 @@ class Client:
     async def live(self, end):
         loop = asyncio.get_running_loop()
         while loop.time() < end:
-            await self.stay(min(end, loop.time() + self.random.uniform(0, 8)))
+            await self.stay(min(end, loop.time() + self.random.uniform(2, 10)))
             await asyncio.sleep(self.random.uniform(0, 3))
         while len(self.got) < 100:
             await self.stay(loop.time() + PATIENCE)
