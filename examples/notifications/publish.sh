@@ -1,0 +1,21 @@
+#!/bin/sh
+# Publish a notification, and be told its number.
+#
+# Sent again with the same KEY it is stored once, so it is safe to try
+# again when no answer came.
+#
+# Run:    sh publish.sh
+# Needs:  server.py, running; its address is in URL
+#         (default http://127.0.0.1:8000)
+# Source: 201 Created, RFC 9110 §15.3.2
+set -eu
+
+# --8<-- [start:publish]
+URL=${URL:-http://127.0.0.1:8000}
+KEY=${KEY:-$(date +%s)-$$}  # as good as unique
+curl --fail-with-body --silent --show-error \
+  --header 'Content-Type: application/json' \
+  --header "Idempotency-Key: $KEY" \
+  --data '{"text": "version 42 is out"}' \
+  "$URL/topics/${TOPIC:-deploys}"
+# --8<-- [end:publish]

@@ -1,0 +1,387 @@
+"""Notifications and what happens to them: numbered messages, and an exact count at the end."""
+
+import asyncio
+import json
+import os
+import random
+import resource
+import signal
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from threading import Thread
+
+import httpx2
+import pytest
+import websockets.asyncio.client
+
+from .support.frames import cut as frames_in
+from .support.processes import EXAMPLES, PATIENCE, READY, Program, alone, argv, environment
+from .support.sockets import CLOSE, silent
+from .support.wiretap import Cut
+from .test_notifications import (
+    CLIENTS,
+    ROOM,
+    ask,
+    follow,
+    post,
+    present,
+    publish,
+    socket_to,
+    until,
+)
+
+__all__ = ["follow"]  # a fixture
+
+
+def texts(output):
+    """Return the numbers that the messages which a client printed as new have as their text."""
+    lines = [line for line in output.splitlines() if ": " in line and line[0].isdigit()]
+    return [int(line.rsplit(" ", 1)[1]) for line in lines if "again" not in line]
+
+
+@pytest.fixture
+def begin(start):
+    """Start the server, as `start` does: begin(LOG=…) -> Program; it prints no traceback.
+
+    It may print that a task was destroyed: for an acknowledgement that came together with the end
+    of its connection Sanic leaves one behind, which the garbage collector finds.
+    """
+    begun = []
+
+    def begin(**variables):
+        begun.append(start(f"{ROOM}/server.py", trouble=True, **variables))
+        return begun[-1]
+
+    yield begin
+    for server in begun:
+        assert "Traceback" not in server.output
+
+
+class Publisher(Thread):
+    """Publishes messages with the numbers 1 to n, and tries each until it is answered."""
+
+    def __init__(self, url, number):
+        super().__init__()
+        self.url, self.number, self.answers = url, number, Counter()
+
+    def run(self):
+        with httpx2.Client(timeout=PATIENCE) as client:
+            for number in range(1, self.number + 1):
+                while not self.send(client, number):
+                    time.sleep(0.02)
+
+    def send(self, client, number):
+        try:
+            answer = client.post(
+                f"{self.url}/topics/news",
+                json={"text": str(number)},
+                headers={"Idempotency-Key": f"message-{number}"},
+            )
+        except httpx2.TransportError:
+            self.answers["none"] += 1
+            return False
+        self.answers[answer.status_code] += 1
+        return answer.status_code in {200, 201}
+
+
+# The server
+
+
+def test_a_server_that_is_killed_loses_nothing(begin, follow, tmp_path):
+    """A server that is killed with SIGKILL three times while a publisher and clients of all three
+    kinds are busy: each client gets all hundred messages, in order, and none twice."""
+    options = {"LOG": tmp_path / "log.db"}
+    server = begin(**options)
+    clients = [follow(name, URL=server.url, COUNT=100) for name in CLIENTS]
+    until(lambda: present(server) == ["ann"])
+    publisher = Publisher(server.url, 100)
+    publisher.start()
+    for seen in 10, 40, 70:
+        clients[0].wait_for(f"topics/news: {seen}\n")
+        server.stop(signal.SIGKILL)
+        server = begin(PORT=server.port, **options)
+    publisher.join(PATIENCE)
+    assert publisher.answers["none"] >= 3
+    for client in clients:
+        assert client.wait() == 0
+        assert texts(client.output) == list(range(1, 101))
+
+
+@pytest.mark.parametrize("mode", ["FULL", "NORMAL"])
+def test_a_kill_loses_nothing_in_either_mode(tmp_path, port, mode):
+    """What was answered 201 outlives a SIGKILL the moment after, with synchronous = FULL, and with
+    NORMAL as well: that is a matter of power cuts."""
+    folder = alone(EXAMPLES / ROOM / "server.py", tmp_path / "server")
+    program = folder / "server.py"
+    program.write_text(program.read_text().replace("synchronous = FULL", f"synchronous = {mode}"))
+    env = environment(PORT=(number := port()), LOG="log.db")
+    server = Program(argv(program), folder, env, number).wait_for(*READY)
+    publish(server, "kept")
+    server.stop(signal.SIGKILL)
+    server = Program(argv(program), folder, env, number).wait_for(*READY)
+    assert [note["text"] for note in ask(server, after=0).json()["notifications"]] == ["kept"]
+    server.stop()
+
+
+def test_a_server_that_stops_says_so(begin, follow, tmp_path):
+    """A server that is told to stop closes with 1012, answers the polls that it holds, and does not
+    wait for anybody; the clients come back to the next one."""
+    options = {"LOG": tmp_path / "log.db"}
+    server = begin(**options)
+    clients = [
+        follow(name, URL=server.url, COUNT=4, WHO=name[:-3].replace("_", "-")) for name in CLIENTS
+    ]
+    until(lambda: len(present(server)) == 3)
+    publish(server, "1", "2")
+    for client in clients:
+        client.wait_for("topics/news: 2")
+    told = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - told < 10  # Sanic's own patience is 15 seconds
+    server = begin(PORT=server.port, **options)
+    publish(server, "3", "4")
+    for client in clients:
+        assert client.wait() == 0
+        assert texts(client.output) == [1, 2, 3, 4]
+    assert "closed with 1012: coming back" in clients[0].output
+
+
+# The connection
+
+
+def test_a_client_cut_off_at_every_point(begin, tap, follow):
+    """A client is cut off again and again, at every twelfth byte that the server says, from before
+    the handshake's answer to within a message, and at every twelfth that the client says, up to its
+    acknowledgement: it has all messages, in order, once."""
+    server = begin()
+    passed, cuts = Counter(), Counter()
+    where = [("server", n) for n in range(0, 280, 12)] + [("client", n) for n in range(0, 352, 12)]
+
+    def on_data(event):
+        # The first connection is left alone until something has come.
+        number = event.connection - 2
+        who, at = where[number] if number < len(where) else ("nobody", 0)
+        who, at = ("server", 280) if number < 0 else (who, at)
+        before = passed[event.connection, event.source]
+        passed[event.connection, event.source] += len(event.data)
+        if who == event.source and before + len(event.data) > at:
+            cuts[who] += 1
+            return Cut(at - before)
+        return None
+
+    wire = tap(server, on_data=on_data)
+    client = follow("client.py", URL=wire.url, BACKOFF=0.01)
+    last = 0
+    while wire.connections < len(where) + 2:
+        last += 1
+        publish(server, f"{last}")
+    client.wait_for(f"topics/news: {last}\n")
+    assert texts(client.output) == list(range(1, last + 1))
+    assert cuts["server"] > 20
+    assert cuts["client"] > 25
+
+
+def test_what_is_not_acknowledged_comes_again(begin):
+    """A client that is gone after a message and before its acknowledgement, and remembers nothing
+    itself, gets the message again: at least once is all that a server can promise."""
+    server = begin()
+    publish(server, "1", "2", "3")
+    for _ in "12":
+        with socket_to(server) as socket:
+            got = [json.loads(socket.recv(PATIENCE))["text"] for _ in range(3)]
+        assert got == ["1", "2", "3"]
+
+
+def test_a_client_that_is_killed_keeps_what_it_took(begin, follow, tmp_path):
+    """A client that is killed five times in the middle of a hundred messages, and started again,
+    has each of them in its inbox, once and in order."""
+    server = begin()
+    inbox = tmp_path / "inbox"
+    publisher = Publisher(server.url, 100)
+    publisher.start()
+    for seen in range(10, 60, 10):
+        client = follow("client.py", URL=server.url, INBOX=inbox)
+        until(lambda seen=seen: inbox.exists() and len(inbox.read_bytes().splitlines()) >= seen)
+        client.stop(signal.SIGKILL)
+    publisher.join(PATIENCE)
+    left = 100 - len(inbox.read_bytes().splitlines())
+    if left:
+        assert follow("client.py", URL=server.url, INBOX=inbox, COUNT=left).wait() == 0
+    assert [json.loads(line)["text"] for line in inbox.read_text().splitlines()] == [
+        str(number) for number in range(1, 101)
+    ]
+
+
+def test_a_client_that_is_frozen_and_thawed(begin, follow):
+    """A client that is frozen until the server gives it up, and thawed, has all messages, in order,
+    once."""
+    server = begin(PING=0.3, PONG=0.3)
+    client = follow("client.py", URL=server.url, COUNT=20)
+    publish(server, *map(str, range(1, 6)))
+    client.wait_for("topics/news: 5")
+    client.send(signal.SIGSTOP)
+    publish(server, *map(str, range(6, 11)))
+    until(lambda: present(server) == [])
+    publish(server, *map(str, range(11, 16)))
+    client.send(signal.SIGCONT)
+    client.wait_for("coming back")
+    publish(server, *map(str, range(16, 21)))
+    assert client.wait() == 0
+    assert texts(client.output) == list(range(1, 21))
+
+
+# A client that is too slow
+
+
+def test_a_slow_client_is_let_go_and_comes_back(begin):
+    """A client that does not read is closed with 1013 when its queue of ten is full, while another
+    gets all messages; when it is back it gets the rest: none of 450 is lost or out of order."""
+    server = begin(QUEUE=10)
+    number, size = 450, 9_000
+    with ExitStack() as open_:
+        slow = open_.enter_context(
+            silent(server.port, "/notifications/socket?user=slow&topic=news&after=0")
+        )
+        until(lambda: "slow" in present(server))
+        fast = open_.enter_context(socket_to(server, user="fast", after=0))
+        until(lambda: "fast" in present(server))
+        for n in range(1, number + 1):
+            publish(server, f"{n} {'x' * size}")
+            assert number_in(fast.recv(PATIENCE)) == n
+        until(lambda: "slow" not in present(server))
+        slow.settimeout(PATIENCE)
+        data = b"".join(iter(lambda: received(slow), b""))
+        last, *_ = (frame for _, frame in reversed([*frames_in(data.split(b"\r\n\r\n", 1)[1])]))
+        told = [
+            json.loads(frame["payload"])
+            for _, frame in frames_in(data.split(b"\r\n\r\n", 1)[1])
+            if frame["opcode"] == 1
+        ]
+        assert last["opcode"] == CLOSE
+        assert int.from_bytes(last["payload"][:2]) == 1013
+        got = [int(note["text"].split()[0]) for note in told]
+        assert 0 < len(got) < number
+        with socket_to(server, user="slow", after=told[-1]["id"]) as again:
+            got += [number_in(again.recv(PATIENCE)) for _ in range(number - len(got))]
+    assert got == list(range(1, number + 1))
+
+
+def number_in(message):
+    return int(json.loads(message)["text"].split()[0])
+
+
+def received(socket):
+    try:
+        return socket.recv(2**20)
+    except ConnectionResetError:
+        return b""
+
+
+# The disk
+
+
+def test_a_full_disk_is_told_to_the_publisher(begin, record, tmp_path):
+    """When the log cannot be written the publisher is answered 507, in JSON, and nothing is handed
+    on that is not stored; when there is room again it goes on, and after a kill the log holds
+    exactly what was answered 201."""
+    options = {"LOG": tmp_path / "log.db", "HEARTBEAT": 0.1}
+    server = begin(**options)
+    stored, refused = [], []
+    with socket_to(server, after=0) as socket:
+        size = os.path.getsize(f"{options['LOG']}-wal")
+        limit(server, size + 50_000)
+        for number in range(1, 31):
+            answer = post(server, f"{number}")
+            (stored if answer.status_code == 201 else refused).append(number)
+            if answer.status_code != 201:
+                assert answer.status_code == 507
+        assert stored
+        assert refused == list(range(refused[0], 31))
+        record("notifications/full.txt", f"{answer.status_code} {answer.text}\n")
+        limit(server, resource.RLIM_INFINITY)
+        for number in range(31, 41):
+            assert post(server, f"{number}").status_code == 201
+            stored.append(number)
+        got = []
+        while len(got) < len(stored):
+            note = json.loads(socket.recv(PATIENCE))
+            got += [int(note["text"])] if "id" in note else []
+    assert got == stored
+    server.stop(signal.SIGKILL)
+    server = begin(PORT=server.port, **options)
+    kept = [int(note["text"]) for note in ask(server, after=0).json()["notifications"]]
+    assert kept == stored
+
+
+def limit(server, size):
+    """Let a program write no file beyond so many bytes, as if the disk were full there."""
+    _, hard = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (size, hard))
+
+
+# Many
+
+
+def test_two_hundred_clients_come_and_go(begin):
+    """Two hundred clients that come and go at random for twenty seconds, some by a goodbye and some
+    without: each has all of a hundred messages, in order, and none twice."""
+    server = begin(PING=5, PONG=5)
+    clients = [Client(server.url, number) for number in range(200)]
+    with ThreadPoolExecutor(1) as elsewhere:  # the browser's tests have a loop in this thread
+        elsewhere.submit(asyncio.run, come_and_go(server, clients)).result()
+    assert {tuple(client.got) for client in clients} == {tuple(range(1, 101))}
+    assert sum(client.connections for client in clients) > 400
+
+
+class Client:
+    """One that comes and goes, and remembers the last number it saw."""
+
+    def __init__(self, url, number):
+        url = url.replace("http", "ws")
+        self.url = f"{url}/notifications/socket?user=client-{number}&topic=news"
+        self.random, self.seen, self.got, self.connections = random.Random(number), 0, [], 0
+
+    async def live(self, end):
+        loop = asyncio.get_running_loop()
+        while loop.time() < end:
+            await self.stay(min(end, loop.time() + self.random.uniform(2, 10)))
+            await asyncio.sleep(self.random.uniform(0, 3))
+        while len(self.got) < 100:
+            await self.stay(loop.time() + PATIENCE)
+
+    async def stay(self, until):
+        """Read for so long, or until all is there; then leave with a goodbye, or without."""
+        websocket = await websockets.asyncio.client.connect(
+            f"{self.url}&after={self.seen}",
+            compression=None,
+            ping_interval=None,
+            open_timeout=PATIENCE,
+        )
+        self.connections += 1
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                while len(self.got) < 100:
+                    note = json.loads(await websocket.recv())
+                    if "id" in note and note["id"] > self.seen:
+                        self.seen = note["id"]
+                        self.got.append(int(note["text"]))
+        if self.random.random() < 0.5:
+            websocket.transport.abort()
+        await websocket.close()
+
+
+async def come_and_go(server, clients):
+    async def send():
+        async with httpx2.AsyncClient(timeout=PATIENCE) as client:
+            for number in range(1, 101):
+                answer = await client.post(f"{server.url}/topics/news", json={"text": str(number)})
+                assert answer.status_code == 201
+                await asyncio.sleep(0.19)
+
+    end = asyncio.get_running_loop().time() + 20
+    async with asyncio.TaskGroup() as group:
+        group.create_task(send())
+        for client in clients:
+            group.create_task(client.live(end))
