@@ -260,3 +260,31 @@ def cut(rows, title, description):
             text(root, right + 12, y + 4, note, "note")
     line(root, right, alive, right, height - 8, "life")
     return finish(root)
+
+
+def standings(steps, places, title, description):
+    """Draw how many each place has, after each of some steps, as bars with their numbers.
+
+    steps: [(what happened, [how many each place has])]; None where there is no such place now.
+    Returns SVG text.
+    """
+    width, left, right, top, bar, gap = 360, 40, 36, 8, 15, 18
+    pitch = 22 + bar * len(places) + gap
+    most = max(number or 0 for _, numbers in steps for number in numbers)
+    root = svg(width, top + pitch * len(steps) - gap + 8, title, description)
+    for turn, (what, numbers) in enumerate(steps):
+        y = top + pitch * turn
+        text(root, 4, y + 12, f"{turn + 1}. {what}", "lane")
+        for row, (place, number) in enumerate(zip(places, numbers, strict=True)):
+            middle = y + 22 + bar * row + bar / 2
+            text(root, left - 12, middle + 4, place, "tick", "end")
+            line(root, left, middle - bar / 2 + 1, left, middle + bar / 2 - 1, "life")
+            if number:
+                size = number / most * (width - left - right)
+                shape = {"x": left, "y": middle - 5.5, "width": size, "height": 11, "rx": 2}
+                shape = {name: f"{value:g}" for name, value in shape.items()}
+                ET.SubElement(root, "rect", shape | {"class": "wanted"})
+            words = "not running" if number is None else str(number)
+            end = left + (number or 0) / most * (width - left - right)
+            text(root, end + 7, middle + 4, words, "note late" if number == 0 else "note")
+    return finish(root)
