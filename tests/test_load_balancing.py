@@ -53,7 +53,7 @@ class Balanced:
         if name == "haproxy.cfg":
             self.ports[8404] = port()
         self.proxy = start_proxy(f"{ROOM}/{name}", self.ports, **(OFTEN | changes))
-        self.url = self.proxy.url
+        self.url, self.sockets = self.proxy.url, None
 
     def start(self, *names, **options):
         """Start copies, and return when the balancer has seen them."""
@@ -63,11 +63,15 @@ class Balanced:
             self.copies[name] = self._start(f"{ROOM}/server.py", **given)
         until(lambda: all(self.state[name] == "UP" for name in names))
 
-    def replace(self, name, **options):
-        """Stop a copy, and start another in its place when the balancer has seen that."""
-        assert self.copies[name].stop() == 0
+    def replace(self, name, told=False):
+        """Stop a copy, unless it is told already, and start another in its place, when the
+        balancer has seen that and all of so many `sockets` are back elsewhere."""
+        if not told:
+            self.copies[name].send(signal.SIGTERM)
+        assert self.copies[name].wait() == 0
         until(lambda: self.state[name] == "DOWN")
-        self.start(name, **options)
+        until(lambda: self.sockets in {None, sum(self.counts)})
+        self.start(name)
 
     def _statistics(self, names=COPIES):
         text = httpx2.get(f"http://127.0.0.1:{self.ports[8404]}/;csv").text
@@ -130,11 +134,10 @@ def story(start_shared, assembled_shared, port, hold):
     steps["a third copy starts"] = balanced.counts
     clients.append(hold(balanced.url, COUNT=6).wait_for("c 6"))
     steps["six more clients come"] = balanced.counts
-    goodbyes = {}
+    goodbyes, balanced.sockets = {}, 36
     for name in COPIES:
         goodbyes[name] = goodbye(balanced.copies[name])
-        balanced.replace(name)
-        until(lambda: sum(balanced.counts) == 36)
+        balanced.replace(name, told=True)
         steps[f"{name} was replaced"] = balanced.counts
     for client in clients:
         client.stop(signal.SIGKILL)
@@ -208,11 +211,11 @@ class Asking(threading.Thread):
 def aged(start_shared, assembled_shared, port, hold):
     """Return what a client says whose sockets reach a maximum age, while a third copy starts."""
     balanced = Balanced(start_shared, assembled_shared[0], port)
-    balanced.start("a", "b", MAX_AGE=1)
+    balanced.start("a", "b", MAX_AGE=3)
     until(lambda: balanced.state["c"] == "DOWN")
     client = hold(balanced.url, COUNT=36)
     client.wait_for("a 18, b 18")
-    balanced.start("c", MAX_AGE=1)
+    balanced.start("c", MAX_AGE=3)
     client.wait_for("a 12, b 12, c 12")
     client.stop(signal.SIGKILL)
     asking = [Asking(balanced.url, wait) for wait in (0, 1)]

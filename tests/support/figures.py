@@ -5,6 +5,7 @@ dark and print each have their own. Every figure carries a title and a descripti
 """
 
 import json
+import math
 import re
 from xml.etree import ElementTree as ET
 
@@ -287,4 +288,29 @@ def standings(steps, places, title, description):
             words = "not running" if number is None else str(number)
             end = left + (number or 0) / most * (width - left - right)
             text(root, end + 7, middle + 4, words, "note late" if number == 0 else "note")
+    return finish(root)
+
+
+def ladders(groups, title, description):
+    """Draw timers as groups of bars, each on the same logarithmic scale from one second.
+
+    groups: [(heading, [(whose, which timer, seconds)])], in the order in which they must
+    grow. Returns SVG text.
+    """
+    width, left, right, step = 360, 8, 46, 34
+    longest = max(seconds for _, rows in groups for *_, seconds in rows)
+    height = sum(30 + step * len(rows) for _, rows in groups) + 6
+    root, y = svg(width, height, title, description), 0
+    for heading, rows in groups:
+        text(root, left, y + 18, heading, "lane")
+        y += 30
+        for whose, timer, seconds in rows:
+            words = text(root, left, y + 10, whose, "")
+            ET.SubElement(words, "tspan", {"class": "note", "dx": "8"}).text = timer
+            size = max(4, math.log(seconds) / math.log(longest) * (width - left - right))
+            bar = {"x": left, "y": y + 15, "width": size, "height": 9, "rx": 2}
+            bar = {name: f"{value:.5g}" for name, value in bar.items()}
+            ET.SubElement(root, "rect", bar | {"class": "wanted"})
+            text(root, left + size + 6, y + 23, f"{seconds:,g} s", "tick")
+            y += step
     return finish(root)
