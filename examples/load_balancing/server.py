@@ -91,7 +91,6 @@ async def dismiss(ws):
 # --8<-- [end:drain]
 
 
-# --8<-- [start:events]
 @bp.get("/events")
 async def events(request):
     """Send an event now and then, until this copy leaves."""
@@ -99,10 +98,8 @@ async def events(request):
     while not leaving.is_set():
         await stream.send(f"data: {NAME}\n\n")
         await hold(TICK)
-# --8<-- [end:events]
 
 
-# --8<-- [start:waiting]
 async def hold(seconds, *tasks):
     """Wait so long, or for one of these, or until this copy leaves."""
     stop = asyncio.create_task(leaving.wait())
@@ -114,7 +111,6 @@ async def hold(seconds, *tasks):
         )
     finally:
         stop.cancel()
-# --8<-- [end:waiting]
 
 
 # --8<-- [start:jobs]

@@ -297,7 +297,7 @@ def ladders(groups, title, description):
     groups: [(heading, [(whose, which timer, seconds)])], in the order in which they must
     grow. Returns SVG text.
     """
-    width, left, right, step = 360, 8, 46, 34
+    width, left, right, step = 360, 8, 58, 34
     longest = max(seconds for _, rows in groups for *_, seconds in rows)
     height = sum(30 + step * len(rows) for _, rows in groups) + 6
     root, y = svg(width, height, title, description), 0
