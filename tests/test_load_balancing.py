@@ -298,6 +298,24 @@ def test_a_copy_that_stops_answers_what_it_holds(story):
         assert ended == f"data: {name}\n\n"
 
 
+# The client
+
+
+def test_the_client_says_why_there_is_no_socket(run, canned, port):
+    """A client that can open no socket at first says so in one line, and exits with an error."""
+    for url in f"http://127.0.0.1:{port()}", "nonsense", canned((500, {}, "oops")).url:
+        ended = run(f"{ROOM}/client.py", URL=url)
+        assert ended.returncode == 1
+        assert len(ended.stderr.splitlines()) == 1
+        assert f"no socket at {url}" in ended.stderr
+
+
+def test_the_client_holds_for_so_long(run, three):
+    """A client that is told for how long to hold its sockets says where they are, and ends."""
+    ended = run(f"{ROOM}/client.py", URL=three.copies["a"].url, COUNT=3, SECONDS=1)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "a 3\n", "")
+
+
 # To whom
 
 

@@ -64,27 +64,28 @@ class Held:
             self.said = counts
             words = (f"{name} {number}" for name, number in counts)
             print(", ".join(words), flush=True)
+
+
 # --8<-- [end:hold]
 
 
 async def main():
     held = Held(COUNT)
-    tasks = [
-        asyncio.create_task(held.hold(number))
-        for number in range(COUNT)
-    ]
-    # None of them ends, except with an error.
-    failed, _ = await asyncio.wait(
-        tasks, timeout=SECONDS, return_when=asyncio.FIRST_EXCEPTION
-    )
-    for task in failed:
-        task.result()
+    try:
+        async with (
+            asyncio.timeout(SECONDS),
+            asyncio.TaskGroup() as group,
+        ):
+            for number in range(COUNT):
+                group.create_task(held.hold(number))
+    except TimeoutError:
+        pass  # held for as long as it was to be
 
 
 if __name__ == "__main__":
     try:
         asyncio.run(main())
-    except (OSError, TimeoutError, WebSocketException) as error:
-        sys.exit(f"no socket at {URL}: {error!r}")
+    except ExceptionGroup as group:  # all failed, and in the same way
+        sys.exit(f"no socket at {URL}: {group.exceptions[0]!r}")
     except KeyboardInterrupt:
         sys.exit(130)
