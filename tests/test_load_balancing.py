@@ -253,6 +253,46 @@ def test_a_maximum_age_evens_it_out(story, aged, record):
     )
 
 
+def closings(url, count, before=lambda: None):
+    """Open so many sockets; return (the close code, when it came) of each."""
+    found, here = [], threading.Barrier(count + 1)
+
+    def hold():
+        with socket_at(url) as socket:
+            socket.recv()
+            here.wait(PATIENCE)
+            with pytest.raises(ConnectionClosed):
+                socket.recv()
+            found.append((socket.close_code, time.monotonic()))
+
+    holding = [threading.Thread(target=hold) for _ in range(count)]
+    for each in holding:
+        each.start()
+    here.wait(PATIENCE)
+    before()
+    for each in holding:
+        each.join()
+    return found
+
+
+def spread(found):
+    times = sorted(at for _, at in found)
+    return times[-1] - times[0]
+
+
+def test_sockets_that_came_together_do_not_leave_together(start):
+    """Sockets opened together are closed with 1001 at different ages, from 80 to 100 % of the
+    maximum; those of a copy that stops are closed with 1012, spread over its time for that."""
+    copy = start(f"{ROOM}/server.py", MAX_AGE=2, NOTICE=0, SPREAD=1)
+    aged = closings(copy.url, 20)
+    assert {code for code, _ in aged} == {1001}
+    assert spread(aged) > 0.2  # of 0.4
+    stopped = closings(copy.url, 20, before=lambda: copy.send(signal.SIGTERM))
+    assert {code for code, _ in stopped} == {1012}
+    assert spread(stopped) > 0.5  # of 1
+    assert copy.wait() == 0
+
+
 def test_a_rolling_deploy_leaves_the_last_copy_empty(story, record):
     """After all three copies were replaced one after the other, by least connections, the first
     two hold 18 sockets each and the last one none."""
@@ -487,6 +527,33 @@ def test_a_failing_check_keeps_what_is_there(start, start_proxy, port, three):
     own.stop(signal.SIGKILL)
 
 
+def family(process):
+    """Return the folders in /proc of a process and its children."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [Path(f"/proc/{number}") for number in [process.pid, *children]]
+
+
+def titles(process):
+    return [(path / "cmdline").read_bytes() for path in family(process)]
+
+
+def test_nginx_drains_by_its_file(start_proxy, port, three):
+    """A copy that is marked `down` in nginx's file gets nothing new after a reload, and the
+    sockets that it has go on."""
+    ports = {8000: port()} | {number: three.ports[number] for number in COPIES.values()}
+    proxy = start_proxy(f"{ROOM}/nginx.conf", ports)
+    with ExitStack() as stack:
+        mine = opened(proxy.url, 3, stack)["a"][0]
+        file = proxy.folder / "nginx.conf"
+        copy = f"server 127.0.0.1:{ports[8001]} "
+        file.write_text(file.read_text().replace(copy, f"{copy}down "))
+        os.kill(proxy.process.pid, signal.SIGHUP)
+        until(lambda: b"shutting down" in b"".join(titles(proxy.process)))
+        assert not opened(proxy.url, 6, stack)["a"]
+        mine.send("still there?")
+        assert mine.recv() == "a: still there?"
+
+
 def test_a_copy_that_dies_takes_its_sockets_along(start, start_proxy, port, three):
     """When a copy dies, its sockets end with 1006; the balancer can't open them elsewhere, and
     whoever comes next is sent to another copy."""
@@ -525,13 +592,7 @@ def test_tls_ends_at_the_balancer(start_proxy, port, three, tap, tmp_path):
 
 def sockets(process):
     """Return how many sockets a process and its children have."""
-    listed = Path("/proc").glob("[0-9]*/status")
-    ours = {str(process.pid)}
-    for status in listed:
-        parent = re.search(r"PPid:\s+(\d+)", status.read_text())[1]
-        if parent == str(process.pid):
-            ours.add(status.parent.name)
-    links = [os.readlink(link) for pid in ours for link in Path(f"/proc/{pid}/fd").iterdir()]
+    links = [os.readlink(link) for path in family(process) for link in (path / "fd").iterdir()]
     return sum(link.startswith("socket:") for link in links)
 
 

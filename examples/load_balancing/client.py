@@ -64,8 +64,6 @@ class Held:
             self.said = counts
             words = (f"{name} {number}" for name, number in counts)
             print(", ".join(words), flush=True)
-
-
 # --8<-- [end:hold]
 
 
