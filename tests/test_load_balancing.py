@@ -1,11 +1,13 @@
 """Load balancers: what they can do with connections that stay, and what they cannot."""
 
+import asyncio
 import csv
 import http.client
 import io
 import json
 import os
 import re
+import runpy
 import signal
 import ssl
 import threading
@@ -356,6 +358,40 @@ def test_the_client_holds_for_so_long(run, three):
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "a 3\n", "")
 
 
+def test_the_client_waits_before_it_comes_back(start, tap, run):
+    """A client whose sockets were closed waits, and does not come back at once."""
+    copy = tap(start(f"{ROOM}/server.py", MAX_AGE=0.5, NOTICE=0))
+    ended = run(f"{ROOM}/client.py", URL=copy.url, COUNT=3, SECONDS=2, BACKOFF=10**6)
+    assert (ended.returncode, ended.stdout) == (0, "a 3\n")
+    assert copy.connections == 3
+
+
+# The jobs
+
+
+def test_a_copy_holds_only_for_so_long(start):
+    """A copy holds a question for MAX_WAIT at most, whatever was asked for, and no longer than
+    the job takes."""
+    copy = start(f"{ROOM}/server.py", MAX_WAIT=0.5, NOTICE=0)
+    for seconds, status in (60, "pending"), (0.1, "done"):
+        job = httpx2.post(f"{copy.url}/jobs", json={"seconds": seconds}).headers["Location"]
+        wait = {"Prefer": "wait=60"}
+        answer = httpx2.get(f"{copy.url}{job}", headers=wait, timeout=PATIENCE)
+        assert (answer.status_code, answer.json()["status"]) == (200, status)
+
+
+def test_a_hold_leaves_no_task():
+    """When a hold is over, the copy has no task more than before."""
+    copy = runpy.run_path(str(EXAMPLES / ROOM / "server.py"))
+
+    async def held():
+        await copy["hold"](0.01)
+        await asyncio.sleep(0)  # for what was cancelled to end
+        return asyncio.all_tasks() - {asyncio.current_task()}
+
+    assert asyncio.run(held()) == set()
+
+
 # To whom
 
 
@@ -376,10 +412,18 @@ def opened(url, count, stack):
 
 def test_round_robin_does_not_look(start, start_proxy, port, three, record):
     """Nine sockets on three copies; the three on c end, and six come: round robin gives each copy
-    two of them, least connections gives c what it lacks."""
+    two of them, least connections, HAProxy's and nginx's, gives c what it lacks."""
     found = {}
-    for balance, name in ("roundrobin", "haproxy_round_robin.cfg"), ("leastconn", "haproxy.cfg"):
-        balanced = Balanced(start, start_proxy, port, name, behind=three)
+    for balance, name in (
+        ("roundrobin", "haproxy_round_robin.cfg"),
+        ("leastconn", "haproxy.cfg"),
+        ("least_conn", "nginx.conf"),
+    ):
+        if name == "nginx.conf":
+            ports = {8000: port()} | {number: three.ports[number] for number in COPIES.values()}
+            balanced = start_proxy(f"{ROOM}/{name}", ports)
+        else:
+            balanced = Balanced(start, start_proxy, port, name, behind=three)
         with ExitStack() as stack:
             where = opened(balanced.url, 9, stack)
             counts = [[len(sockets) for sockets in where.values()]]
@@ -394,6 +438,7 @@ def test_round_robin_does_not_look(start, start_proxy, port, three, record):
         found[balance] = counts
     assert found["roundrobin"] == [[3, 3, 3], [3, 3, 0], [5, 5, 2]]
     assert found["leastconn"] == [[3, 3, 3], [3, 3, 0], [4, 4, 4]]
+    assert found["least_conn"] == found["leastconn"]
     rows = [
         {"balance": f"`{balance}`"}
         | {
@@ -478,6 +523,20 @@ def test_a_socket_is_sticky_by_itself(start, start_proxy, port, three):
             assert socket.recv() == f"{name}: {number}"
 
 
+def test_the_cookie_is_the_balancers_own(start, start_proxy, port, three, tap):
+    """The cookie is closed to scripts and set once, and the copies never see it."""
+    wire = tap(three.copies["a"])
+    behind = Balanced(start, start_proxy, port, behind=three)
+    behind.ports |= dict.fromkeys(COPIES.values(), wire.port)
+    url = Balanced(start, start_proxy, port, "haproxy_sticky.cfg", behind=behind).url
+    with httpx2.Client(base_url=url) as client:
+        first = client.get("/health")
+        assert re.fullmatch("COPY=[abc]; path=/; HttpOnly", first.headers["Set-Cookie"])
+        assert "Set-Cookie" not in client.get("/health").headers
+        assert client.cookies["COPY"] in COPIES
+    assert b"COPY" not in b"".join(event.data for event in wire.events)
+
+
 # What else it can do
 
 
@@ -508,7 +567,7 @@ def test_a_cap_makes_the_next_one_wait(start, start_proxy, port, three):
 
 def test_a_failing_check_keeps_what_is_there(start, start_proxy, port, three):
     """A copy that fails its health check gets nothing new; the sockets that it has go on."""
-    own = start(f"{ROOM}/server.py", NAME="a", NOTICE=60)
+    own = start(f"{ROOM}/server.py", NAME="a", NOTICE=60, SPREAD=0)
     behind = Balanced(start, start_proxy, port, behind=three)
     behind.ports[8001] = own.port
     balanced = Balanced(start, start_proxy, port, behind=behind)
@@ -572,7 +631,7 @@ def test_a_copy_that_dies_takes_its_sockets_along(start, start_proxy, port, thre
 
 def test_tls_ends_at_the_balancer(start_proxy, port, three, tap, tmp_path):
     """Clients speak TLS to the balancer; the copies get plain HTTP, and are told that it was
-    https."""
+    https, and from whom."""
     authority = trustme.CA()
     pem = tmp_path / "site.pem"
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pem)
@@ -586,6 +645,7 @@ def test_tls_ends_at_the_balancer(start_proxy, port, three, tap, tmp_path):
     asked = b"".join(event.data for event in wire.events if event.source == "client")
     assert asked.startswith(b"GET /socket HTTP/1.1\r\n")
     assert b"\r\nx-forwarded-proto: https\r\n" in asked.lower()
+    assert b"\r\nx-forwarded-for: 127.0.0.1\r\n" in asked.lower()
     with pytest.raises(InvalidMessage):
         connect(f"{proxy.url.replace('http', 'ws')}/socket")
 
