@@ -6,6 +6,7 @@ from functools import cache
 
 import httpx2
 import pytest
+import trustme
 
 from .conftest import needs, starter
 from .support.processes import (
@@ -85,9 +86,13 @@ def test_a_configuration_is_accepted(name, tmp_path, record):
     record(f"{name}.run", f"{command}\n")
     program, *options = command.split()
     check = "-c" if program == "haproxy" else "-t"
+    folder = alone(example, tmp_path / "alone")
+    if "site.pem" in example.read_text():  # it says that it needs one
+        certificate = trustme.CA().issue_cert("127.0.0.1")
+        certificate.private_key_and_cert_chain_pem.write_to_path(folder / "site.pem")
     result = subprocess.run(
         [needs(program), *options, check],
-        cwd=alone(example, tmp_path / "alone"),
+        cwd=folder,
         capture_output=True,
         text=True,
     )

@@ -5,6 +5,7 @@ dark and print each have their own. Every figure carries a title and a descripti
 """
 
 import json
+import math
 import re
 from xml.etree import ElementTree as ET
 
@@ -259,4 +260,57 @@ def cut(rows, title, description):
             text(root, (left + right) / 2, y - 2, words, css, "middle")
             text(root, right + 12, y + 4, note, "note")
     line(root, right, alive, right, height - 8, "life")
+    return finish(root)
+
+
+def standings(steps, places, title, description):
+    """Draw how many each place has, after each of some steps, as bars with their numbers.
+
+    steps: [(what happened, [how many each place has])]; None where there is no such place now.
+    Returns SVG text.
+    """
+    width, left, right, top, bar, gap = 360, 40, 36, 8, 15, 18
+    pitch = 22 + bar * len(places) + gap
+    most = max(number or 0 for _, numbers in steps for number in numbers)
+    root = svg(width, top + pitch * len(steps) - gap + 8, title, description)
+    for turn, (what, numbers) in enumerate(steps):
+        y = top + pitch * turn
+        text(root, 4, y + 12, f"{turn + 1}. {what}", "lane")
+        for row, (place, number) in enumerate(zip(places, numbers, strict=True)):
+            middle = y + 22 + bar * row + bar / 2
+            text(root, left - 12, middle + 4, place, "tick", "end")
+            line(root, left, middle - bar / 2 + 1, left, middle + bar / 2 - 1, "life")
+            if number:
+                size = number / most * (width - left - right)
+                shape = {"x": left, "y": middle - 5.5, "width": size, "height": 11, "rx": 2}
+                shape = {name: f"{value:g}" for name, value in shape.items()}
+                ET.SubElement(root, "rect", shape | {"class": "wanted"})
+            words = "not running" if number is None else str(number)
+            end = left + (number or 0) / most * (width - left - right)
+            text(root, end + 7, middle + 4, words, "note late" if number == 0 else "note")
+    return finish(root)
+
+
+def ladders(groups, title, description):
+    """Draw timers as groups of bars, each on the same logarithmic scale from one second.
+
+    groups: [(heading, [(whose, which timer, seconds)])], in the order in which they must
+    grow. Returns SVG text.
+    """
+    width, left, right, step = 360, 8, 58, 34
+    longest = max(seconds for _, rows in groups for *_, seconds in rows)
+    height = sum(30 + step * len(rows) for _, rows in groups) + 6
+    root, y = svg(width, height, title, description), 0
+    for heading, rows in groups:
+        text(root, left, y + 18, heading, "lane")
+        y += 30
+        for whose, timer, seconds in rows:
+            words = text(root, left, y + 10, whose, "")
+            ET.SubElement(words, "tspan", {"class": "note", "dx": "8"}).text = timer
+            size = max(4, math.log(seconds) / math.log(longest) * (width - left - right))
+            bar = {"x": left, "y": y + 15, "width": size, "height": 9, "rx": 2}
+            bar = {name: f"{value:.5g}" for name, value in bar.items()}
+            ET.SubElement(root, "rect", bar | {"class": "wanted"})
+            text(root, left + size + 6, y + 23, f"{seconds:,g} s", "tick")
+            y += step
     return finish(root)

@@ -1,0 +1,299 @@
+"""Timers between a browser and a handler: in which order, and what is seen when they are not."""
+
+import inspect
+import re
+import runpy
+import socket
+import subprocess
+
+import httpx2
+import pytest
+from sanic.config import DEFAULT_CONFIG
+from websockets.asyncio.client import connect as connect_async
+from websockets.exceptions import ConnectionClosed
+
+from .conftest import needs
+from .support.figures import ladders
+from .support.messages import messages, table
+from .support.processes import EXAMPLES
+from .test_load_balancing import socket_at
+from .test_load_balancing_trouble import UNCHECKED, before  # noqa: F401
+
+COPY = "load_balancing/server.py"
+NGINX = "load_balancing/nginx.conf"
+HAPROXY = "load_balancing/haproxy.cfg"
+# Seven pings of the lively copy fit into it, so that a busy machine may miss some.
+SHORT = "1500ms"
+IMPATIENT = {"proxy_read_timeout 60s": f"proxy_read_timeout {SHORT}"}
+
+
+@pytest.fixture(scope="module")
+def silent(start_shared):
+    """Return a copy that sends nothing by itself for longer than these proofs take."""
+    ping = {"SANIC_WEBSOCKET_PING_INTERVAL": 60}
+    return start_shared(COPY, TICK=60, NOTICE=0, SPREAD=0, **ping)
+
+
+@pytest.fixture(scope="module")
+def lively(start_shared):
+    """Return a copy that pings and sends an event several times within the impatient timer."""
+    ping = {"SANIC_WEBSOCKET_PING_INTERVAL": 0.2}
+    return start_shared(COPY, TICK=0.2, NOTICE=0, SPREAD=0, **ping)
+
+
+# The order
+
+
+def seconds(name, setting):
+    """Return the seconds of a setting in a configuration."""
+    found = re.search(rf"(?m)^ *{setting} +(\d+)([smh])", (EXAMPLES / name).read_text())
+    return int(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def test_the_files_are_in_order(record):
+    """In the files of this site the handler gives up first when an answer is due, then the server,
+    then everyone else; of an idle connection it is the other way round; and what is sent now and
+    then comes at least twice within each timer for silence."""
+    copy = runpy.run_path(str(EXAMPLES / COPY))
+    poll = runpy.run_path(str(EXAMPLES / "long_polling/client.py"))
+    hold, answer = copy["MAX_WAIT"], copy["MAX_WAIT"] + 5
+    assert "RESPONSE_TIMEOUT = MAX_WAIT + 5" in (EXAMPLES / COPY).read_text()
+    expiry = httpx2._config.DEFAULT_LIMITS.keepalive_expiry
+    nginx = seconds(NGINX, "proxy_read_timeout")
+    kept = seconds(NGINX, "keepalive_timeout")
+    haproxy = seconds(HAPROXY, "timeout server")
+    client = seconds(HAPROXY, "timeout client")
+    tunnel = seconds(HAPROXY, "timeout tunnel")
+    sanic = DEFAULT_CONFIG["KEEP_ALIVE_TIMEOUT"]
+    ping, tick = DEFAULT_CONFIG["WEBSOCKET_PING_INTERVAL"], copy["TICK"]
+    age = copy["MAX_AGE"]
+    reads = poll["WAIT"] + 10
+    assert "read=WAIT + 10" in (EXAMPLES / "long_polling/client.py").read_text()
+    assert hold < answer < reads < min(nginx, haproxy, client)
+    assert expiry < client
+    assert max(kept, haproxy) < sanic
+    assert max(ping, tick) * 2 <= min(nginx, haproxy, client, tunnel)
+    assert age <= tunnel
+    record(
+        "timeouts/ladders.svg",
+        ladders(
+            [
+                (
+                    "An answer is due: the handler first",
+                    [
+                        ("handler", "the longest hold", hold),
+                        ("Sanic", "RESPONSE_TIMEOUT", answer),
+                        ("client", "timeout of a long poll", reads),
+                        ("proxy", "timeout server, proxy_read_timeout", min(nginx, haproxy)),
+                    ],
+                ),
+                (
+                    "Nothing is due: the client first",
+                    [
+                        ("client", "keepalive_expiry", expiry),
+                        ("proxy, to the client", "timeout client", client),
+                        ("proxy, to the copy", "keepalive_timeout", kept),
+                        ("Sanic", "KEEP_ALIVE_TIMEOUT", sanic),
+                    ],
+                ),
+                (
+                    "Something may come: at least twice in each",
+                    [
+                        ("stream", "a heartbeat each", tick),
+                        ("WebSocket", "a ping each", ping),
+                        ("nginx", "proxy_read_timeout", nginx),
+                        ("HAProxy", "timeout tunnel", tunnel),
+                    ],
+                ),
+            ],
+            "The timers between a client and a handler",
+            f"Three ladders. While an answer is due: hold {hold:g} s, Sanic {answer:g} s, client "
+            f"{reads:g} s, proxy "
+            f"{min(nginx, haproxy)} s. While nothing is due: client {expiry:g} s, proxy {client} "
+            f"and {kept} s, Sanic {sanic} s. While something may come: heartbeat {tick:g} s, ping "
+            f"{ping} s, nginx {nginx} s, HAProxy {tunnel:,} s.",
+        ),
+    )
+
+
+def test_the_defaults(record):
+    """The defaults of the installed packages are those of the table."""
+    sanic, timeout = DEFAULT_CONFIG, httpx2._config.DEFAULT_TIMEOUT_CONFIG
+    given = inspect.signature(connect_async.__init__).parameters
+    rows = [
+        ("httpx2", "timeout", timeout.read, "between two reads of an answer"),
+        ("httpx2", "keepalive_expiry", httpx2._config.DEFAULT_LIMITS.keepalive_expiry, "idle"),
+        ("websockets", "open_timeout", given["open_timeout"].default, "the handshake"),
+        ("websockets", "ping_interval", given["ping_interval"].default, "to the next ping"),
+        ("websockets", "ping_timeout", given["ping_timeout"].default, "for a pong"),
+        ("websockets", "close_timeout", given["close_timeout"].default, "for a goodbye"),
+        ("Sanic", "REQUEST_TIMEOUT", sanic["REQUEST_TIMEOUT"], "a request to arrive"),
+        ("Sanic", "RESPONSE_TIMEOUT", sanic["RESPONSE_TIMEOUT"], "the handler, between sends"),
+        ("Sanic", "KEEP_ALIVE_TIMEOUT", sanic["KEEP_ALIVE_TIMEOUT"], "idle"),
+        ("Sanic", "WEBSOCKET_PING_INTERVAL", sanic["WEBSOCKET_PING_INTERVAL"], "to the next ping"),
+        ("Sanic", "WEBSOCKET_PING_TIMEOUT", sanic["WEBSOCKET_PING_TIMEOUT"], "for a pong"),
+        ("Sanic", "GRACEFUL_SHUTDOWN_TIMEOUT", sanic["GRACEFUL_SHUTDOWN_TIMEOUT"], "to stop"),
+    ]
+    record(
+        "timeouts/defaults.md",
+        table(
+            [
+                {"whose": whose, "timer": f"`{name}`", "for": what, "seconds": f"{value:g}"}
+                for whose, name, value, what in rows
+            ]
+        ),
+    )
+
+
+def test_haproxy_has_no_defaults(tmp_path, record):
+    """HAProxy has no default for its timers: without them it waits for ever, and warns."""
+    text = (EXAMPLES / HAPROXY).read_text()
+    bare = re.sub(r"(?m)^ +timeout (connect|client|server) .*\n", "", text)
+    (tmp_path / "haproxy.cfg").write_text(bare)
+    ran = subprocess.run(
+        [needs("haproxy"), "-c", "-f", "haproxy.cfg"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert ran.returncode == 0
+    said = re.sub(r"\(\d+\) ", "", ran.stdout + ran.stderr)
+    frontend = said[said.index("[WARNING]") :]
+    assert "missing timeouts for frontend 'clients'" in frontend
+    assert "missing timeouts for backend 'copies'" in frontend
+    lines = re.findall(r"(?m)^.*(?:missing timeouts|^ +\|).*$", frontend)
+    record("timeouts/haproxy.txt", "\n".join(lines[:4]) + "\n")
+
+
+# An answer is due
+
+
+def submit(url):
+    return url + httpx2.post(f"{url}/jobs", json={"seconds": 60}).headers["Location"]
+
+
+def ask(job, wait, timeout=30):
+    return httpx2.get(job, headers={"Prefer": f"wait={wait}"}, timeout=timeout)
+
+
+def test_in_order_the_hold_ends_first(silent, before):  # noqa: F811
+    """With hold, server, proxy and client in order, a question through nginx and one through
+    HAProxy are answered `pending`, by the handler."""
+    for name, change in (
+        (NGINX, {"proxy_read_timeout 60s": "proxy_read_timeout 4s"}),
+        (HAPROXY, {"60s": "4s"}),
+    ):
+        answer = ask(submit(before(name, silent.port, **change).url), wait=1, timeout=8)
+        assert (answer.status_code, answer.json()["status"]) == (200, "pending")
+
+
+@pytest.mark.parametrize("name", [NGINX, HAPROXY])
+def test_the_servers_timer_before_the_hold_is_503(start, before, name):  # noqa: F811
+    """Sanic's timer below the hold is a 503 in the middle of the wait, in the format of the
+    application's own errors, through nginx and HAProxy alike."""
+    timer = {"SANIC_RESPONSE_TIMEOUT": 0.5}
+    wrong = start("long_polling/wrong_timeout.py", trouble=True, **timer)
+    changes = UNCHECKED if name == HAPROXY else {}
+    answer = ask(submit(before(name, wrong.port, **changes).url), wait=20)
+    assert answer.status_code == 503
+    assert answer.json()["message"] == "Response Timeout"
+
+
+def test_the_proxys_timer_before_the_hold_is_504(silent, before):  # noqa: F811
+    """A proxy's timer below the hold is a 504, with a page of the proxy's own."""
+    for name, changes in (
+        (NGINX, {"proxy_read_timeout 60s": "proxy_read_timeout 300ms"}),
+        (HAPROXY, {"timeout server  60s": "timeout server 300ms"}),
+    ):
+        answer = ask(submit(before(name, silent.port, **changes).url), wait=20)
+        assert answer.status_code == 504
+        assert "<h1>504 Gateway Time-out</h1>" in answer.text
+
+
+def test_nginx_asks_every_copy_and_gives_up_on_all(silent, before, tap, record):  # noqa: F811
+    """A held question that outlives nginx's timer is asked of each copy in turn, and each of them
+    counts as failed: after that everyone gets 502, from copies that are well."""
+    wire = tap(silent)
+    changes = {"proxy_read_timeout 60s": "proxy_read_timeout 300ms"}
+    changes |= {"fail_timeout=2s": "fail_timeout=60s"}
+    proxy = before(NGINX, wire.port, **changes)
+    statuses = [ask(submit(proxy.url), wait=20).status_code]
+    statuses.append(httpx2.get(f"{proxy.url}/health").status_code)
+    asked = [m.target for m in messages(wire.events) if m.target and m.target.startswith("/jobs/")]
+    assert (len(asked), statuses) == (3, [504, 502])
+    assert httpx2.get(f"{silent.url}/health").status_code == 200
+    record(
+        "timeouts/nginx_gives_up.txt",
+        f"one question, held for too long:  {statuses[0]}, after {len(asked)} copies were asked\n"
+        f"somebody else's, after that:      {statuses[1]}\n"
+        "the same, asked of a copy itself: 200\n",
+    )
+
+
+def test_the_clients_timer_before_the_hold_is_no_answer(silent, before):  # noqa: F811
+    """A client's timer below the hold raises ReadTimeout in the client: no status comes."""
+    proxy = before(NGINX, silent.port)
+    with pytest.raises(httpx2.ReadTimeout):
+        ask(submit(proxy.url), wait=20, timeout=0.5)
+
+
+def half_a_request(url):
+    """Send the beginning of a request and no more; return the first line of the answer."""
+    with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1]))) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n")
+        client.settimeout(30)
+        return client.recv(65536).split(b"\r\n")[0].decode()
+
+
+def test_a_request_that_does_not_come_is_408(start, before, silent):  # noqa: F811
+    """Whoever waits for the rest of a request ends with 408: Sanic by REQUEST_TIMEOUT, HAProxy by
+    `timeout client`."""
+    slow = start("token/server.py", SANIC_REQUEST_TIMEOUT=0.5)
+    proxy = before(HAPROXY, silent.port, **{"timeout client  60s": "timeout client 500ms"})
+    assert half_a_request(slow.url).startswith("HTTP/1.1 408 ")
+    assert half_a_request(proxy.url).startswith("HTTP/1.1 408 ")
+
+
+# Something may come
+
+
+def test_silence_is_cut_and_a_ping_keeps(silent, lively, before):  # noqa: F811
+    """Behind nginx an idle WebSocket is cut with 1006 when its timer is over; one that is pinged
+    several times within that timer outlives it."""
+    quiet = before(NGINX, silent.port, **IMPATIENT)
+    pinged = before(NGINX, lively.port, **IMPATIENT)
+    with socket_at(pinged.url) as lasting, socket_at(quiet.url) as cut:
+        assert lasting.recv() == cut.recv() == "a"
+        with pytest.raises(ConnectionClosed):
+            cut.recv()
+        assert cut.close_code == 1006
+        lasting.send("here?")
+        assert lasting.recv() == "a: here?"
+
+
+def test_a_ping_keeps_haproxys_tunnel(silent, lively, before):  # noqa: F811
+    """It is the same with HAProxy and `timeout tunnel`."""
+    short = {"timeout tunnel  1h": f"timeout tunnel {SHORT}"}
+    with socket_at(before(HAPROXY, lively.port, **short).url) as lasting:
+        with socket_at(before(HAPROXY, silent.port, **short).url) as cut:
+            assert lasting.recv() == cut.recv() == "a"
+            with pytest.raises(ConnectionClosed):
+                cut.recv()
+            assert cut.close_code == 1006
+        lasting.send("here?")
+        assert lasting.recv() == "a: here?"
+
+
+@pytest.mark.parametrize(
+    "name, changes",
+    [(NGINX, IMPATIENT), (HAPROXY, {"timeout server  60s": f"timeout server {SHORT}"})],
+)
+def test_a_silent_stream_is_cut(silent, lively, before, name, changes):  # noqa: F811
+    """A stream in which nothing comes for longer than a proxy's timer ends in the middle, without
+    its last chunk; with an event or a heartbeat several times within the timer it
+    goes on."""
+    with httpx2.Client(timeout=30) as client:
+        with client.stream("GET", f"{before(name, lively.port, **changes).url}/events") as lasting:
+            going = lasting.iter_lines()
+            with client.stream("GET", f"{before(name, silent.port, **changes).url}/events") as cut:
+                with pytest.raises(httpx2.RemoteProtocolError, match="incomplete"):
+                    list(cut.iter_lines())
+            came = [next(going) for _ in range(12)]
+    assert came == ["data: a", ""] * 6
