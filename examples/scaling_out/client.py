@@ -31,6 +31,7 @@ URL = os.environ.get("URL", "http://127.0.0.1:8000")
 COUNT = int(os.environ.get("COUNT", 0))  # events; 0: no end
 PING = float(os.environ.get("PING", 20))  # s between pings
 PONG = float(os.environ.get("PONG", 20))  # s to wait for a pong
+OPEN = float(os.environ.get("OPEN", 30))  # s to wait for a handshake
 BACKOFF = float(os.environ.get("BACKOFF", 5))  # s, the first bound
 TRIES = int(os.environ.get("TRIES", 10))  # in a row, then give up
 
@@ -71,7 +72,7 @@ async def follow(urls, handle, seen="0-0", say=print):
                 f"{url}/events?after={seen}",
                 ping_interval=PING,
                 ping_timeout=PONG,
-                open_timeout=PONG,
+                open_timeout=OPEN,
                 close_timeout=1,  # s; the dead answer no close
             ) as websocket:
                 met = True

@@ -328,7 +328,7 @@ async def work():
     """Take one job after the other, until told to stop."""
     stopping = stopped_by_signals()
     redis, name = connected(), f"{socket.gethostname()}-{os.getpid()}"
-    print(f"worker {name}", flush=True)
+    print(f"Worker ready: {name}", flush=True)
     while not stopping.is_set():
         try:
             with suppress(ResponseError):  # it is there already
@@ -344,6 +344,7 @@ async def work():
                 await append(redis, "events", text, f"job-{id}", KEEP)
                 await redis.xack("jobs", "workers", id)
                 await redis.xdel("jobs", id)
+                print(f"ended {fields['text']}", flush=True)
         except RedisError:
             await asyncio.sleep(RETRY)
     await redis.aclose()
@@ -447,7 +448,8 @@ http {{
             proxy_set_header Connection $connection_upgrade;
             proxy_set_header Host $host;
             proxy_connect_timeout 2s;
-            proxy_read_timeout 60s;  # well above the heartbeat
+            # Above the heartbeat, below the patience of a client.
+            proxy_read_timeout 20s;
         }}
     }}
 }}

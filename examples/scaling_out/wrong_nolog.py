@@ -7,8 +7,8 @@
 An event reaches the gateways that are connected to Redis just then,
 and their clients that are there just then. Nobody has it after that.
 
-- Run: `uv run wrong_pubsub.py`
-- or: `pip install redis==8.1.0 sanic==25.12.1 && python wrong_pubsub.py`
+- Run: `uv run wrong_nolog.py`
+- or: `pip install redis==8.1.0 sanic==25.12.1 && python wrong_nolog.py`
 - Needs: Redis 6.2 or later; its address is in REDIS
   (default redis://127.0.0.1:6379)
 - Source: at-most-once delivery,
@@ -28,7 +28,7 @@ from sanic.exceptions import BadRequest, ServiceUnavailable
 REDIS = os.environ.get("REDIS", "redis://127.0.0.1:6379")
 RETRY = float(os.environ.get("RETRY", 1))  # s, while Redis is away
 
-bp = Blueprint("wrong_pubsub")
+bp = Blueprint("wrong_nolog")
 
 
 # --8<-- [start:pubsub]
@@ -111,7 +111,7 @@ async def settle(app):
 
 
 if __name__ == "__main__":
-    app = Sanic("wrong_pubsub")
+    app = Sanic("wrong_nolog")
     app.config.FALLBACK_ERROR_FORMAT = "json"
     app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
     app.blueprint(bp)

@@ -6,8 +6,8 @@
 
 What was added between two reads was not new any more at the second.
 
-- Run: `uv run wrong_from_dollar.py`
-- or: `pip install redis==8.1.0 sanic==25.12.1 && python wrong_from_dollar.py`
+- Run: `uv run wrong_tail.py`
+- or: `pip install redis==8.1.0 sanic==25.12.1 && python wrong_tail.py`
 - Needs: Redis 6.2 or later; its address is in REDIS
   (default redis://127.0.0.1:6379)
 - Source: Redis Streams,
@@ -34,7 +34,7 @@ MEMORY = int(os.environ.get("MEMORY", 1000))  # and in this process
 HEARTBEAT = float(os.environ.get("HEARTBEAT", 15))  # s of silence
 RETRY = float(os.environ.get("RETRY", 1))  # s, while Redis is away
 
-bp = Blueprint("wrong_from_dollar")
+bp = Blueprint("wrong_tail")
 
 
 class Gone(Exception):
@@ -202,7 +202,7 @@ async def settle(app):
 
 
 if __name__ == "__main__":
-    app = Sanic("wrong_from_dollar")
+    app = Sanic("wrong_tail")
     app.config.FALLBACK_ERROR_FORMAT = "json"
     app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
     app.blueprint(bp)
