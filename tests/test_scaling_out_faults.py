@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .support.crowd import Crowd, client_of, insist
+from .support.crowd import WEB, Crowd, client_of, insist
 from .support.processes import PATIENCE
 
 ROOM = "scaling_out"
@@ -117,20 +117,13 @@ def test_redis_is_killed(cluster):
     cluster.publish(NUMBERS[:20])
     crowd.wait_for(NUMBERS[19])
     cluster.redis.stop(signal.SIGKILL)
-    refusing = [insist_once(url) for url in cluster.urls]
-    assert refusing == [503, 503]
+    for url in cluster.urls:
+        answer = WEB.post(f"{url}/events", json={"text": "in vain"}, timeout=PATIENCE)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     cluster.again("redis")
     cluster.publish(NUMBERS[20:])
     exact(crowd)
     assert crowd.said == []
-
-
-def insist_once(url):
-    import httpx2
-
-    answer = httpx2.post(f"{url}/events", json={"text": "in vain"}, timeout=PATIENCE)
-    assert answer.headers["Retry-After"] == "1"
-    return answer.status_code
 
 
 def test_a_gateway_is_frozen(cluster):
@@ -174,3 +167,76 @@ def test_a_proxy_is_reloaded(cluster, name, number):
     cluster.publish(NUMBERS[20:])
     exact(crowd)
     assert crowd.said == []
+
+
+# Work
+
+
+@pytest.fixture
+def worker(cluster, start):
+    """Start a worker of the cluster: worker(WORK=0)."""
+    return lambda **options: start(
+        f"{ROOM}/cluster.py", **(cluster.place | {"ROLE": "worker", "IDLE": 0.5} | options)
+    )
+
+
+def test_a_worker_is_killed(cluster, worker):
+    """A worker is killed with a job in hand: another one does that job, and the end of each of
+    six jobs comes once."""
+    jobs = [f"job {number}" for number in range(6)]
+    crowd = cluster.crowd(last="all ended")
+    insist(cluster.urls, jobs[0], "jobs")
+    victim = worker(WORK=PATIENCE).wait_for(f"took {jobs[0]}")
+    victim.stop(signal.SIGKILL)
+    for job in jobs[1:]:
+        insist(cluster.urls, job, "jobs")
+    other = worker(WORK=0).wait_for(f"ended {jobs[0]}").wait_for(f"ended {jobs[5]}")
+    insist(cluster.urls, "all ended")
+    for told in crowd.end():
+        assert sorted(told[1:-1]) == [f"{job}: done" for job in jobs]
+    assert other.output.count("took") == len(jobs)
+
+
+def test_a_worker_is_frozen(cluster, worker):
+    """A worker is frozen with a job in hand, another one does it, and the first, thawed, ends it
+    as well: done twice, the job has one result."""
+    crowd = cluster.crowd(last="both ended")
+    insist(cluster.urls, "twice", "jobs")
+    first = worker(WORK=1).wait_for("took twice")
+    first.send(signal.SIGSTOP)
+    worker(WORK=0).wait_for("ended twice")
+    first.send(signal.SIGCONT)
+    first.wait_for("ended twice")
+    insist(cluster.urls, "both ended")
+    assert all(told == ["begin", "twice: done", "both ended"] for told in crowd.end())
+
+
+def test_a_job_that_kills_workers_is_given_up(cluster, worker):
+    """A job that three workers have taken and not ended is given up, and that is its result."""
+    crowd = cluster.crowd(last="deadly: given up")
+    insist(cluster.urls, "deadly", "jobs")
+    for _ in range(3):
+        victim = worker(WORK=PATIENCE, IDLE=0.01).wait_for("took deadly")
+        victim.stop(signal.SIGKILL)
+    worker(WORK=PATIENCE, IDLE=0.01).wait_for("ended deadly")
+    assert all(told == ["begin", "deadly: given up"] for told in crowd.end())
+
+
+def test_a_worker_that_is_told_to_stop_ends_its_job(cluster, worker):
+    """A worker that is told to stop ends the job that it has in hand, and takes no other."""
+    for job in "one", "two":
+        insist(cluster.urls, job, "jobs")
+    stopped = worker(WORK=1).wait_for("took one")
+    assert stopped.stop() == 0
+    assert "ended one" in stopped.output
+    assert "took two" not in stopped.output
+    worker(WORK=0).wait_for("ended two")
+
+
+def test_workers_outlive_redis(cluster, worker):
+    """A worker that finds Redis away waits for it, and takes the next job when it is back."""
+    lasting = worker(WORK=0)
+    cluster.redis.stop(signal.SIGKILL)
+    cluster.again("redis")
+    insist(cluster.urls, "later", "jobs")
+    lasting.wait_for("ended later")

@@ -365,8 +365,8 @@ async def take(redis, name):
 
 async def result(redis, id, text):
     """Do the job: here, wait. One that kills workers is given up."""
-    (job,) = await redis.xpending_range("jobs", "workers", id, id, 1)
-    if job["times_delivered"] > ATTEMPTS:
+    taken = await redis.xpending_range("jobs", "workers", id, id, 1)
+    if taken and taken[0]["times_delivered"] > ATTEMPTS:
         return f"{text}: given up"
     await asyncio.sleep(WORK)
     return f"{text}: done"

@@ -33,8 +33,11 @@ class Crowd:
         self.told = [[] for _ in addresses]
         self.said = []  # what clients print: why they come back
         self._client, self._seen, self._last = client, seen, last
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._all(addresses)))
+        self._thread = threading.Thread(target=self._run, args=[addresses], daemon=True)
         self._thread.start()
+
+    def _run(self, addresses):
+        asyncio.run(self._all(addresses))
 
     async def _all(self, addresses):
         following = [self._one(urls, told) for urls, told in zip(addresses, self.told, strict=True)]
@@ -64,20 +67,22 @@ class Crowd:
         return self.told
 
 
+# One for all: making one costs more than what is sent through it.
+WEB = httpx2.Client()
+
+
 def insist(urls, text, what="events", patience=1):
     """Publish until it was accepted, at one address after the other; return (its id, statuses).
 
     It is sent under one key, so that it is there once however often it is sent.
     """
     key, statuses, end = str(uuid.uuid4()), [], time.monotonic() + PATIENCE
+    headers = {"Idempotency-Key": key}
     while time.monotonic() < end:
         for url in urls:
             try:
-                answer = httpx2.post(
-                    f"{url}/{what}",
-                    json={"text": text},
-                    headers={"Idempotency-Key": key},
-                    timeout=patience,
+                answer = WEB.post(
+                    f"{url}/{what}", json={"text": text}, headers=headers, timeout=patience
                 )
             except httpx2.TransportError:
                 statuses.append(0)
