@@ -153,7 +153,9 @@ def test_a_proxy_is_restarted(cluster, name):
     assert len(crowd.said) >= 10
 
 
-@pytest.mark.parametrize(("name", "number"), [("haproxy", signal.SIGUSR2), ("nginx", signal.SIGHUP)])
+@pytest.mark.parametrize(
+    ("name", "number"), [("haproxy", signal.SIGUSR2), ("nginx", signal.SIGHUP)]
+)
 def test_a_proxy_is_reloaded(cluster, name, number):
     """A proxy is told to reload its configuration: a new process serves who comes, the old one
     keeps its clients, none of which is cut off, and each gets all sixty events, in order, and
