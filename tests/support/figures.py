@@ -314,3 +314,39 @@ def ladders(groups, title, description):
             text(root, left + size + 6, y + 23, f"{seconds:,g} s", "tick")
             y += step
     return finish(root)
+
+
+def moved(rows, title, description):
+    """Draw a client between two gateways, in the order in which things happened.
+
+    rows: (kind, side, words), where side is "A", on the left, or "B"; kind is "up" or "down" for
+    what passed, "cut" for the end of a gateway, and "note" for what happened there meanwhile.
+    """
+    width, top, step = 360, 50, 26
+    lanes = {"A": 56, "client": 180, "B": 304}
+    height = top + step * len(rows) + 2
+    root = svg(width, height, title, description)
+    ends = dict.fromkeys(lanes, height - 8)
+    for number, (kind, side, _) in enumerate(rows):
+        if kind == "cut":
+            ends[side] = top + step * number
+    for lane, x in lanes.items():
+        name = lane if lane == "client" else f"gateway {lane}"
+        text(root, x, 20, name, "lane", "middle")
+        line(root, x, 30, x, ends[lane], "life")
+    for number, (kind, side, words) in enumerate(rows):
+        y, x = top + step * number, lanes[side]
+        if kind == "cut":
+            text(root, x + 12, y + 4, words, "note late")
+            for slope in -6, 6:
+                line(root, x - 6, y - slope, x + 6, y + slope, "lost")
+        elif kind == "note":
+            text(root, x - 8, y + 4, words, "note", "end")
+        else:
+            x1, x2 = (lanes["client"], x) if kind == "up" else (x, lanes["client"])
+            head = 7 if x2 > x1 else -7
+            line(root, x1, y, x2 - head, y + 5, kind)
+            points = f"{x2},{y + 5} {x2 - head},{y + 1} {x2 - head},{y + 9}"
+            ET.SubElement(root, "polygon", {"points": points, "class": kind})
+            text(root, (x1 + x2) / 2, y - 2, words, kind, "middle")
+    return finish(root)
