@@ -57,6 +57,8 @@ def main():
         opened, end = open_from(source, target)
         kept += opened
         print(f"from {source}: {len(opened)} connections; then: {end}")
+    for sock in kept:
+        sock.close()
     if not kept:
         sys.exit(f"no connection to {URL}: {end}")
 
