@@ -229,7 +229,7 @@ def test_without_a_cap_uvloop_hangs_up(start):
     no answer, logs nothing, and does the same to whoever asks for its health."""
     server = start(f"{ROOM}/wrong_no_cap.py", FILES=FILES)
     with clients(server, FILES) as opened:
-        assert answered(opened, 5) == {"hung up": 5}
+        assert set(answered(opened, 5)) == {"hung up"}
         assert files(server) > FILES - 3
         with closing(knock(server, "/nothing")) as healthy:
             assert outcome(healthy) == "hung up"
