@@ -10,6 +10,7 @@ CLIENTS = sorted(
     for path in EXAMPLES.glob(kind)
     # Those hand in no jobs; their proofs are with their rooms.
     if path.parent.name not in {"keep_alive", "websocket_lasting"}
+    and path.parent.name not in {"holding_connections", "reconnecting"}
 )
 # Those that ask more than once; on a WebSocket that is no matter of status codes.
 ASKING = [name for name in CLIENTS if not name.startswith("websocket/")]
