@@ -424,6 +424,21 @@ def test_a_proxy_can_refuse_for_the_server(proxied):
     wait_until(lambda: httpx2.get(f"{proxy.url}/held").status_code == 200)
 
 
+def test_maxconn_alone_is_not_polite(proxied, start_proxy, port):
+    """Above its maxconn alone, HAProxy leaves new clients in the kernel: they are connected,
+    and unheard until somebody leaves."""
+    server, _ = proxied
+    ports = {8000: port(), 8001: server.port}
+    proxy = start_proxy(f"{ROOM}/haproxy.cfg", ports, **{"maxconn 1100": "maxconn 5"})
+    with ExitStack() as stack:
+        address = "127.0.0.1", proxy.port
+        silent = [stack.enter_context(socket.create_connection(address)) for _ in range(5)]
+        late = stack.enter_context(closing(knock(proxy, "/held")))
+        assert not select.select([late], [], [], 0.3)[0]
+        silent[0].close()
+        assert outcome(late) == "HTTP/1.1 200 OK"
+
+
 PORTS = "40000 40019"
 
 

@@ -177,6 +177,7 @@ def test_a_storm_and_none(monkeypatch, record):
                 for name in shown
             ],
             "s",
+            away,
             "A thousand clients come back",
             "Tries in each second after the cut, for a server that is away for twelve: "
             + "; ".join(f"{name}: at most {max(drawn[name])}" for name in shown)
@@ -206,6 +207,7 @@ class Restarted:
             await websocket.wait_closed()
 
         options = {"create_connection": Noting, "ping_interval": None, "compression": None}
+        options["backlog"] = 1000  # or else the kernel spreads them a little
         return serve_async(welcome, "127.0.0.1", self.port, **options)
 
     def handle(self, client):
@@ -234,18 +236,19 @@ def busiest(times, window):
 
 
 def test_a_storm_for_real(monkeypatch, port):
-    """Of two hundred real sockets that a restart cuts off, those that wait the same time come
-    back together; with jitter the busiest quarter of the wait has less than half as many."""
+    """Of a hundred and fifty real sockets that a restart cuts off, those that wait the same
+    time come back together; with jitter the busiest quarter of the wait has less than half as
+    many."""
 
     async def both():
         names = "client.py", "wrong_fixed_delay.py"
-        follows = [module(monkeypatch, name, BACKOFF=4)["follow"] for name in names]
-        return await asyncio.gather(*(Restarted(f, port(), 200).run() for f in follows))
+        follows = [module(monkeypatch, name, BACKOFF=3)["follow"] for name in names]
+        return await asyncio.gather(*(Restarted(f, port(), 150).run() for f in follows))
 
     with ThreadPoolExecutor() as beside:  # Playwright has a loop in this thread
         jittered, fixed = beside.submit(asyncio.run, both()).result()
-    assert min(len(jittered), len(fixed)) >= 200
-    assert busiest(fixed, 1) > 2 * busiest(jittered, 1)
+    assert min(len(jittered), len(fixed)) >= 150
+    assert busiest(fixed, 0.75) > 2 * busiest(jittered, 0.75)
 
 
 # Sockets
@@ -464,11 +467,11 @@ def unplug(sock):
 
 # --8<-- [start:notice]
 def probe(sock):
-    """Have the kernel ask after a second of silence, and then each second, twice."""
+    """Have the kernel ask after a second of silence, and give up after another."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 1)
 
 
 def send_with_timeout(sock):
@@ -541,7 +544,7 @@ def noticed():
             happen(far)
         found = {what: {"pings"} for what, ping in pings.items() if ping.result() == 1006}
         # As long again as it took, at the least, and until there is nothing new.
-        while ready := select.select(nears, [], [], 3)[0]:
+        while ready := select.select(nears, [], [], 2.5)[0]:
             for near in ready:
                 what, means = nears.pop(near)
                 found[what].add(means)

@@ -23,11 +23,11 @@ def bars(rows, title, description):
     return finish(root)
 
 
-def histograms(rows, unit, title, description):
+def histograms(rows, unit, away, title, description):
     """Draw how many came in each slice of time, one histogram below the other.
 
     rows: [(name, words beside it, [number in slice 0, 1, 2 …])], all to the same scale; `unit`
-    names a slice. Returns SVG text.
+    names a slice. In the first `away` slices nobody is let in. Returns SVG text.
     """
     width, left, right, top, tall = 360, 12, 12, 8, 84
     pitch = tall + 52
@@ -40,6 +40,10 @@ def histograms(rows, unit, title, description):
         head = text(root, left, y + 12, name, "lane")
         ET.SubElement(head, "tspan", {"class": "note", "dx": "10"}).text = words
         foot = y + 20 + tall
+        band = {"x": left, "y": y + 20, "width": away * step, "height": tall}
+        ET.SubElement(root, "rect", {k: f"{v:g}" for k, v in band.items()} | {"class": "held"})
+        if not row:
+            text(root, left + away * step + 6, y + 32, "the server is back", "note")
         line(root, left, foot, width - right, foot, "life")
         for number, count in enumerate(numbers):
             if count:
