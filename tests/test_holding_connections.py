@@ -25,7 +25,7 @@ from websockets.sync.client import connect
 
 from .support.bars import bars
 from .support.messages import table
-from .support.processes import EXAMPLES, PATIENCE, alone, environment
+from .support.processes import EXAMPLES, PATIENCE, READY, Program, alone, environment
 
 ROOM = "holding_connections"
 BATCH, BATCHES = 100, 5
@@ -334,6 +334,19 @@ def test_the_limit_is_raised_by_the_server_itself(start):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (2000, hard)
     assert httpx2.get(f"{server.url}/held").json()["at most"] == 2000 - SPARE
+
+
+def test_no_more_files_than_may_be_had(tmp_path, port):
+    """Where the hard limit is lower than what the server would like, it takes that, and holds
+    so many fewer."""
+    folder = alone(EXAMPLES / ROOM / "server.py", tmp_path / "few")
+    command = ["sh", "-c", f"ulimit -n 500; exec '{sys.executable}' server.py"]
+    server = Program(command, folder, environment(PORT=(number := port())), number)
+    try:
+        server.wait_for(*READY)
+        assert httpx2.get(f"{server.url}/held").json()["at most"] == 500 - SPARE
+    finally:
+        server.stop()
 
 
 def test_who_asks_nothing_takes_a_file_as_well(start):
