@@ -29,7 +29,7 @@ from .support.processes import EXAMPLES, PATIENCE, READY, Program, alone, enviro
 
 ROOM = "holding_connections"
 BATCH, BATCHES = 100, 5
-SPARE = 30  # of server.py
+SPARE = 30  # of a server with few files
 UPGRADE = (
     "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -253,7 +253,7 @@ def test_without_a_cap_asyncio_is_silent(start, record):
 @pytest.fixture(scope="module")
 def full(start_shared):
     """Return a server with few files, and what it told the first clients that it refused."""
-    server = start_shared(f"{ROOM}/server.py", FILES=FILES)
+    server = start_shared(f"{ROOM}/server.py", FILES=FILES, SPARE=SPARE)
     with clients(server, FILES) as opened:
         late = answered(opened, SPARE)
         yield server, late
@@ -293,7 +293,7 @@ def test_a_websocket_too_many_is_1013(full):
 def test_a_handshake_too_many_is_503(start):
     """The websockets library refuses in the handshake, with 503 and Retry-After: nothing was
     opened, so nothing is to be closed."""
-    server = start(f"{ROOM}/server_websockets.py", FILES=SPARE + 2)
+    server = start(f"{ROOM}/server_websockets.py", FILES=SPARE + 2, SPARE=SPARE)
     url = f"ws://127.0.0.1:{server.port}/"
     with connect(url) as first, connect(url):
         with pytest.raises(InvalidStatus) as refused, connect(url):
@@ -315,7 +315,7 @@ def connects(url):
 
 def test_whoever_leaves_makes_room(start):
     """A client that leaves, in whichever way it was held, makes room for another."""
-    server = start(f"{ROOM}/server.py", FILES=SPARE + 3)
+    server = start(f"{ROOM}/server.py", FILES=SPARE + 3, SPARE=SPARE)
     for _ in range(3):
         with closing(knock(server)), closing(knock(server, "/stream")):
             with closing(knock(server, "/socket", UPGRADE)):
@@ -329,7 +329,7 @@ def test_the_limit_is_raised_by_the_server_itself(start):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))  # as most shells have it
     try:
-        server = start(f"{ROOM}/server.py", FILES=2000)
+        server = start(f"{ROOM}/server.py", FILES=2000, SPARE=SPARE)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (2000, hard)
@@ -341,7 +341,7 @@ def test_no_more_files_than_may_be_had(tmp_path, port):
     so many fewer."""
     folder = alone(EXAMPLES / ROOM / "server.py", tmp_path / "few")
     command = ["sh", "-c", f"ulimit -n 500; exec '{sys.executable}' server.py"]
-    server = Program(command, folder, environment(PORT=(number := port())), number)
+    server = Program(command, folder, environment(PORT=(number := port()), SPARE=SPARE), number)
     try:
         server.wait_for(*READY)
         assert httpx2.get(f"{server.url}/held").json()["at most"] == 500 - SPARE
@@ -352,7 +352,7 @@ def test_no_more_files_than_may_be_had(tmp_path, port):
 def test_who_asks_nothing_takes_a_file_as_well(start):
     """A client that connects and asks nothing takes a file, and no cap on questions counts it;
     in Sanic the idle timeout, KEEP_ALIVE_TIMEOUT, lets it go."""
-    server = start(f"{ROOM}/server.py", FILES=FILES, SANIC_KEEP_ALIVE_TIMEOUT=3)
+    server = start(f"{ROOM}/server.py", FILES=FILES, SPARE=SPARE, SANIC_KEEP_ALIVE_TIMEOUT=3)
     with ExitStack() as stack:
         address = "127.0.0.1", server.port
         silent = [stack.enter_context(socket.create_connection(address)) for _ in range(FILES)]
@@ -369,6 +369,22 @@ def test_stops_with_everyone_answered(start):
         wait_until(lambda: held(server) == 50)
         assert server.stop() == 0
         assert answered(opened, 50) == {"HTTP/1.1 200 OK": 50}
+
+
+def test_the_client_tells_what_became_of_each(start, run, record):
+    """The client shows it: with a cap so many are held and answered, and the others refused;
+    without one those who are held stay so, since nobody can connect to release them."""
+    result = run(f"{ROOM}/client.py", URL=start(f"{ROOM}/server.py", FILES=300).url, HOLD=0.1)
+    assert result.stdout.startswith("release: 200 OK\n")
+    assert "150 clients: 200 OK\n" in result.stdout
+    assert " clients: 503 Service Unavailable, with Retry-After\n" in result.stdout
+    wrong = start(f"{ROOM}/wrong_no_cap.py", FILES=300)
+    result = run(f"{ROOM}/client.py", URL=wrong.url, HOLD=0.1)
+    assert result.stdout.startswith("release: hung up on, with no answer\n")
+    assert " clients: held for ever\n" in result.stdout
+    assert " clients: hung up on, with no answer\n" in result.stdout
+    shown = re.sub(r"\d+ clients", "… clients", result.stdout)
+    record("holding_connections/wrong_client.txt", shown)
 
 
 def test_a_thread_too_many_is_no_answer(start):

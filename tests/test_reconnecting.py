@@ -291,6 +291,14 @@ def test_a_connection_alone_is_no_success(serving, run, follow, record):
     assert wrong.process.poll() is None
 
 
+def test_what_it_hears_starts_the_count_again(serving, run):
+    """A connection on which something came is no failure, however soon it ends."""
+    url = serving(lambda websocket: websocket.send('{"text": "tick"}'))
+    result = run(f"{ROOM}/client.py", URL=url, BACKOFF=0.01, TRIES=2, COUNT=6)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("tick") == 6
+
+
 def test_a_handshake_that_is_refused_is_tried_later(start, run):
     """A client whose handshake is answered 503 comes back no sooner than Retry-After says."""
     server = start(f"{ROOM}/server.py", RATE=0.5)

@@ -39,14 +39,17 @@ async def ask(method, path, asked=None):
         )
     if asked:
         await asked.wait()
+    answer = b""
     try:
         answer = await reader.read()  # to its end
     except ConnectionResetError:
-        return "reset, with no answer"
+        pass
     finally:
         writer.close()
         with suppress(ConnectionError):
             await writer.wait_closed()
+    if not answer:
+        return "hung up on, with no answer"
     head = answer.decode().partition("\r\n\r\n")[0].splitlines()
     later = [line for line in head if line.startswith("Retry-After")]
     when = ", with Retry-After" if later else ""
@@ -64,8 +67,15 @@ async def main():
         clients = [group.create_task(client()) for _ in range(COUNT)]
         await all_asked.wait()
         await asyncio.sleep(HOLD)
-        print("release:", await ask("POST", "/release"))
-    answers = Counter(client.result() for client in clients)
+        released = await ask("POST", "/release")
+        print("release:", released)
+        if not released.startswith("200"):  # then nobody else hears
+            for client in clients:
+                client.cancel()
+    answers = Counter(
+        "held for ever" if client.cancelled() else client.result()
+        for client in clients
+    )
     for answer, number in answers.most_common():
         print(f"{number} clients: {answer}")
 

@@ -6,7 +6,7 @@
 
 - Run: `uv run server.py`
 - or: `pip install sanic==25.12.1 && python server.py`
-- Try: FILES=60 in front of it, and client.py
+- Try: FILES=300 in front of it, and client.py
 - Needs: Linux or macOS, for the limit on open files
 - Source: 503 and Retry-After, RFC 9110 §15.6.4;
   1013, https://www.iana.org/assignments/websocket/websocket.xhtml
@@ -22,7 +22,9 @@ from sanic.exceptions import ServiceUnavailable
 
 # --8<-- [start:limits]
 FILES = int(os.environ.get("FILES", 10_000))  # open ones, to ask for
-SPARE = 30  # of them: our own, and those of clients to be refused
+# Of them: our own, and those of clients that are to be refused, of
+# which many may come at once.
+SPARE = int(os.environ.get("SPARE", 150))
 
 
 def allow(files):

@@ -22,7 +22,9 @@ from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 
 FILES = int(os.environ.get("FILES", 10_000))  # open ones, to ask for
-SPARE = 30  # of them: our own, and those of clients to be refused
+# Of them: our own, and those of clients that are to be refused, of
+# which many may come at once.
+SPARE = int(os.environ.get("SPARE", 150))
 COMPRESSION = os.environ.get("COMPRESSION", "deflate") or None
 
 

@@ -6,7 +6,7 @@
 
 - Run: `uv run wrong_no_cap.py`
 - or: `pip install sanic==25.12.1 && python wrong_no_cap.py`
-- Try: FILES=60 in front of it, and client.py
+- Try: FILES=300 in front of it, and client.py
 - Needs: Linux or macOS, for the limit on open files
 - Source: EMFILE, https://man7.org/linux/man-pages/man2/accept.2.html
 """

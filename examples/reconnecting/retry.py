@@ -49,7 +49,7 @@ async def send(client, method, path, key=None):
             if answer.status_code not in {429, 503}:
                 return answer
             later = retry_after(answer.headers)  # it was not done
-        except httpx2.ConnectError as error:
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             print(f"{method}: {error!r}")  # it never got there
         except httpx2.TransportError as error:
             if method not in IDEMPOTENT and not key:
