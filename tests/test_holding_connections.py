@@ -1,8 +1,10 @@
 """Many connections, held: what each takes, what runs out first, and how to say no."""
 
+import asyncio
 import os
 import re
 import resource
+import runpy
 import select
 import signal
 import socket
@@ -11,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from inspect import signature
 from pathlib import Path
@@ -385,6 +388,25 @@ def test_the_client_tells_what_became_of_each(start, run, record):
     assert " clients: hung up on, with no answer\n" in result.stdout
     shown = re.sub(r"\d+ clients", "… clients", result.stdout)
     record("holding_connections/wrong_client.txt", shown)
+
+
+def test_who_is_released_twice_is_answered_once(monkeypatch):
+    """A release while another is under way, or while a client leaves, does no harm."""
+    # It sets the limit of the process that it is in, which is ours.
+    monkeypatch.setenv("FILES", str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
+    room = runpy.run_path(str(EXAMPLES / ROOM / "server.py"))
+
+    async def twice():
+        waits = [asyncio.create_task(room["hold"]()) for _ in range(3)]
+        await asyncio.sleep(0)
+        waits[0].cancel()
+        assert room["answer_all"]() == room["answer_all"]() == 3
+        return await asyncio.gather(*waits, return_exceptions=True)
+
+    with ThreadPoolExecutor() as beside:
+        ends = beside.submit(asyncio.run, twice()).result()
+    assert [type(end) for end in ends] == [asyncio.CancelledError, type(None), type(None)]
+    assert not room["held"]
 
 
 def test_a_thread_too_many_is_no_answer(start):

@@ -324,20 +324,21 @@ def test_clients_end_with_one_line(run, port, canned, serving):
     nobody = f"http://127.0.0.1:{port()}"
     quick = {"BACKOFF": 0.01, "TRIES": 2}
     nonsense = serving(lambda websocket: websocket.send("[]"))
-    for name, url in [
-        ("client.py", nobody),
-        ("client.py", "nonsense"),
-        ("client.py", canned((404, {}, "no")).url),
-        ("client.py", canned((200, {}, "<h1>It works!</h1>")).url),
-        ("client.py", nonsense),
-        ("retry.py", nobody),
-        ("retry.py", "nonsense"),
-        ("retry.py", canned((500, {}, "oops")).url),
-        ("retry.py", canned((200, {}, "<h1>It works!</h1>")).url),
-        ("retry.py", canned((503, {"Retry-After": "3600"}, "")).url),
+    for name, url, words in [
+        ("client.py", nobody, "gave up: 2 failures in a row"),
+        ("client.py", "nonsense", "no WebSocket at nonsense"),
+        ("client.py", canned((404, {}, "no")).url, "gave up: refused with 404"),
+        ("client.py", canned((200, {}, "<h1>It works!</h1>")).url, "gave up: refused with 200"),
+        ("client.py", nonsense, "is no server of events"),
+        ("retry.py", nobody, "gave up: 2 tries"),
+        ("retry.py", "nonsense", "no answer from nonsense"),
+        ("retry.py", canned((500, {}, "oops")).url, "answered 500"),
+        ("retry.py", canned((200, {}, "<h1>It works!</h1>")).url, "does not take orders"),
+        ("retry.py", canned((503, {"Retry-After": "3600"}, "")).url, "gave up: told to come back"),
     ]:
         result = run(f"{ROOM}/{name}", URL=url, **quick)
         assert result.returncode == 1, (name, url)
+        assert words in result.stderr
         assert len(result.stderr.splitlines()) == 1, result.stderr
 
 
@@ -412,6 +413,26 @@ def test_waits_as_long_as_it_is_told(canned, run):
     assert len(server.requests) == 2 + 4
     assert server.times[1] - server.times[0] > 1
     assert server.times[2] - server.times[1] > 1
+
+
+def test_without_a_word_it_waits_at_random(canned, monkeypatch):
+    """Told nothing, the right client waits at random, below a bound that doubles."""
+    room = module(monkeypatch, "retry.py", BACKOFF=4)
+    url = canned(*[(503, {}, "")] * 5, (200, {}, {})).url
+    waits = []
+
+    async def ask():
+        async with httpx2.AsyncClient(base_url=url) as client:
+            return await room["send"](client, "GET", "/orders")
+
+    async def sleep(seconds):
+        waits.append(seconds)
+
+    with ThreadPoolExecutor() as beside, monkeypatch.context() as patched:
+        patched.setattr(asyncio, "sleep", sleep)
+        assert beside.submit(asyncio.run, ask()).result().status_code == 200
+    assert len(set(waits)) == 5
+    assert all(0 < seconds <= 4 * 2**n for n, seconds in enumerate(waits))
 
 
 def test_one_key_for_all_tries_of_an_order(canned, run):
@@ -615,6 +636,90 @@ def test_a_browser_does_not_sit_out_a_long_wait(start, page, tmp_path):
         page.evaluate(f"{target}.dispatchEvent(new Event('{event}'))")
         page.wait_for_selector("text=connected")
         page.evaluate("setTimeout = later")
+
+
+# Stands in for what a page waits for, and whom it talks to.
+STAGE = """
+    window.later = window.setTimeout;
+    window.delays = [];
+    window.cleared = [];
+    window.asleep = false;
+    Math.random = () => 1;
+    window.setTimeout = (what, delay, ...rest) => {
+      const coming = what?.name === "connect";
+      const id = later(what, coming ? (asleep ? 1e6 : 0) : delay, ...rest);
+      if (coming) { delays.push(delay / 1000); window.coming = id; }
+      else window.listening = delay / 1000;
+      return id;
+    };
+    const clear = window.clearTimeout;
+    window.clearTimeout = (id) => { cleared.push(id); clear(id); };
+    window.sockets = [];
+    window.WebSocket = class {
+      static OPEN = 1;
+      constructor() { this.readyState = 0; sockets.push(this); }
+      close() { this.readyState = 3; }
+    };
+    window.state = () => document.getElementById("state").textContent;
+    window.fail = (code = 1006) => sockets.at(-1).onclose({ code, reason: "why" });
+    window.hear = () => { sockets.at(-1).readyState = 1; sockets.at(-1).onmessage({ data: "" }); };
+    window.until = (number) => new Promise((done) => {
+      const look = () => sockets.length === number ? done() : later(look, 5);
+      look();
+    });
+"""
+
+
+@pytest.fixture
+def staged(page, tmp_path):
+    """Return client.html, open in a browser, with neither time nor a network."""
+    folder = alone(EXAMPLES / ROOM / "client.html", tmp_path / "staged")
+    page.add_init_script(STAGE)
+    page.goto(f"file://{folder}/client.html?backoff=1&tries=3&silence=1000")
+    return page
+
+
+def test_a_browser_backs_off_and_gives_up(staged):
+    """A page waits longer with each failure in a row, counts anew when it hears something, and
+    gives up at last."""
+    ended = staged.evaluate("""async () => {
+        fail(); await until(2); fail(); await until(3);
+        hear(); fail(); await until(4); fail(); await until(5); fail(); await until(6);
+        fail();
+        return [delays, state()];
+    }""")
+    assert ended == [[1, 2, 1, 2, 4], "closed with 1006; gave up"]
+
+
+def test_a_browser_that_hurries_comes_once(staged):
+    """A page that does not sit out its wait drops it, so that it comes once, and starts to
+    count anew."""
+    before, cleared, delays, sockets = staged.evaluate("""async () => {
+        fail(); await until(2); asleep = true; fail();
+        const before = coming; asleep = false;
+        dispatchEvent(new Event("online"));
+        await until(3); fail(); await until(4);
+        return [before, cleared, delays, sockets.length];
+    }""")
+    assert before in cleared
+    assert delays == [1, 2, 1, 1]
+    assert sockets == 4
+
+
+def test_a_browser_does_not_trust_what_slept(staged):
+    """When the network is there again, or somebody looks at the page, an open connection has
+    five seconds to say something."""
+    for event in (
+        "window.dispatchEvent(new Event('online'))",
+        ("document.dispatchEvent(new Event('visibilitychange'))"),
+    ):
+        assert staged.evaluate(f"hear(), [listening, ({event}, listening)]") == [1000, 5]
+
+
+def test_a_browser_that_is_refused_stays_away(staged):
+    """A page that is closed with 1008, or a code of the application's own, does not come back."""
+    for code in 1008, 4400:
+        assert staged.evaluate(f"fail({code}), [state(), delays]") == ["refused: why", []]
 
 
 # Wrong

@@ -39,6 +39,8 @@ async def send(client, method, path, key=None):
             print(f"{method}: {answer.status_code}")
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             print(f"{method}: {error!r}")  # it never got there
+        except httpx2.UnsupportedProtocol:
+            raise  # that is no address
         except httpx2.TransportError as error:
             if method not in IDEMPOTENT and not key:
                 raise  # it may have been done all the same

@@ -43,6 +43,8 @@ async def send(client, method, path):
             later = retry_after(answer.headers)  # it was not done
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             print(f"{method}: {error!r}")  # it never got there
+        except httpx2.UnsupportedProtocol:
+            raise  # that is no address
         except httpx2.TransportError as error:
             print(f"{method}: {error!r}")
         await asyncio.sleep(later + wait(failures))
