@@ -175,6 +175,9 @@ def recorded_names():
             made[name] = "tests.test_examples.test_a_configuration_is_accepted"
         elif path.suffix in {".py", ".sh"} and path.parent.name != "site":
             made[name] = "tests.test_examples.test_runs_alone"
+        elif path.suffix in {".cfg", ".conf"}:
+            name = f"{path.relative_to(EXAMPLES)}.run"
+            made[name] = "tests.test_examples.test_a_configuration_is_accepted"
     folders = {name.split("/")[0] for name in made} - {"proofs"}
     return made | {f"{name}/about.txt": "tests.test_laws.test_recordings_say" for name in folders}
 

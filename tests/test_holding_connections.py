@@ -1,0 +1,595 @@
+"""Many connections, held: what each takes, what runs out first, and how to say no."""
+
+import asyncio
+import os
+import re
+import resource
+import runpy
+import select
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from inspect import signature
+from pathlib import Path
+
+import httpx2
+import pytest
+from sanic.config import DEFAULT_CONFIG
+from websockets.asyncio.server import serve
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Frame, Opcode
+from websockets.sync.client import connect
+
+from .support.bars import bars
+from .support.messages import table
+from .support.processes import EXAMPLES, PATIENCE, READY, Program, alone, environment
+
+ROOM = "holding_connections"
+BATCH, BATCHES = 100, 5
+SPARE = 30  # of a server with few files
+UPGRADE = (
+    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
+)
+
+
+def knock(server, path="/poll", extra=""):
+    """Connect, ask, and return the socket without reading."""
+    client = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+    client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n{extra}\r\n".encode())
+    return client
+
+
+@contextmanager
+def clients(server, number, path="/poll", extra=""):
+    """Yield so many clients that ask, each on a connection of its own."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(closing(knock(server, path, extra))) for _ in range(number)]
+
+
+def held(server):
+    return httpx2.get(f"{server.url}/held", timeout=PATIENCE).json()["held"]
+
+
+def wait_until(condition):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "this never came"
+        time.sleep(0.02)
+
+
+def status(server, name):
+    """Return a number from what the kernel knows of a program."""
+    with open(f"/proc/{server.process.pid}/status") as file:
+        return int(re.search(rf"{name}:\s+(\d+)", file.read())[1])
+
+
+def files(server):
+    """Return how many files a program has open."""
+    return len(os.listdir(f"/proc/{server.process.pid}/fd"))
+
+
+# What one takes
+
+WAYS = [
+    ("idle, between two requests", "server.py", "/held", "", {}),
+    ("long poll", "server.py", "/poll", "", {}),
+    ("event stream", "server.py", "/stream", "", {}),
+    (
+        "WebSocket, websockets, not compressed",
+        "server_websockets.py",
+        "/",
+        UPGRADE,
+        {"COMPRESSION": ""},
+    ),
+    ("WebSocket, Sanic", "server.py", "/socket", UPGRADE, {}),
+    ("long poll, with a thread", "server_threads.py", "/poll", "", {}),
+    ("WebSocket, websockets, as it comes", "server_websockets.py", "/", UPGRADE, {}),
+]
+
+
+@pytest.fixture(scope="module")
+def sizes(start_shared):
+    """Return {way: (KiB for each held connection, threads)}, each with a server of its own."""
+    found = {}
+    for way, name, path, extra, variables in WAYS:
+        server = start_shared(f"{ROOM}/{name}", **variables)
+        with ExitStack() as stack:
+            grown, before = [], 0
+            for batch in range(1 + BATCHES):
+                opened = [
+                    stack.enter_context(closing(knock(server, path, extra))) for _ in range(BATCH)
+                ]
+                if path == "/poll":  # it answers nothing
+                    settle(server, name, BATCH * (batch + 1))
+                else:
+                    for client in opened:
+                        assert client.recv(4096)
+                now = status(server, "VmRSS")
+                grown.append(now - before)
+                before = now
+            threads = status(server, "Threads")
+        # The first batch also made room that the others found.
+        found[way] = statistics.median(grown[1:]) / BATCH, threads
+        server.stop(signal.SIGKILL)
+    return found
+
+
+def settle(server, name, number):
+    """Return once a server holds so many."""
+    if name == "server_threads.py":
+        wait_until(lambda: status(server, "Threads") == 1 + number)
+    else:
+        wait_until(lambda: held(server) == number)
+
+
+def multiples(sizes):
+    """Return {way: its memory}, in multiples of an idle connection's."""
+    smallest = min(kib for kib, _ in sizes.values())
+    return {way: round(kib / smallest) for way, (kib, _) in sizes.items()}
+
+
+def test_what_a_held_connection_takes(sizes, record):
+    """Of a server's own memory a long poll and an event stream take as much as an idle
+    connection; a WebSocket takes twice or three times as much, with compression six times."""
+    taken = multiples(sizes)
+    assert min(taken.values()) == 1
+    rows = [
+        {"held": way, "memory": f"{taken[way]} ×", "threads for 600": sizes[way][1]}
+        for way, *_ in WAYS
+    ]
+    record("holding_connections/memory.md", table(rows))
+    smallest = min(kib for kib, _ in sizes.values())
+    kib = 10 * round(smallest / 10)
+    assert kib == 10
+    record(
+        "holding_connections/memory.svg",
+        bars(
+            [(way, taken[way], f"{taken[way]} ×") for way, *_ in WAYS],
+            "Memory of a held connection",
+            "Bars, in multiples of an idle connection's "
+            f"{kib} KiB: " + "; ".join(f"{way} {taken[way]}" for way, *_ in WAYS) + ".",
+        ),
+    )
+
+
+def test_what_fits_into_a_gibibyte(sizes, record):
+    """Computed from that: how many fit into one GiB, if nothing else wants it."""
+    taken = multiples(sizes)
+    idle = 10 * round(min(kib for kib, _ in sizes.values()) / 10)
+
+    def coarse(number):
+        digits = 10 ** (len(str(int(number))) - 2)
+        return int(number / digits) * digits
+
+    rows = [
+        {
+            "held": way,
+            "KiB for each, about": idle * taken[way],
+            "in 1 GiB": coarse(2**20 / (idle * taken[way])),
+        }
+        for way, *_ in WAYS
+    ]
+    record("holding_connections/gibibyte.md", table(rows))
+
+
+def test_a_thread_for_each_or_one_for_all(sizes):
+    """For six hundred held clients a server of threads has six hundred and one; one on an event
+    loop has one."""
+    assert sizes["long poll, with a thread"][1] == 1 + BATCH * (1 + BATCHES)
+    assert sizes["long poll"][1] == 1
+    assert sizes["WebSocket, websockets, as it comes"][1] == 1
+
+
+def test_the_same_work_is_done_by_both(start, run, record):
+    """Threads and an event loop do the same work: five hundred clients are held, and all of
+    them are answered."""
+    for name in "server.py", "server_threads.py":
+        result = run(f"{ROOM}/client.py", URL=start(f"{ROOM}/{name}").url, HOLD=0.1)
+        assert result.stdout.splitlines()[1:] == ["500 clients: 200 OK"]
+    record("holding_connections/client.txt", result.stdout)
+
+
+# Files
+
+
+FILES = 60  # open ones, for a server that is to meet its limit
+
+
+def outcome(client):
+    """Return what a client that asked gets: the first line of an answer, or that it got none."""
+    try:
+        answer = client.recv(4096)
+    except ConnectionResetError:
+        answer = b""
+    return answer.split(b"\r\n")[0].decode() or "hung up"
+
+
+def answered(opened, number):
+    """Return {outcome: how many} of the first clients that hear something."""
+    heard = []
+    while len(heard) < number:
+        ready, _, _ = select.select(set(opened) - set(heard), [], [], PATIENCE)
+        assert ready, f"only {len(heard)} heard something"
+        heard += ready
+    return Counter(outcome(client) for client in heard)
+
+
+def said(server):
+    """Return what a server said since it was ready."""
+    return server.output.split("Worker ready")[1].partition("\n")[2]
+
+
+def test_without_a_cap_uvloop_hangs_up(start):
+    """Without a cap, a server on uvloop that has no file left hangs up on each new client with
+    no answer, logs nothing, and does the same to whoever asks for its health."""
+    server = start(f"{ROOM}/wrong_no_cap.py", FILES=FILES)
+    with clients(server, FILES) as opened:
+        assert set(answered(opened, 5)) == {"hung up"}
+        assert files(server) > FILES - 3
+        with closing(knock(server, "/nothing")) as healthy:
+            assert outcome(healthy) == "hung up"
+        assert said(server) == ""
+
+
+def test_without_a_cap_asyncio_is_silent(start, record):
+    """Without a cap, a server on plain asyncio that has no file left lets new clients connect
+    and tells them nothing, while its log fills up."""
+    server = start(f"{ROOM}/wrong_no_cap.py", trouble=True, FILES=FILES, SANIC_USE_UVLOOP=0)
+    with clients(server, FILES) as opened:  # the kernel lets them in
+        server.wait_for("Errno 24")
+        assert not select.select(opened, [], [], 0.3)[0]
+        server.stop(signal.SIGKILL, trouble=True)  # its log has no end
+    log = said(server).splitlines()
+    first = next(line for line in log if "out of system resource" in line)
+    last = next(line for line in log if "Errno 24" in line)
+    record("holding_connections/wrong_no_cap.txt", f"{first}\n…\n{last}\n")
+
+
+@pytest.fixture(scope="module")
+def full(start_shared):
+    """Return a server with few files, and what it told the first clients that it refused."""
+    server = start_shared(f"{ROOM}/server.py", FILES=FILES, SPARE=SPARE)
+    with clients(server, FILES) as opened:
+        late = answered(opened, SPARE)
+        yield server, late
+
+
+def test_with_a_cap_the_next_is_told(full, record):
+    """With a cap, whoever comes too late is told so: 503, when to come back, and that the
+    connection closes; others are answered as ever."""
+    server, late = full
+    assert late == {"HTTP/1.1 503 Service Unavailable": SPARE}
+    answer = httpx2.get(f"{server.url}/poll")
+    assert 5 <= int(answer.headers["Retry-After"]) <= 15
+    assert answer.headers["Connection"] == "close"
+    assert answer.json()["message"] == "too many clients are held here"
+    assert httpx2.get(f"{server.url}/stream").status_code == 503
+    assert held(server) == FILES - SPARE
+    assert files(server) < FILES
+    assert said(server) == ""
+
+
+def test_the_times_to_come_back_differ(full):
+    """Those who are refused are told different times to come back."""
+    server, _ = full
+    times = {httpx2.get(f"{server.url}/poll").headers["Retry-After"] for _ in range(20)}
+    assert len(times) > 3
+
+
+def test_a_websocket_too_many_is_1013(full):
+    """A WebSocket too many is closed with 1013, try again later."""
+    server, _ = full
+    with connect(f"ws://127.0.0.1:{server.port}/socket") as client:
+        with pytest.raises(ConnectionClosed):
+            client.recv(PATIENCE)
+        assert client.close_code == 1013
+
+
+def test_a_handshake_too_many_is_503(start):
+    """The websockets library refuses in the handshake, with 503 and Retry-After: nothing was
+    opened, so nothing is to be closed."""
+    server = start(f"{ROOM}/server_websockets.py", FILES=SPARE + 2, SPARE=SPARE)
+    url = f"ws://127.0.0.1:{server.port}/"
+    with connect(url) as first, connect(url):
+        with pytest.raises(InvalidStatus) as refused, connect(url):
+            pass
+        assert refused.value.response.status_code == 503
+        assert 5 <= int(refused.value.response.headers["Retry-After"]) <= 15
+        first.send("release")
+        assert first.recv(PATIENCE) == "done"
+    wait_until(lambda: connects(url))
+
+
+def connects(url):
+    try:
+        with connect(url):
+            return True
+    except InvalidStatus:
+        return False
+
+
+def test_whoever_leaves_makes_room(start):
+    """A client that leaves, in whichever way it was held, makes room for another."""
+    server = start(f"{ROOM}/server.py", FILES=SPARE + 3, SPARE=SPARE)
+    for _ in range(3):
+        with closing(knock(server)), closing(knock(server, "/stream")):
+            with closing(knock(server, "/socket", UPGRADE)):
+                wait_until(lambda: held(server) == 3)
+        wait_until(lambda: held(server) == 0)
+
+
+def test_the_limit_is_raised_by_the_server_itself(start):
+    """A process may raise its limit on open files up to the hard one by itself: no restart, no
+    privilege."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))  # as most shells have it
+    try:
+        server = start(f"{ROOM}/server.py", FILES=2000, SPARE=SPARE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (2000, hard)
+    assert httpx2.get(f"{server.url}/held").json()["at most"] == 2000 - SPARE
+
+
+def test_no_more_files_than_may_be_had(tmp_path, port):
+    """Where the hard limit is lower than what the server would like, it takes that, and holds
+    so many fewer."""
+    folder = alone(EXAMPLES / ROOM / "server.py", tmp_path / "few")
+    command = ["sh", "-c", f"ulimit -n 500; exec '{sys.executable}' server.py"]
+    server = Program(command, folder, environment(PORT=(number := port()), SPARE=SPARE), number)
+    try:
+        server.wait_for(*READY)
+        assert httpx2.get(f"{server.url}/held").json()["at most"] == 500 - SPARE
+    finally:
+        server.stop()
+
+
+def test_who_asks_nothing_takes_a_file_as_well(start):
+    """A client that connects and asks nothing takes a file, and no cap on questions counts it;
+    in Sanic the idle timeout, KEEP_ALIVE_TIMEOUT, lets it go."""
+    server = start(f"{ROOM}/server.py", FILES=FILES, SPARE=SPARE, SANIC_KEEP_ALIVE_TIMEOUT=3)
+    with ExitStack() as stack:
+        address = "127.0.0.1", server.port
+        silent = [stack.enter_context(socket.create_connection(address)) for _ in range(FILES)]
+        with closing(knock(server, "/held")) as late:
+            assert outcome(late) == "hung up"
+        assert answered(silent, FILES) == {"hung up": FILES}
+        assert held(server) == 0  # it answers again
+
+
+def test_stops_with_everyone_answered(start):
+    """A server that is told to stop answers all whom it holds."""
+    server = start(f"{ROOM}/server.py")
+    with clients(server, 50) as opened:
+        wait_until(lambda: held(server) == 50)
+        assert server.stop() == 0
+        assert answered(opened, 50) == {"HTTP/1.1 200 OK": 50}
+
+
+def test_the_client_tells_what_became_of_each(start, run, record):
+    """The client shows it: with a cap so many are held and answered, and the others refused;
+    without one those who are held stay so, since nobody can connect to release them."""
+    result = run(f"{ROOM}/client.py", URL=start(f"{ROOM}/server.py", FILES=300).url, HOLD=0.1)
+    assert result.stdout.startswith("release: 200 OK\n")
+    assert "150 clients: 200 OK\n" in result.stdout
+    assert " clients: 503 Service Unavailable, with Retry-After\n" in result.stdout
+    wrong = start(f"{ROOM}/wrong_no_cap.py", FILES=300)
+    result = run(f"{ROOM}/client.py", URL=wrong.url, HOLD=0.1)
+    assert result.stdout.startswith("release: hung up on, with no answer\n")
+    assert " clients: held for ever\n" in result.stdout
+    assert " clients: hung up on, with no answer\n" in result.stdout
+    shown = re.sub(r"\d+ clients", "… clients", result.stdout)
+    record("holding_connections/wrong_client.txt", shown)
+
+
+def test_who_is_released_twice_is_answered_once(monkeypatch):
+    """A release while another is under way, or while a client leaves, does no harm."""
+    # It sets the limit of the process that it is in, which is ours.
+    monkeypatch.setenv("FILES", str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
+    room = runpy.run_path(str(EXAMPLES / ROOM / "server.py"))
+
+    async def twice():
+        waits = [asyncio.create_task(room["hold"]()) for _ in range(3)]
+        await asyncio.sleep(0)
+        waits[0].cancel()
+        assert room["answer_all"]() == room["answer_all"]() == 3
+        return await asyncio.gather(*waits, return_exceptions=True)
+
+    with ThreadPoolExecutor() as beside:
+        ends = beside.submit(asyncio.run, twice()).result()
+    assert [type(end) for end in ends] == [asyncio.CancelledError, type(None), type(None)]
+    assert not room["held"]
+
+
+def test_a_thread_too_many_is_no_answer(start):
+    """Where threads run out, here for want of address space, the next client is hung up on
+    with no answer, and a traceback is logged."""
+    server = start(f"{ROOM}/server_threads.py", trouble=True)
+    space = status(server, "VmSize") * 1024
+    resource.prlimit(server.process.pid, resource.RLIMIT_AS, (space + 2**27, -1))
+    with clients(server, 30) as opened:
+        assert set(answered(opened, 1)) == {"hung up"}
+        server.wait_for("can't start new thread")
+
+
+def test_the_client_ends_with_one_line(run, port):
+    """A client that can reach nobody says so in one line."""
+    for name in "client.py", "ports.py":
+        for url in f"http://127.0.0.1:{port()}", "nonsense":
+            result = run(f"{ROOM}/{name}", URL=url, COUNT=3)
+            assert result.returncode == 1
+            assert len(result.stderr.splitlines()) == 1
+
+
+# A proxy
+
+
+@pytest.fixture(scope="module")
+def proxied(start_shared, assembled_shared, port):
+    """Return a server and a HAProxy with room for ten in front of it."""
+    server = start_shared(f"{ROOM}/server.py")
+    start_proxy, _ = assembled_shared
+    few = {"fe_conn gt 1000": "fe_conn gt 10", "maxconn 1100": "maxconn 20"}
+    return server, start_proxy(f"{ROOM}/haproxy.cfg", {8000: port(), 8001: server.port}, **few)
+
+
+def established(end, port):
+    """Return how many connections the kernel has whose local or remote end is a port."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    fields = [line.split()[1:4] for line in lines]
+    number = ("local", "remote").index(end)
+    return sum(line[number].endswith(f":{port:04X}") and line[2] == "01" for line in fields)
+
+
+def test_a_proxy_takes_two_sockets_for_each(proxied):
+    """A proxy holds two connections for each client that it passes on: to the client, and to
+    the server."""
+    server, proxy = proxied
+    with clients(proxy, 8) as opened:
+        wait_until(lambda: held(server) == 8)
+        wait_until(lambda: established("remote", server.port) == 8)
+        assert established("local", proxy.port) == 8
+        assert httpx2.post(f"{server.url}/release").json() == {"released": 8}
+        assert answered(opened, 8) == {"HTTP/1.1 200 OK": 8}
+
+
+def test_a_proxy_can_refuse_for_the_server(proxied):
+    """HAProxy answers 503 with Retry-After in place of a server that has enough, and counts
+    those who asked nothing as well."""
+    server, proxy = proxied
+    with ExitStack() as stack:
+        for _ in range(10):
+            stack.enter_context(closing(socket.create_connection(("127.0.0.1", proxy.port))))
+        answer = httpx2.get(f"{proxy.url}/held")
+        assert answer.status_code == 503
+        assert answer.headers["Retry-After"] == "5"
+        assert held(server) == 0
+    wait_until(lambda: httpx2.get(f"{proxy.url}/held").status_code == 200)
+
+
+def test_maxconn_alone_is_not_polite(proxied, start_proxy, port):
+    """Above its maxconn alone, HAProxy leaves new clients in the kernel: they are connected,
+    and unheard until somebody leaves."""
+    server, _ = proxied
+    ports = {8000: port(), 8001: server.port}
+    proxy = start_proxy(f"{ROOM}/haproxy.cfg", ports, **{"maxconn 1100": "maxconn 5"})
+    with ExitStack() as stack:
+        address = "127.0.0.1", proxy.port
+        silent = [stack.enter_context(socket.create_connection(address)) for _ in range(5)]
+        late = stack.enter_context(closing(knock(proxy, "/held")))
+        assert not select.select([late], [], [], 0.3)[0]
+        silent[0].close()
+        assert outcome(late) == "HTTP/1.1 200 OK"
+
+
+PORTS = "40000 40019"
+
+
+def test_ports_run_out_on_the_side_that_connects(tmp_path, record):
+    """Towards one server, a side that connects has as many connections as ports, for each
+    address of its own: with twenty ports twenty, and twenty more from a second address."""
+    folder = alone(EXAMPLES / ROOM / "ports.py", tmp_path / "ports")
+    listen = "import runpy, socket; s = socket.create_server(('127.0.0.1', 8000), backlog=100); "
+    listen += "runpy.run_path('ports.py', run_name='__main__')"
+    inside = f"ip link set lo up; echo {PORTS} > /proc/sys/net/ipv4/ip_local_port_range; "
+    inside += f'exec "{sys.executable}" -c "{listen}"'
+    as_root = [] if os.geteuid() == 0 else ["--map-root-user"]
+    result = subprocess.run(
+        ["unshare", "--net", *as_root, "sh", "-c", inside],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("20 connections; then: Cannot assign requested address") == 2
+    record("holding_connections/ports.txt", result.stdout)
+
+
+# The kernel
+
+
+def test_the_kernel_connects_before_the_server_accepts():
+    """The kernel connects clients before a server accepts them, as many as its backlog and one
+    more; the next one's SYN is dropped, and it waits."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=4))
+        opened = []
+        for _ in range(8):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(listening.getsockname())
+            opened.append(client)
+        connected = select.select([], opened, [], 0.3)[1]
+        assert len(connected) == 5
+        for _ in range(5):
+            listening.accept()[0].close()
+        # Now there is room for who tries again, as the kernel does by itself.
+        left = [client for client in opened if client not in connected]
+        assert select.select([], left, [], PATIENCE)[1]
+
+
+SO_MEMINFO = 55  # Linux; Python has no name for it
+
+
+def meminfo(sock):
+    """Return the bytes that the kernel holds for what a socket got, and for what it sent."""
+    numbers = memoryview(sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36)).cast("I")
+    return numbers[0], numbers[5]
+
+
+def test_an_idle_socket_has_no_buffers():
+    """The kernel's buffers for an idle connection are empty; what is not read fills them, on
+    both sides, up to their limits."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        with socket.create_connection(listening.getsockname()) as client:
+            server, _ = listening.accept()
+            with server:
+                assert meminfo(client) == (0, 0)
+                assert meminfo(server) == (0, 0)
+                server.setblocking(False)
+                sent = 0
+                while select.select([], [server], [], 0.2)[1]:  # until nothing more fits
+                    sent += server.send(bytes(65536))
+                assert meminfo(client)[0] > 65536
+                assert meminfo(server)[1] > 65536
+                assert meminfo(client)[0] + meminfo(server)[1] >= sent
+
+
+def test_pings_add_up(record):
+    """Computed: with a ping to each client every twenty seconds, which is what both libraries
+    do, a hundred thousand clients make ten thousand frames a second."""
+    interval = DEFAULT_CONFIG["WEBSOCKET_PING_INTERVAL"]
+    assert interval == signature(serve).parameters["ping_interval"].default == 20
+    # A ping of four bytes and its pong, which is masked.
+    size = len(Frame(Opcode.PING, bytes(4)).serialize(mask=False))
+    size += len(Frame(Opcode.PONG, bytes(4)).serialize(mask=True))
+    rows = [
+        {
+            "clients": f"{number:,}",
+            "pings and pongs a second": 2 * number // interval,
+            "their bytes a second": size * number // interval,
+        }
+        for number in (1_000, 10_000, 100_000)
+    ]
+    record("holding_connections/pings.md", table(rows))
+
+
+def test_the_wrong_server_holds_as_the_right_one():
+    """The server without a cap is the other one without a cap: it holds and answers by the same
+    code."""
+    right, wrong = (
+        (EXAMPLES / ROOM / name).read_text() for name in ("server.py", "wrong_no_cap.py")
+    )
+    for name in "hold", "answer_all", "stop":
+        code = re.search(rf"(?s)(async )?def {name}\(.*?\n\n\n", right)[0]
+        assert code in wrong
