@@ -26,7 +26,8 @@ RULES = {
     ),
     "key": re.compile(r"(?i:idempotency-key: )([0-9a-f-]{36})"),
     "websocket key": re.compile(r"(?i:sec-websocket-key: )([\w+/]{22}==)"),
-    "websocket accept": re.compile(r"(?i:sec-websocket-accept: )([\w+/]{27}=)"),
+    # Not that of the standard's own example, which is always the same.
+    "websocket accept": re.compile(r"(?i:sec-websocket-accept: )(?!s3pPLMBi)([\w+/]{27}=)"),
     "date": re.compile(r"(?i:\bdate: )(\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT)"),
     "log date": re.compile(r"\[(\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4})\]"),
     "python": re.compile(r"\bPython/(3\.\d\d)\b"),
