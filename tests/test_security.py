@@ -151,7 +151,7 @@ def test_a_page_of_another_origin_reads_and_acts(hijacked, bank, elsewhere, reco
     assert answer == "403"
     rows = [
         ("up", "alice's cookie, Origin: evil", ""),
-        ("down", "101", ""),
+        ("down", "101", "does not look"),
         ("down", "alice has 1000 coins", ""),
         ("up", "give all coins to mallory", ""),
         ("down", "done for alice", ""),
@@ -213,6 +213,17 @@ def test_what_only_looks_like_the_origin_is_refused(bank, origin):
             origin=origin.format(own=server.url),
             additional_headers=cookie,
         ).__enter__()
+
+
+def test_the_cookie_is_no_script_s(bank, page, start):
+    """The session cookie is for no script, is Lax unless told otherwise, and is Secure if pages of
+    other sites are to send it, since browsers want that."""
+    page.goto(bank["server.py"].url)
+    assert page.evaluate("document.cookie") == ""
+    lax = httpx2.get(bank["server.py"].url).headers["Set-Cookie"]
+    assert "SameSite=Lax" in lax and "Secure" not in lax
+    none = httpx2.get(start(f"{ROOM}/server.py", SAMESITE="None").url).headers["Set-Cookie"]
+    assert "SameSite=None" in none and "Secure" in none
 
 
 # SameSite
@@ -376,6 +387,21 @@ def test_an_event_source_with_credentials_needs_to_be_allowed(serve, page, elsew
     page.goto(wrong.url)  # log in: cookies know no ports, so this one takes the other's place
     page.goto(f"{right.url}/nothing")
     assert page.evaluate(LISTEN, wrong.url) == "alice has 1000 coins"
+
+
+def test_one_origin_is_allowed_and_no_other(start):
+    """The named origin is repeated in the answer, with leave for credentials; no other is, however
+    alike; and caches are told that it makes a difference."""
+    server = start(f"{ROOM}/server_cors.py", ORIGIN="https://friend.example")
+    for origin, allowed in [
+        ("https://friend.example", "https://friend.example"),
+        ("https://friend.example.evil.example", None),
+        ("null", None),
+        ("", None),
+    ]:
+        headers = httpx2.get(server.url, headers={"Origin": origin}).headers
+        assert headers.get("Access-Control-Allow-Origin") == allowed
+        assert headers["Vary"] == "Origin"
 
 
 def test_an_insecure_socket_is_not_opened_from_https(page):

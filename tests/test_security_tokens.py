@@ -3,6 +3,7 @@
 import difflib
 import json
 import re
+import runpy
 import time
 
 import httpx2
@@ -171,6 +172,20 @@ def test_the_client_goes_on_with_a_new_token(start, run, record):
     record("security/client.txt", output)
 
 
+def test_who_was_never_let_in_does_not_come_back(start, run, page):
+    """A client that is closed with 4401 before it was let in does not try again and again: with
+    tokens that are void at once, the program ends, and the page says so once."""
+    server = start(f"{ROOM}/server_auth.py", TOKEN=0)
+    result = run(f"{ROOM}/client.py", URL=server.url)
+    assert result.returncode == 1
+    assert result.stderr == "closed with 4401: say first who you are\n"
+    page.goto(f"{(EXAMPLES / ROOM / 'client.html').as_uri()}?url={server.url}")
+    page.locator("#events li").first.wait_for()
+    for _ in range(3):  # as long as three more tries would take
+        page.evaluate("(url) => fetch(`${url}/tokens`).catch(() => 0)", server.url)
+    assert page.locator("#events li").all_inner_texts() == ["closed with 4401: get a new ticket"]
+
+
 def test_a_server_that_looks_once_never_ends(start):
     """A server that looks at the token at the start alone goes on after it has run out: on a new
     socket it is refused, and the old one still tells what happens."""
@@ -245,6 +260,44 @@ def test_too_many_messages_are_4429(limited):
             assert closed(socket) == (4429, "too many messages")
         other.send("x")
         assert other.recv(PATIENCE) == "x"
+
+
+def test_coming_back_brings_no_new_burst(limited):
+    """A client that has sent its burst, leaves and comes back finds its bucket as it was."""
+    options = behind("10.0.0.7")
+    with connect(ws(limited, "/echo"), **options) as socket:
+        for _ in range(5):
+            socket.send("x")
+            assert socket.recv(PATIENCE) == "x"
+    with connect(ws(limited, "/echo"), **options) as socket:
+        socket.send("x")
+        assert closed(socket) == (4429, "too many messages")
+
+
+def test_a_full_bucket_is_forgotten(monkeypatch):
+    """What is kept of a client that left is dropped once its bucket is full again, and not
+    before."""
+    monkeypatch.setenv("BURST", "4")
+    monkeypatch.setenv("RATE", "2")
+    limits = runpy.run_path(str(EXAMPLES / ROOM / "server_limits.py"))
+    now = [100.0]
+    monkeypatch.setattr(limits["time"], "monotonic", lambda: now[0])
+    bucket = limits["buckets"]["a"] = limits["Bucket"]()
+    assert [bucket.take() for _ in range(5)] == [True] * 4 + [False]
+    now[0] += 1
+    assert [bucket.take() for _ in range(3)] == [True, True, False]
+    now[0] += 1.9
+    limits["forget"]("a")
+    assert "a" in limits["buckets"]
+    now[0] += 1000  # it holds no more than a burst
+    assert [bucket.take() for _ in range(5)] == [True] * 4 + [False]
+    now[0] += 2
+    limits["connected"]["a"] = 1
+    limits["forget"]("a")
+    assert "a" in limits["buckets"]
+    del limits["connected"]["a"]
+    limits["forget"]("a")
+    assert limits["buckets"] == {}
 
 
 def test_the_bucket_fills_again(start):

@@ -10,6 +10,7 @@
   proxy, https://sanic.dev/en/guide/advanced/proxy-headers.html
 """
 
+import asyncio
 import os
 import time
 from collections import Counter
@@ -26,7 +27,7 @@ PROXIES = int(os.environ.get("PROXIES", 0))  # of ours, in front
 
 bp = Blueprint("security_limits")
 connected = Counter()  # client -> connections
-buckets = {}  # client -> Bucket, as long as it is connected
+buckets = {}  # client -> Bucket, until it is full again
 
 
 # --8<-- [start:bucket]
@@ -45,6 +46,17 @@ class Bucket:
             return False
         self.left -= 1
         return True
+
+
+def forget(client):
+    """Drop the bucket of a client that left, once it is full again.
+
+    Not before: who comes back at once would find a new one.
+    """
+    if client in buckets and client not in connected:
+        idle = time.monotonic() - buckets[client].at
+        if idle >= BURST / RATE:
+            del buckets[client]
 # --8<-- [end:bucket]
 
 
@@ -68,7 +80,9 @@ async def echo(request, ws):
     finally:
         connected[client] -= 1
         if not connected[client]:
-            del connected[client], buckets[client]
+            del connected[client]
+            loop = asyncio.get_running_loop()
+            loop.call_later(BURST / RATE + 1, forget, client)
 # --8<-- [end:limits]
 
 
