@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 
 from .conftest import missing, needs
 from .support.figures import cut
-from .support.processes import EXAMPLES, PATIENCE, alone, argv, environment
+from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment
 
 ROOM = "debugging"
 
@@ -52,18 +53,11 @@ def test_without_buffer_events_come_one_by_one(start, tmp_path):
     """With `--no-buffer` the first event is there long before the stream ends."""
     slow = start(f"{ROOM}/server.py", HOLD=60)
     example = EXAMPLES / ROOM / "stream.sh"
-    curl = subprocess.Popen(
-        argv(example),
-        cwd=alone(example, tmp_path / "stream"),
-        env=environment(URL=slow.url),
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    with curl:
-        assert any(line == "data: event 1\n" for line in curl.stdout)
-        curl.terminate()
-        subprocess.run(["pkill", "-s", str(curl.pid)])  # curl itself, of this session alone
+    curl = Program(argv(example), alone(example, tmp_path / "stream"), environment(URL=slow.url))
+    curl.wait_for("data: event 1")
+    assert "data: event 2" not in curl.output
+    curl.send(signal.SIGTERM)
+    curl.wait()  # for both, the shell and curl: the last of them closes the pipe
 
 
 def test_curl_opens_a_socket_far_enough_to_see(server, run, record):

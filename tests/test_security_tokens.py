@@ -55,6 +55,26 @@ def test_the_first_message_says_who_it_is(server):
             assert json.loads(socket.recv(PATIENCE))["id"] == 1
 
 
+def test_each_hears_of_its_own_at_once(start):
+    """What happens is told at once, to the user whom it is about and to nobody else; what a client
+    says meanwhile does no harm, and its pings are answered."""
+    server = start(f"{ROOM}/server_auth.py")
+    with connect(ws(server, "/events")) as alice, connect(ws(server, "/events")) as bob:
+        both = (alice, "alice"), (bob, "bob")
+        for socket, user in both:
+            socket.send(json.dumps({"token": token(server, f"{user}-key"), "after": 0}))
+            assert json.loads(socket.recv(PATIENCE)) == {"user": user}
+            assert json.loads(socket.recv(PATIENCE))["id"] == 1
+            socket.send("more")
+            socket.send("and more")
+            assert socket.ping().wait(PATIENCE)
+        for _, user in reversed(both):
+            token(server, f"{user}-key")
+        for socket, user in both:
+            event = {"id": 2, "text": f"{user} got a token"}
+            assert json.loads(socket.recv(PATIENCE)) == event
+
+
 @pytest.mark.parametrize(
     "first",
     [

@@ -37,7 +37,7 @@ async def login(request):
         session,
         httponly=True,  # no script can read it
         samesite=SAMESITE,
-        secure=SAMESITE == "None",  # https alone, also as Lax
+        secure=SAMESITE == "None",  # with https: always
     )
     return answer
 # --8<-- [end:login]
