@@ -21,11 +21,15 @@ SNIPPETS = ROOT / "snippets"
 # --8<-- [start:rules]
 # Name of the rule: what it finds. The group is replaced, the same by the same.
 RULES = {
-    "token": re.compile(r"(?:/jobs/|\"(?:token|status)\": ?\")([\w-]{22})(?![\w-])"),
+    "token": re.compile(
+        r"(?:/jobs/|session=|ticket=|\"(?:token|status)\": ?\")([\w-]{22})(?![\w-])"
+    ),
     "key": re.compile(r"(?i:idempotency-key: )([0-9a-f-]{36})"),
     "websocket key": re.compile(r"(?i:sec-websocket-key: )([\w+/]{22}==)"),
-    "websocket accept": re.compile(r"(?i:sec-websocket-accept: )([\w+/]{27}=)"),
+    # Not that of the standard's own example, which is always the same.
+    "websocket accept": re.compile(r"(?i:sec-websocket-accept: )(?!s3pPLMBi)([\w+/]{27}=)"),
     "date": re.compile(r"(?i:\bdate: )(\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT)"),
+    "log date": re.compile(r"\[(\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4})\]"),
     "python": re.compile(r"\bPython/(3\.\d\d)\b"),
     "port": re.compile(r"127\.0\.0\.1:(\d{4})(?!\d)"),
 }
@@ -46,6 +50,8 @@ def stand_in(kind, number):
             return accept_key(stand_in("websocket key", number))
         case "date":
             return "Thu, 01 Jan 2026 00:00:00 GMT"
+        case "log date":
+            return "01/Jan/2026:00:00:00 +0000"
         case "python":
             return "3.11"
         case "token":

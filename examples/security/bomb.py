@@ -1,0 +1,35 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["websockets==17.4"]
+# ///
+"""Send a message that is small on the wire and large in memory.
+
+- Run: `uv run bomb.py`
+- or: `pip install websockets==17.4 && python bomb.py`
+- Needs: server_inflating.py, running; its address is in URL
+  (default http://127.0.0.1:8000)
+- Source: compression, RFC 7692 §7
+"""
+
+import os
+import sys
+
+from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.sync.client import connect
+
+URL = os.environ.get("URL", "http://127.0.0.1:8000")
+MEGABYTES = int(os.environ.get("MEGABYTES", 32))
+
+# --8<-- [start:bomb]
+try:
+    # connect() offers compression, and uses it if the server agrees.
+    with connect(URL.replace("http", "ws", 1)) as websocket:
+        agreed = websocket.protocol.extensions != []
+        print("compression:", "yes" if agreed else "no")
+        websocket.send(bytes(MEGABYTES * 1_000_000))
+        print("the server got", websocket.recv())
+except ConnectionClosed as closed:
+    print("the server closed:", closed.rcvd or "no code")
+# --8<-- [end:bomb]
+except (OSError, WebSocketException) as error:
+    sys.exit(f"no answer from {URL}: {error!r}")

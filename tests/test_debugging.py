@@ -1,0 +1,334 @@
+"""What each tool shows of a connection: curl, logs, asyncio, a watch, tcpdump, the browser."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import httpx2
+import pytest
+
+from .conftest import missing, needs
+from .support.figures import cut
+from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment
+
+ROOM = "debugging"
+
+
+@pytest.fixture(scope="module")
+def server(start_shared):
+    return start_shared(f"{ROOM}/server.py", HOLD=0.1)
+
+
+def wire_lines(output):
+    """Return what curl says of the wire, without what it says of itself, its version included."""
+    output = re.sub(r"User-Agent: curl/[\w.]+", "User-Agent: curl/7.88.1", output)
+    return re.sub(r"(?m)^[{}] \[\d+ bytes data\]\n|(?m:^)\*.*\n|\* Conn.*\n", "", output)
+
+
+# curl
+
+
+def test_curl_shows_a_held_answer(server, run, record):
+    """`curl --verbose` shows what is asked, with > before each line, and what is answered, with <
+    before each."""
+    output = run(f"{ROOM}/poll.sh", URL=server.url).stdout
+    assert "> GET /poll HTTP/1.1" in output
+    assert "< HTTP/1.1 200 OK" in output
+    record("debugging/poll.txt", wire_lines(output) + "\n")
+
+
+def test_curl_shows_a_stream_as_it_comes(server, run, record):
+    """`curl --no-buffer` shows the events of a stream, whose type and encoding stand above them."""
+    output = run(f"{ROOM}/stream.sh", URL=server.url).stdout
+    assert "< content-type: text/event-stream" in output
+    assert "< transfer-encoding: chunked" in output
+    assert output.count("data: event") == 3
+    record("debugging/stream.txt", wire_lines(output))
+
+
+def test_without_buffer_events_come_one_by_one(start, tmp_path):
+    """With `--no-buffer` the first event is there long before the stream ends."""
+    slow = start(f"{ROOM}/server.py", HOLD=60)
+    example = EXAMPLES / ROOM / "stream.sh"
+    curl = Program(argv(example), alone(example, tmp_path / "stream"), environment(URL=slow.url))
+    curl.wait_for("data: event 1")
+    assert "data: event 2" not in curl.output
+    curl.send(signal.SIGTERM)
+    curl.wait()  # for both, the shell and curl: the last of them closes the pipe
+
+
+def test_curl_opens_a_socket_far_enough_to_see(server, run, record):
+    """curl takes the 101, with the accept that belongs to the key, and shows the bytes of the first
+    frame; a socket stays open, so it gives up after some seconds."""
+    output = run(f"{ROOM}/handshake.sh", URL=server.url, SECONDS_TO_LISTEN=1).stdout
+    assert output.startswith("HTTP/1.1 101 Switching Protocols^M\n")
+    assert "sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in output
+    # A whole text message, 0x81, of five bytes, 0x05.
+    assert output.endswith("^M\n^M\nM-^A^Ehello")
+    record("debugging/handshake.txt", output + "\n")
+
+
+@pytest.mark.parametrize("name", ["poll.sh", "stream.sh", "handshake.sh"])
+def test_a_script_that_finds_no_server_ends_with_an_error(name, run, port):
+    """A script that finds no server ends with an error."""
+    result = run(f"{ROOM}/{name}", URL=f"http://127.0.0.1:{port()}")
+    assert result.returncode not in {0, 28}
+    assert "Failed to connect" in result.stdout + result.stderr
+
+
+# The log of the library
+
+
+def test_the_library_logs_each_frame(server, run, record):
+    """The debug log of websockets has each line of the handshake and each frame, with its
+    direction, kind and length."""
+    output = run(f"{ROOM}/debug_log.py", URL=server.url).stdout
+    for line in "< TEXT 'hello' [5 bytes]", "> TEXT 'bye' [3 bytes]", "< CLOSE 1000 (OK) [2 bytes]":
+        assert line in output
+    record("debugging/debug_log.txt", output)
+
+
+def test_the_log_ends_with_one_clear_line(run, port):
+    """Without a server the program ends with one line and an error."""
+    result = run(f"{ROOM}/debug_log.py", URL=f"http://127.0.0.1:{port()}")
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+
+
+# What blocks
+
+
+def test_the_debug_mode_says_that_something_blocked(start, record):
+    """In asyncio's debug mode a handler that blocks the loop is reported afterwards, with how long
+    it took, and under the name of Sanic's own task: the handler's is not there."""
+    server = start(f"{ROOM}/server_watched.py", LIMIT=60, BLOCK=0.3, PYTHONASYNCIODEBUG=1)
+    httpx2.get(f"{server.url}/blocking")
+    server.wait_for("Executing <Task")
+    line = next(x for x in server.output.splitlines() if x.startswith("Executing <Task"))
+    assert re.search(r"took 0\.\d+ seconds$", line)
+    assert "blocking" not in line
+    name = re.search(r"coro=<\w+\(\)", line)[0]
+    record("debugging/debug_mode.txt", f"Executing <Task … {name} … took … seconds\n")
+
+
+def test_without_the_debug_mode_nothing_is_said(watched):
+    """Without the debug mode asyncio says nothing of it."""
+    assert "Executing <Task" not in watched.output
+
+
+@pytest.fixture(scope="module")
+def watched(start_shared):
+    """Return a server that watches its loop, after the loop was blocked."""
+    server = start_shared(f"{ROOM}/server_watched.py", LIMIT=0.7, BLOCK=3)
+    httpx2.get(f"{server.url}/blocking", timeout=PATIENCE)
+    return server.wait_for("in blocking")
+
+
+def test_the_watch_names_the_line(watched, record):
+    """A watch by faulthandler names the very line on which the loop hangs, while it hangs."""
+    said = watched.output[watched.output.index("Timeout (") :]
+    first = re.search(r'File ".*server_watched.py", line (\d+) in blocking', said)
+    lines = (EXAMPLES / ROOM / "server_watched.py").read_text().splitlines()
+    assert "time.sleep(BLOCK)" in lines[int(first[1]) - 1]
+    head = re.sub(r"0x\w+", "…", said[: said.index("in blocking")])
+    record("debugging/watched.txt", re.sub(r'"/.*/', '"…/', head) + "in blocking\n  …\n")
+
+
+# tcpdump
+
+
+SCENE = """
+ip link set lo up
+PORT=8000 HOLD=3 {python} -u server.py >server.log 2>&1 & server=$!
+until grep -q 'Worker ready' server.log; do sleep 0.05; done
+sh capture.sh >captured 2>capture.log &
+until grep -q 'listening on' capture.log; do sleep 0.05; done
+curl --silent --local-port 18001 --max-time 30 http://127.0.0.1:8000/nothing >answer
+until grep -q '18001 > .* Flags .F' captured; do sleep 0.05; done
+curl --silent --local-port 18002 --max-time 30 http://127.0.0.1:8000/poll &
+until grep -q '18002: Flags .S' captured; do sleep 0.05; done
+kill -9 $server
+until grep -q '8000 > .*18002: Flags .[FR]' captured; do sleep 0.05; done
+"""
+
+
+@pytest.fixture(scope="module")
+def captured(tmp_path_factory):
+    """Return what capture.sh showed of two connections, in a network of their own."""
+    for program in "tcpdump", "ip", "unshare":
+        needs(program, {"ip": "iproute2", "unshare": "util-linux"}.get(program))
+    folder = tmp_path_factory.mktemp("capture") / "both"
+    alone(EXAMPLES / ROOM / "server.py", folder)
+    script = (EXAMPLES / ROOM / "capture.sh").read_text()
+    # A network and processes of its own; all of them end with the shell.
+    space = ["unshare", "--net", "--pid", "--fork", "--kill-child"]
+    if os.geteuid():
+        # There is no user but root then, and tcpdump wants to be another.
+        space.insert(1, "--map-root-user")
+        script = script.replace("tcpdump -i", "tcpdump -Z root -i")
+    (folder / "capture.sh").write_text(script)
+    env = environment()
+    env["PATH"] += ":/usr/sbin:/sbin"
+    if subprocess.run([*space, "true"], env=env).returncode:
+        missing(f"tcpdump needs a network namespace here: {' '.join(space)}")
+    subprocess.run(
+        [*space, "sh", "-euc", SCENE.format(python=sys.executable)],
+        cwd=folder,
+        env=env,
+        timeout=PATIENCE,
+        check=True,
+    )
+    return (folder / "captured").read_text()
+
+
+def test_tcpdump_shows_who_hung_up(captured, record):
+    """`tcpdump` shows who ended a connection: the first F or R on it comes from the client if that
+    had enough, and from the server if that was killed."""
+    for port, ended_by in (18001, "18001 >"), (18002, "8000 >"):
+        lines = [line for line in captured.splitlines() if str(port) in line]
+        first = next(line for line in lines if re.search(r"\[[FR]", line))
+        assert first.startswith(f"IP 127.0.0.1.{ended_by}")
+    record("debugging/captured.txt", captured)
+    record(
+        "debugging/ends.svg",
+        cut(
+            [drawn for line in captured.splitlines() for drawn in arrows(line)],
+            "Who ended two connections",
+            "Two connections as TCP has them. On the first, the client opens with S, the server "
+            "answers S, then the client ends with F and the server follows. On the second, the "
+            "server is killed, and its F comes first.",
+        ),
+    )
+
+
+def arrows(line):
+    """Return what of a captured line is drawn: a packet, and before it the kill."""
+    source, flags = re.search(r"127\.0\.0\.1\.(\d+) > .*Flags \[(\w)", line).groups()
+    words = {"S": "S: opens", "F": "F: ends", "R": "R: breaks off"}[flags]
+    if source == "8000":
+        first = flags == "F" and line.split("> ")[1].startswith("127.0.0.1.18002")
+        return [("cut", "killed", ""), ("down", words, "")] if first else [("down", words, "")]
+    which = {"18001": "the first", "18002": "the second"}[source]
+    return [("up", words, which if flags == "S" else "")]
+
+
+# The browser
+
+
+TRACE = """(url) => new Promise((done) => {
+    const socket = new WebSocket(`${url.replace("http", "ws")}/socket`);
+    socket.addEventListener("message", () => socket.send("bye"), { once: true });
+    socket.onclose = () => done();
+})"""
+POLL = "(url) => fetch(`${url}/poll`).then((answer) => answer.json())"
+STREAM = """(url) => new Promise((done) => {
+    const source = new EventSource(`${url}/events`);
+    let count = 0;
+    source.onmessage = () => { if (++count === 3) { source.close(); done(); } };
+})"""
+
+
+def test_the_browser_shows_frames_and_events(server, page, record):
+    """The network events of the browser, which its developer tools show, have each frame of a
+    socket and each event of a stream, with its id."""
+    page.goto(f"{server.url}/nothing")
+    cdp = page.context.new_cdp_session(page)
+    cdp.send("Network.enable")
+    seen = []
+
+    def note(name, words):
+        cdp.on(f"Network.{name}", lambda event: seen.append(f"{name}: {words(event)}"))
+
+    def payload(event):
+        frame = event["response"]
+        return f"opcode {frame['opcode']}, {json.dumps(frame['payloadData'])}"
+
+    note("webSocketCreated", lambda event: event["url"])
+    note("webSocketHandshakeResponseReceived", lambda event: event["response"]["status"])
+    note("webSocketFrameReceived", payload)
+    note("webSocketFrameSent", payload)
+    note("webSocketClosed", lambda event: "")
+    note("eventSourceMessageReceived", lambda e: f"id {e['eventId']}, {json.dumps(e['data'])}")
+    page.evaluate(TRACE, server.url)
+    page.evaluate(STREAM, server.url)
+    page.wait_for_function("true")
+    assert 'webSocketFrameReceived: opcode 1, "hello"' in seen
+    assert 'webSocketFrameSent: opcode 1, "bye"' in seen
+    assert 'eventSourceMessageReceived: id 3, "event 3"' in seen
+    record("debugging/browser.txt", "\n".join(line.rstrip(": ") for line in seen) + "\n")
+
+
+def test_a_page_can_ask_how_its_requests_went(server, page):
+    """`performance.getEntriesByType("resource")` tells a page the status, protocol and times of its
+    requests, and nothing of its sockets."""
+    page.goto(f"{server.url}/nothing")
+    page.evaluate(POLL, server.url)
+    page.evaluate(TRACE, server.url)
+    entries = page.evaluate(
+        """performance.getEntriesByType("resource").map((entry) => [
+            new URL(entry.name).pathname, entry.responseStatus, entry.nextHopProtocol,
+            entry.responseStart > entry.requestStart,
+        ]).filter(([path]) => path !== "/favicon.ico")"""
+    )
+    assert entries == [["/poll", 200, "http/1.1", True]]
+
+
+NAMED = """(url) => new Promise((done) => {
+    const source = new EventSource(url), heard = [];
+    source.onmessage = ({ data }) => heard.push(data);
+    source.addEventListener("done", ({ data }) => heard.push(`done: ${data}`));
+    source.onerror = () => { source.close(); done(heard); };
+})"""
+
+
+def test_an_event_with_a_name_is_no_message(canned, page):
+    """`onmessage` hears no event that has a name: that one needs a listener of the name; and an
+    event whose blank line is missing is never heard of."""
+    stream = "event: done\ndata: 42\n\ndata: plain\n\ndata: no blank line\n"
+    head = {"Content-Type": "text/event-stream", "Access-Control-Allow-Origin": "*"}
+    assert page.evaluate(NAMED, canned((200, head, stream)).url) == ["done: 42", "plain"]
+
+
+TROUBLES = {
+    "`fetch` of another origin that allows nobody": (
+        "(url) => fetch(`${url.replace('127.0.0.1', 'localhost')}/poll`).catch(() => 0)"
+    ),
+    "`EventSource` of something else": """(url) => new Promise((done) => {
+        new EventSource(`${url}/poll`).onerror = done;
+    })""",
+    "`WebSocket` where there is none": """(url) => new Promise((done) => {
+        new WebSocket(`${url.replace("http", "ws")}/poll`).onclose = done;
+    })""",
+    "`WebSocket`, and nobody listens": """(url) => new Promise((done) => {
+        new WebSocket("ws://127.0.0.1:NOBODY/socket").onclose = done;
+    })""",
+}
+
+
+def test_what_the_console_says(server, browser, port, record):
+    """What Chromium's console says of a missing permission, of a stream of another type, of a
+    socket where there is none, and of one where nobody listens."""
+    said, nobody = {}, str(port())
+    with browser.new_context() as context:
+        for what, script in TROUBLES.items():
+            page = context.new_page()
+            page.goto(f"{server.url}/nothing")
+            with page.expect_console_message(lambda m: "favicon" not in m.text) as message:
+                script = script.replace("NOBODY", nobody)
+                page.evaluate(f"(url) => {{ ({script})(url); }}", server.url)
+            said[what] = message.value.text
+            page.close()
+    expected = [
+        "blocked by CORS policy: No 'Access-Control-Allow-Origin' header",
+        "EventSource's response has a MIME type",
+        "Unexpected response code: 200",
+        "net::ERR_CONNECTION_REFUSED",
+    ]
+    for words, part in zip(said.values(), expected, strict=True):
+        assert part in words
+    rows = [f"# {what.replace('`', '')}\n{words}\n" for what, words in said.items()]
+    text = "\n".join(rows).replace(f"localhost:{server.port}", "localhost:8000")
+    record("debugging/console.txt", text)
