@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
@@ -32,6 +33,12 @@ from .support.wiretap import Tap
 
 def pytest_addoption(parser):
     parser.addoption("--record", action="store_true", help="rewrite snippets/ from this run")
+
+
+def pytest_configure():
+    """Let programs hear Ctrl-C also where the shell that started these tests does not."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # Proofs of these try one program each, and share nothing.
