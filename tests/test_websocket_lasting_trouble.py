@@ -361,10 +361,10 @@ def resident(server):
 def refused(server, number):
     """Return how many of so many clients, there at the same time, are told to try later.
 
-    The log is not empty, so that each other is sent its first event.
+    After the flood: each of the others is sent its last event.
     """
     with ExitStack() as stack:
-        address = ws(server, "/events?after=0")
+        address = ws(server, "/events?after=999")
         clients = [stack.enter_context(connect(address)) for _ in range(number)]
         closed = 0
         for client in clients:
