@@ -13,6 +13,8 @@ import pytest
 from .conftest import missing, needs
 from .support.figures import cut
 from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment
+from .support.recorder import stable
+from .test_security_tokens import folded
 
 ROOM = "debugging"
 
@@ -331,4 +333,4 @@ def test_what_the_console_says(server, browser, port, record):
         assert part in words
     rows = [f"# {what.replace('`', '')}\n{words}\n" for what, words in said.items()]
     text = "\n".join(rows).replace(f"localhost:{server.port}", "localhost:8000")
-    record("debugging/console.txt", text)
+    record("debugging/console.txt", folded(stable(text)))
