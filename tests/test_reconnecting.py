@@ -496,7 +496,7 @@ def unplug(sock):
 
 # --8<-- [start:notice]
 def probe(sock):
-    """Have the kernel ask after a second of silence, and give up after another."""
+    """Have the kernel ask after a second, and give up after another."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
@@ -504,7 +504,7 @@ def probe(sock):
 
 
 def send_with_timeout(sock):
-    """Send something, and have the kernel give up what is not confirmed for a second."""
+    """Send, and have the kernel give up if it is not confirmed in time."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000)  # ms
     sock.send(b"x")
 

@@ -42,7 +42,7 @@ def histograms(rows, unit, away, title, description):
         foot = y + 20 + tall
         band = {"x": left, "y": y + 20, "width": away * step, "height": tall}
         ET.SubElement(root, "rect", {k: f"{v:g}" for k, v in band.items()} | {"class": "held"})
-        if not row:
+        if row == len(rows) - 1:
             text(root, left + away * step + 6, y + 32, "the server is back", "note")
         line(root, left, foot, width - right, foot, "life")
         for number, count in enumerate(numbers):
