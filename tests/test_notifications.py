@@ -1,11 +1,15 @@
 """Notifications: topics and inboxes, three ways to receive them, one log."""
 
+import asyncio
 import html
 import json
 import runpy
 import signal
+import sqlite3
 import time
-from contextlib import contextmanager, suppress
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 
@@ -262,6 +266,17 @@ def test_a_publish_that_is_tried_again_is_stored_once(server):
         assert received(socket, 2) == ["shipped", "arrived"]
 
 
+def test_a_publish_that_is_tried_late_is_not_new(server):
+    """A publish that is tried again after others is not taken for the newest: who has all goes on
+    from there."""
+    key = {"Idempotency-Key": "late"}
+    first = post(server, "first", "topics/late", **key)
+    (last,) = publish(server, "second", to="topics/late")
+    assert post(server, "first", "topics/late", **key).json() == first.json()
+    answer = ask(server, topic="late", after=last)
+    assert answer.json() == {"notifications": [], "after": last}
+
+
 @pytest.mark.parametrize(("text", "to"), [("no", "topics/k1"), ("yes", "topics/k2")])
 def test_a_key_belongs_to_one_notification(server, text, to):
     """A key that is used for another notification is answered 422, and nothing is stored."""
@@ -414,6 +429,29 @@ def test_more_than_a_page_of_the_log(server):
     assert len(ask(server, topic="long", after=0).json()["notifications"]) == 100  # then ask again
 
 
+def test_what_comes_by_both_ways_is_sent_once():
+    """What is sent while a client catches up, and so is in the log and comes live as well, is sent
+    once."""
+    program = runpy.run_path(str(EXAMPLES / ROOM / "server.py"))
+
+    class Hub:
+        listeners, stopping = defaultdict(set), False
+
+        async def read(self, seen, channels):
+            for number in 2, 3:  # what comes while the log is read; it has the first of them
+                for listener in self.listeners["topics/news"]:
+                    listener.put((number, f"live {number}"))
+            return [(1, "read 1"), (2, "read 2")]
+
+    async def catch_up():
+        with program["Listener"](Hub(), {"topics/news"}, 0, None) as me:
+            return [await me.next(0.1) for _ in range(3)]
+
+    with ThreadPoolExecutor(1) as elsewhere:  # the browser's proofs have a loop in this thread
+        found = elsewhere.submit(asyncio.run, catch_up()).result()
+    assert found == [[(1, "read 1"), (2, "read 2")], [(3, "live 3")], []]
+
+
 def test_a_poll_is_held_until_there_is_something(server):
     """A poll with Prefer: wait=N is held until there is something, and one without is answered
     at once, with nothing."""
@@ -535,10 +573,11 @@ def test_to_name_a_number_is_to_acknowledge_it(server):
     assert [note["id"] for note in ask(server, user="cat").json()["notifications"]] == [second]
 
 
-def test_what_is_not_kept_any_more_is_not_passed_over(start):
+def test_what_is_not_kept_any_more_is_not_passed_over(start, tmp_path):
     """Of a log that keeps three, who asks for older ones is told so with 410, or 4410, and not
     sent on as if nothing were missing; who comes for the first time begins with the oldest."""
-    server = start(f"{ROOM}/server.py", KEEP=3)
+    log = tmp_path / "log.db"
+    server = start(f"{ROOM}/server.py", KEEP=3, LOG=log)
     numbers = publish(server, *"abcde")
     last = numbers[-1]
     assert ask(server, after=last - 4).status_code == 410
@@ -550,6 +589,8 @@ def test_what_is_not_kept_any_more_is_not_passed_over(start):
     for query in {"after": last - 3}, {"user": "first-timer"}:
         found = ask(server, **query).json()["notifications"]
         assert [note["text"] for note in found] == ["c", "d", "e"]
+    with closing(sqlite3.connect(log)) as db:
+        assert db.execute("SELECT count(*) FROM log").fetchone() == (3,)
 
 
 def test_the_log_is_written_ahead_and_synced(tmp_path):
@@ -588,7 +629,7 @@ def test_a_client_goes_on_where_its_inbox_ends(server, run, tmp_path):
     assert [json.loads(line)["text"] for line in lines] == ["one", "two"]
     (three,) = publish(server, "three", to="topics/dora")
     options["INBOX"] = tmp_path / "another"
-    until(lambda: ask(server, user="dora", topic="dora").json()["after"] >= two)
+    ask(server, user="dora", topic="dora", after=two)  # acknowledges it, on another device
     result = run(f"{ROOM}/client.py", COUNT=1, **options)
     assert f"{three} topics/dora: three\n" in result.stdout
 
@@ -632,6 +673,17 @@ def test_what_comes_twice_is_kept_once(serving, run, tmp_path):
     lines = [line.split(" ", 1)[0] for line in result.stdout.splitlines() if "again" not in line]
     assert lines == ["1", "2", "3"]
     assert result.stdout.count("again: dropped") == 2
+
+
+def test_what_comes_twice_in_a_stream_is_shown_once(canned, run):
+    """What comes twice as a server-sent event is shown once."""
+    events = "".join(
+        f'id: {number}\ndata: {{"id": {number}, "to": "topics/news", "text": "hello"}}\n\n'
+        for number in (1, 1, 2)
+    )
+    server = canned((200, {"Content-Type": "text/event-stream"}, events))
+    result = run(f"{ROOM}/client_sse.py", URL=server.url, COUNT=2)
+    assert result.stdout == "1 topics/news: hello\n2 topics/news: hello\n"
 
 
 @pytest.mark.parametrize("name", CLIENTS)

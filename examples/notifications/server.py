@@ -401,7 +401,8 @@ async def poll(request):
     wait = min(MAX_WAIT, int(asked[1])) if asked else 0
 
     def hang_up(code, reason):
-        """Answer what is held; next() has been told already."""
+        """Let next() answer, and close: or we are asked again."""
+        request.stream.keep_alive = False
 
     hub = request.app.ctx.hub
     with Listener(hub, channels, seen, hang_up) as me:
