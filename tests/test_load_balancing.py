@@ -528,8 +528,13 @@ def test_the_cookie_is_the_balancers_own(start, start_proxy, port, three, tap):
     wire = tap(three.copies["a"])
     behind = Balanced(start, start_proxy, port, behind=three)
     behind.ports |= dict.fromkeys(COPIES.values(), wire.port)
-    url = Balanced(start, start_proxy, port, "haproxy_sticky.cfg", behind=behind).url
-    with httpx2.Client(base_url=url) as client:
+    # Without checks: what is on the wire is what clients asked.
+    changes = dict.fromkeys(
+        ["option httpchk GET /health", "default-server check inter 100ms fall 2 rise 1"], ""
+    )
+    name = "haproxy_sticky.cfg"
+    balanced = Balanced(start, start_proxy, port, name, behind=behind, **changes)
+    with httpx2.Client(base_url=balanced.url) as client:
         first = client.get("/health")
         assert re.fullmatch("COPY=[abc]; path=/; HttpOnly", first.headers["Set-Cookie"])
         assert "Set-Cookie" not in client.get("/health").headers
