@@ -44,6 +44,29 @@ def before(start_proxy, port):
     return before
 
 
+def told(name):
+    """Return what a configuration says: its lines, without comments and options of servers."""
+    text = re.sub(r"\s*#.*", "", (EXAMPLES / ROOM / name).read_text())
+    lines = {" ".join(line.split()) for line in text.splitlines() if line.strip()}
+    return {re.sub(r"^(server .*?127\.0\.0\.1:\d+).*", r"\1", line).rstrip(";") for line in lines}
+
+
+@pytest.mark.parametrize(
+    "wrong, right",
+    [
+        ("wrong_nginx_upgrade.conf", "nginx.conf"),
+        ("wrong_nginx_buffering.conf", "nginx.conf"),
+        ("wrong_nginx_keepalive.conf", "nginx.conf"),
+        ("wrong_haproxy_timeout.cfg", "haproxy.cfg"),
+        ("haproxy_round_robin.cfg", "haproxy.cfg"),
+    ],
+)
+def test_a_wrong_file_says_little_else(wrong, right):
+    """What a wrong file says, and the right one does not, is two lines at most; the rest of what
+    is wrong is what it leaves out."""
+    assert len(told(wrong) - told(right)) <= 2, told(wrong) - told(right)
+
+
 # Upgrade
 
 
