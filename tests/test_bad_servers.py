@@ -9,7 +9,7 @@ CLIENTS = sorted(
     for kind in ("*/client*.py", "*/client*.sh", "*/sweep.py")
     for path in EXAMPLES.glob(kind)
     # Those hand in no jobs; their proofs are with their rooms.
-    if path.parent.name not in {"keep_alive", "websocket_lasting"}
+    if path.parent.name not in {"keep_alive", "scaling_out", "websocket_lasting"}
 )
 # Those that ask more than once; on a WebSocket that is no matter of status codes.
 ASKING = [name for name in CLIENTS if not name.startswith("websocket/")]

@@ -41,6 +41,9 @@ def test_runs_alone(name, registry, tmp_path, start, port, record):
     folder = alone(example, tmp_path / "alone")
     command = dict(commands(example))["Run"]
     record(f"{name}.run", f"{command}\n")
+    if "cluster.py" in example.read_text():  # it starts these
+        needs("redis-server")
+        needs("haproxy")
     if is_server(example):
         number = port()
         program = Program(["sh", "-c", f"exec {command}"], folder, environment(PORT=number), number)

@@ -264,7 +264,7 @@ def test_millions(record):
         "scaling_out/millions.md",
         table(
             [
-                {"": name, "1,000,000 clients": count(10**6), "10,000,000 clients": count(10**7)}
+                {"for": name, "1,000,000 clients": count(10**6), "10,000,000 clients": count(10**7)}
                 for name, count in rows.items()
             ]
         ),
