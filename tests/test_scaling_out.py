@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 from websockets.sync.server import serve
 
 from .conftest import needs
-from .support.crowd import WEB, Crowd, client_of, insist
+from .support.crowd import WEB, Crowd, client_of, insist, ready
 from .support.figures import moved
 from .support.messages import messages, table
 from .support.parts import PATH
@@ -152,7 +152,7 @@ def redis(assembled_shared):
 def gateways(start_shared, redis):
     """Return two gateways, as cluster.py starts them."""
     place = GATEWAY | {"REDIS": f"redis://127.0.0.1:{redis.port}"}
-    return [start_shared(f"{ROOM}/cluster.py", **place) for _ in range(2)]
+    return [ready(start_shared(f"{ROOM}/cluster.py", **place)) for _ in range(2)]
 
 
 def test_published_at_one_delivered_by_all(gateways):

@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from .support.crowd import WEB
+from .support.crowd import WEB, ready
 from .support.processes import EXAMPLES, PATIENCE
 from .support.sockets import silent
 
@@ -66,7 +66,7 @@ def redis(assembled_shared):
 def gateway(start_shared, redis):
     """Return a gateway with a short memory and a short log."""
     settings = GATEWAY | {"MEMORY": 5, "KEEP": 100, "REDIS": address(redis)}
-    return start_shared(f"{ROOM}/cluster.py", **settings)
+    return ready(start_shared(f"{ROOM}/cluster.py", **settings))
 
 
 # Wrong
@@ -255,16 +255,15 @@ def test_limits_of_a_gateway(start, redis):
     with Redis(port=redis.port) as asking:
         waiting = asking.xlen("jobs")
     limits = {"REDIS": address(redis), "MAX_CLIENTS": 1, "MAX_JOBS": waiting + 1}
-    full = start(f"{ROOM}/cluster.py", **(GATEWAY | limits))
-    publish(full, "x")
+    full = ready(start(f"{ROOM}/cluster.py", **(GATEWAY | limits)))
     for _ in range(2):
+        while WEB.get(f"{full.url}/health").json() != {"clients": 0}:
+            pass
         with connect(ws(full)) as first:
             first.recv(PATIENCE)
             with connect(ws(full)) as second:
                 assert closed(second) == 1013
             assert WEB.get(f"{full.url}/health").json() == {"clients": 1}
-        while WEB.get(f"{full.url}/health").json() != {"clients": 0}:
-            pass
     answers = [WEB.post(f"{full.url}/jobs", json={"text": "x"}) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [202, 503]
     assert answers[1].headers["Retry-After"] == "1"
@@ -299,10 +298,10 @@ def test_a_redis_without_a_file_loses_all(start, start_redis):
     """A Redis without an append-only file that is killed has lost everything; the gateway notices,
     and tells a client that was there, with 4410, that its events are gone."""
     redis = start_redis("--appendonly", "no")
-    gateway = start(f"{ROOM}/cluster.py", **(GATEWAY | {"REDIS": address(redis)}))
+    gateway = ready(start(f"{ROOM}/cluster.py", **(GATEWAY | {"REDIS": address(redis)})))
     (last,) = publish(gateway, "lost")
     with connect(ws(gateway, "0-0")) as socket:
-        assert told(socket, 1) == ["lost"]
+        assert told(socket, 2) == ["ready", "lost"]
         redis.stop(signal.SIGKILL)
         start_redis.kept(redis.again())
         code = closed(socket)
@@ -310,9 +309,10 @@ def test_a_redis_without_a_file_loses_all(start, start_redis):
         with connect(ws(gateway, last)) as socket:
             code = closed(socket)
     assert code == 4410
+    ready(gateway)
     with connect(ws(gateway, "0-0")) as socket:
         publish(gateway, "new")
-        assert told(socket, 1) == ["new"]
+        assert told(socket, 2) == ["ready", "new"]
 
 
 @pytest.mark.parametrize("policy", ["always", "everysec"])
