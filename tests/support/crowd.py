@@ -100,11 +100,11 @@ def insist(urls, text, what="events", patience=1):
 
 def ready(gateway):
     """Return a gateway once it has begun to read the log, and takes clients."""
-    insist([gateway.url], "ready")
-    address = f"ws://127.0.0.1:{gateway.port}/events?after=0-0"
+    id, _ = insist([gateway.url], "ready")
+    address = f"ws://127.0.0.1:{gateway.port}/events?after={id}"
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         with connect(address) as socket, suppress(ConnectionClosed):
-            socket.recv(PATIENCE)
+            socket.recv(PATIENCE)  # a heartbeat
             return gateway
     raise AssertionError("it does not read")
