@@ -9,13 +9,15 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from redis import Redis
 from websockets.sync.client import connect
+from websockets.sync.server import serve
 
 from .conftest import needs
-from .support.crowd import WEB, Crowd, client_of, insist
+from .support.crowd import WEB, Crowd, client_of, insist, ready
 from .support.figures import moved
 from .support.messages import messages, table
 from .support.parts import PATH
@@ -150,7 +152,7 @@ def redis(assembled_shared):
 def gateways(start_shared, redis):
     """Return two gateways, as cluster.py starts them."""
     place = GATEWAY | {"REDIS": f"redis://127.0.0.1:{redis.port}"}
-    return [start_shared(f"{ROOM}/cluster.py", **place) for _ in range(2)]
+    return [ready(start_shared(f"{ROOM}/cluster.py", **place)) for _ in range(2)]
 
 
 def test_published_at_one_delivered_by_all(gateways):
@@ -264,11 +266,12 @@ def test_millions(record):
         "scaling_out/millions.md",
         table(
             [
-                {"": name, "1,000,000 clients": count(10**6), "10,000,000 clients": count(10**7)}
+                {"for": name, "1,000,000 clients": count(10**6), "10,000,000 clients": count(10**7)}
                 for name, count in rows.items()
             ]
         ),
     )
+    assert PORTS == 28_232
     assert rows["memory of all gateways"](10**6) == "61 GiB"
     assert rows["gateway addresses that one proxy address needs"](10**6) == "36"
 
@@ -393,6 +396,26 @@ def test_a_client_that_never_got_through_gives_up_at_once(run, port, canned):
         assert result.returncode == 1
         assert words in result.stderr
         assert len(result.stderr.splitlines()) == 1
+
+
+def test_what_was_seen_is_not_handled_twice(port):
+    """An event that comes again, or one from before, is not taken for a new one; ids are compared
+    as numbers."""
+    ids = ["9-0", "9-0", "10-0", "9-1", "10-0", "10-2"]
+
+    def handler(socket):
+        for id in ids:
+            socket.send(json.dumps({"id": id, "text": id}))
+        for _ in socket:
+            pass
+
+    server = serve(handler, "127.0.0.1", number := port())
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    crowd = Crowd(client_of(ROOM), [[f"ws://127.0.0.1:{number}"]], "0-0", "10-2")
+    assert crowd.end() == [["9-0", "10-0", "10-2"]]
+    server.shutdown()
+    thread.join()
 
 
 def test_a_client_that_is_refused_stays_away(gateways, run):

@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from .support.crowd import WEB
+from .support.crowd import WEB, ready
 from .support.processes import EXAMPLES, PATIENCE
 from .support.sockets import silent
 
@@ -66,7 +66,7 @@ def redis(assembled_shared):
 def gateway(start_shared, redis):
     """Return a gateway with a short memory and a short log."""
     settings = GATEWAY | {"MEMORY": 5, "KEEP": 100, "REDIS": address(redis)}
-    return start_shared(f"{ROOM}/cluster.py", **settings)
+    return ready(start_shared(f"{ROOM}/cluster.py", **settings))
 
 
 # Wrong
@@ -149,6 +149,24 @@ def test_the_library_sends_again(redis, tap, port):
         assert [asking.xlen(name) for name in ("by itself", "as here")] == [2, 1]
 
 
+def test_a_gateway_sends_nothing_twice(start, redis, tap):
+    """A gateway whose Redis does not answer says 503, and has sent the event once."""
+    asked = set()
+
+    def lose(event):
+        if event.source == "client" and b"doubtful" in event.data:
+            asked.add(event.connection)
+        return not (event.source == "server" and event.connection in asked)
+
+    settings = GATEWAY | {"REDIS": address(tap(redis, on_data=lose))}
+    gateway = start(f"{ROOM}/cluster.py", **settings)
+    answer = WEB.post(f"{gateway.url}/events", json={"text": "doubtful"}, timeout=PATIENCE)
+    assert answer.status_code == 503
+    with Redis(port=redis.port, decode_responses=True) as asking:
+        texts = [fields["text"] for _, fields in asking.xrevrange("events", count=20)]
+    assert texts.count("doubtful") == 1
+
+
 def test_the_same_key_is_there_once(gateway):
     """An event or a job that is sent again under the same key is there once, and has the same id;
     under another key it is there again."""
@@ -168,7 +186,9 @@ def test_the_same_key_is_there_once(gateway):
 def test_memory_and_log(gateway, redis):
     """What is not in a gateway's memory any more comes from Redis, and then what happens, in
     order."""
-    first, *_ = publish(gateway, "first", *[f"{number}" for number in range(20)])
+    first, *others = publish(gateway, "first", *[f"{number}" for number in range(20)])
+    with connect(ws(gateway, others[-4])) as socket:  # from memory
+        assert told(socket, 3) == ["17", "18", "19"]
     with connect(ws(gateway, first)) as socket:
         assert told(socket, 20) == [f"{number}" for number in range(20)]
         publish(gateway, "live")
@@ -230,19 +250,23 @@ def test_a_key_has_its_bound(gateway):
 
 
 def test_limits_of_a_gateway(start, redis):
-    """A gateway with enough clients closes with 1013, and answers 503 when enough jobs wait."""
-    full = start(
-        f"{ROOM}/cluster.py",
-        **(GATEWAY | {"REDIS": address(redis), "MAX_CLIENTS": 1, "MAX_JOBS": 0}),
-    )
-    publish(full, "x")
-    with connect(ws(full)) as first:
-        first.recv(PATIENCE)
-        with connect(ws(full)) as second:
-            assert closed(second) == 1013
-        assert WEB.get(f"{full.url}/health").json() == {"clients": 1}
-    answer = WEB.post(f"{full.url}/jobs", json={"text": "x"})
-    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    """A gateway with enough clients closes with 1013, until one leaves; when enough jobs wait it
+    answers 503."""
+    with Redis(port=redis.port) as asking:
+        waiting = asking.xlen("jobs")
+    limits = {"REDIS": address(redis), "MAX_CLIENTS": 1, "MAX_JOBS": waiting + 1}
+    full = ready(start(f"{ROOM}/cluster.py", **(GATEWAY | limits)))
+    for _ in range(2):
+        while WEB.get(f"{full.url}/health").json() != {"clients": 0}:
+            pass
+        with connect(ws(full)) as first:
+            first.recv(PATIENCE)
+            with connect(ws(full)) as second:
+                assert closed(second) == 1013
+            assert WEB.get(f"{full.url}/health").json() == {"clients": 1}
+    answers = [WEB.post(f"{full.url}/jobs", json={"text": "x"}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [202, 503]
+    assert answers[1].headers["Retry-After"] == "1"
 
 
 def test_slow_clients_cost_a_position(gateway):
@@ -274,10 +298,10 @@ def test_a_redis_without_a_file_loses_all(start, start_redis):
     """A Redis without an append-only file that is killed has lost everything; the gateway notices,
     and tells a client that was there, with 4410, that its events are gone."""
     redis = start_redis("--appendonly", "no")
-    gateway = start(f"{ROOM}/cluster.py", **(GATEWAY | {"REDIS": address(redis)}))
+    gateway = ready(start(f"{ROOM}/cluster.py", **(GATEWAY | {"REDIS": address(redis)})))
     (last,) = publish(gateway, "lost")
     with connect(ws(gateway, "0-0")) as socket:
-        assert told(socket, 1) == ["lost"]
+        assert told(socket, 2) == ["ready", "lost"]
         redis.stop(signal.SIGKILL)
         start_redis.kept(redis.again())
         code = closed(socket)
@@ -285,9 +309,10 @@ def test_a_redis_without_a_file_loses_all(start, start_redis):
         with connect(ws(gateway, last)) as socket:
             code = closed(socket)
     assert code == 4410
+    ready(gateway)
     with connect(ws(gateway, "0-0")) as socket:
         publish(gateway, "new")
-        assert told(socket, 1) == ["new"]
+        assert told(socket, 2) == ["ready", "new"]
 
 
 @pytest.mark.parametrize("policy", ["always", "everysec"])

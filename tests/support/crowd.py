@@ -5,8 +5,11 @@ import importlib.util
 import threading
 import time
 import uuid
+from contextlib import suppress
 
 import httpx2
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from .processes import EXAMPLES, PATIENCE
 
@@ -93,3 +96,15 @@ def insist(urls, text, what="events", patience=1):
                     return body.get("id") or body["job"], statuses
         time.sleep(0.05)
     raise AssertionError(f"never accepted: {statuses}")
+
+
+def ready(gateway):
+    """Return a gateway once it has begun to read the log, and takes clients."""
+    id, _ = insist([gateway.url], "ready")
+    address = f"ws://127.0.0.1:{gateway.port}/events?after={id}"
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        with connect(address) as socket, suppress(ConnectionClosed):
+            socket.recv(PATIENCE)  # a heartbeat
+            return gateway
+    raise AssertionError("it does not read")
