@@ -50,14 +50,11 @@ def test_runs_alone(name, registry, tmp_path, kept, port, record):
     folder = alone(example, tmp_path / "alone")
     command = dict(commands(example))["Run"]
     record(f"{name}.run", f"{command}\n")
-<<<<<<< HEAD
     if command.startswith("sudo "):
         return  # as root, which these tests need not be; its room runs it in a place of its own
-=======
     if "cluster.py" in example.read_text():  # it starts these
         needs("redis-server")
         needs("haproxy")
->>>>>>> scaling
     if is_server(example):
         number = port()
         program = Program(["sh", "-c", f"exec {command}"], folder, environment(PORT=number), number)

@@ -170,20 +170,12 @@ def recorded_names():
                 ):
                     made[node.args[0].value] = f"tests.{path.stem}.{function.name}"
     for path in PROGRAMS:
-<<<<<<< HEAD
         if path.suffix != ".html" and path.parent.name != "site":
             name = f"{path.relative_to(EXAMPLES)}.run"
             kind = (
                 "a_configuration_is_accepted" if path.suffix in {".conf", ".cfg"} else "runs_alone"
             )
             made[name] = f"tests.test_examples.test_{kind}"
-=======
-        name = f"{path.relative_to(EXAMPLES)}.run"
-        if path.suffix in {".conf", ".cfg"}:
-            made[name] = "tests.test_examples.test_a_configuration_is_accepted"
-        elif path.suffix in {".py", ".sh"} and path.parent.name != "site":
-            made[name] = "tests.test_examples.test_runs_alone"
->>>>>>> scaling
     folders = {name.split("/")[0] for name in made} - {"proofs"}
     return made | {f"{name}/about.txt": "tests.test_laws.test_recordings_say" for name in folders}
 
