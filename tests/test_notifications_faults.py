@@ -155,18 +155,19 @@ def test_a_server_that_stops_says_so(begin, follow, tmp_path):
     assert "closed with 1012: coming back" in clients[0].output
 
 
-def test_a_server_that_stops_holds_nobody_anew(begin):
-    """A poll that comes when the server stops already is answered at once, and not held."""
+def test_a_server_that_stops_answers_and_closes(begin):
+    """A poll that is held when the server stops is answered with `connection: close`, so that the
+    next one is not held by a server that is about to go."""
     server = begin()
     question = "GET /notifications?user=ann HTTP/1.1\r\nHost: x\r\nPrefer: wait=25\r\n\r\n"
     with socket.create_connection(("127.0.0.1", server.port)) as polling:
-        polling.sendall(2 * question.encode())  # the second is read after the first's answer
+        polling.sendall(2 * question.encode())  # the second waits behind the first
         until(lambda: present(server) == ["ann"])
         told = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - told < 10  # Sanic's own patience is 15 seconds
         answers = b"".join(iter(lambda: polling.recv(65536), b""))
-    assert answers.count(b"200 OK") >= 1
+    assert answers.count(b"200 OK") == answers.count(b"connection: close") == 1
 
 
 # The connection
