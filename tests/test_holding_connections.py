@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from inspect import signature
 from pathlib import Path
@@ -26,6 +25,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.sync.client import connect
 
+from .support.apart import apart
 from .support.bars import bars
 from .support.messages import table
 from .support.processes import EXAMPLES, PATIENCE, READY, Program, alone, environment
@@ -403,8 +403,7 @@ def test_who_is_released_twice_is_answered_once(monkeypatch):
         assert room["answer_all"]() == room["answer_all"]() == 3
         return await asyncio.gather(*waits, return_exceptions=True)
 
-    with ThreadPoolExecutor() as beside:
-        ends = beside.submit(asyncio.run, twice()).result()
+    ends = apart(twice())
     assert [type(end) for end in ends] == [asyncio.CancelledError, type(None), type(None)]
     assert not room["held"]
 

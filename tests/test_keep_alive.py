@@ -14,6 +14,7 @@ from sanic.config import DEFAULT_CONFIG
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 
+from .support.apart import apart
 from .support.browsing import expect_accessible
 from .support.crossing import certified, secured
 from .support.messages import counts, exchanges, messages, table, transcript
@@ -24,12 +25,6 @@ from .support.processes import EXAMPLES, alone
 def server(start_shared):
     """Return the server that counts connections and requests."""
     return start_shared("keep_alive/server.py")
-
-
-def to_its_end(coroutine):
-    """Run a coroutine in a thread of its own: a browser's loop may be running in this one."""
-    with ThreadPoolExecutor() as beside:
-        return beside.submit(asyncio.run, coroutine).result()
 
 
 def per_connection(wire):
@@ -170,7 +165,7 @@ def ask_together(url, times, limits):
         async with httpx2.AsyncClient(limits=limits, timeout=30) as client:
             await asyncio.gather(*(client.get(url) for _ in range(times)))
 
-    asyncio.run(ask())
+    apart(ask())
 
 
 def test_a_pool_grows_to_its_limit(server, tap):
@@ -423,6 +418,6 @@ def test_a_websocket_ping_is_a_frame(tap):
                 await (await client.ping(b"there?"))
                 return [(e.source, e.data) for e in wire.events if e.kind == "data"]
 
-    (asker, ping), (other, pong) = to_its_end(talk())[-2:]
+    (asker, ping), (other, pong) = apart(talk())[-2:]
     assert (asker, ping[0], ping[1] & 127) == ("client", 0x89, 6)
     assert (other, pong) == ("server", b"\x8a\x06there?")

@@ -22,6 +22,7 @@ import trustme
 from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 from websockets.sync.client import connect
 
+from .support.apart import apart
 from .support.figures import standings
 from .support.messages import table
 from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment
@@ -389,7 +390,7 @@ def test_a_hold_leaves_no_task():
         await asyncio.sleep(0)  # for what was cancelled to end
         return asyncio.all_tasks() - {asyncio.current_task()}
 
-    assert asyncio.run(held()) == set()
+    assert apart(held()) == set()
 
 
 # To whom

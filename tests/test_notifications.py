@@ -1,6 +1,5 @@
 """Notifications: topics and inboxes, three ways to receive them, one log."""
 
-import asyncio
 import html
 import json
 import runpy
@@ -8,7 +7,6 @@ import signal
 import sqlite3
 import time
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import Thread
@@ -19,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.sync.server import serve
 
+from .support.apart import apart
 from .support.figures import cut
 from .support.messages import messages, table
 from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment
@@ -447,8 +446,7 @@ def test_what_comes_by_both_ways_is_sent_once():
         with program["Listener"](Hub(), {"topics/news"}, 0, None) as me:
             return [await me.next(0.1) for _ in range(3)]
 
-    with ThreadPoolExecutor(1) as elsewhere:  # the browser's proofs have a loop in this thread
-        found = elsewhere.submit(asyncio.run, catch_up()).result()
+    found = apart(catch_up())
     assert found == [[(1, "read 1"), (2, "read 2")], [(3, "live 3")], []]
 
 

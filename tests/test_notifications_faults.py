@@ -10,7 +10,6 @@ import signal
 import socket
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from threading import Thread
 
@@ -18,6 +17,7 @@ import httpx2
 import pytest
 import websockets.asyncio.client
 
+from .support.apart import apart
 from .support.frames import cut as frames_in
 from .support.processes import EXAMPLES, PATIENCE, READY, Program, alone, argv, environment
 from .support.sockets import CLOSE, silent
@@ -356,8 +356,7 @@ def test_two_hundred_clients_come_and_go(begin):
     without: each has all of a hundred messages, in order, and none twice."""
     server = begin(PING=5, PONG=5)
     clients = [Client(server.url, number) for number in range(200)]
-    with ThreadPoolExecutor(1) as elsewhere:  # the browser's tests have a loop in this thread
-        elsewhere.submit(asyncio.run, come_and_go(server, clients)).result()
+    apart(come_and_go(server, clients))
     assert {tuple(client.got) for client in clients} == {tuple(range(1, 101))}
     assert sum(client.connections for client in clients) > 400
 

@@ -28,6 +28,7 @@ from websockets.sync.client import connect
 from websockets.sync.server import serve
 from websockets.utils import accept_key
 
+from .support.apart import apart
 from .support.bars import histograms
 from .support.messages import table
 from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment
@@ -245,8 +246,7 @@ def test_a_storm_for_real(monkeypatch, port):
         follows = [module(monkeypatch, name, BACKOFF=3)["follow"] for name in names]
         return await asyncio.gather(*(Restarted(f, port(), 150).run() for f in follows))
 
-    with ThreadPoolExecutor() as beside:  # Playwright has a loop in this thread
-        jittered, fixed = beside.submit(asyncio.run, both()).result()
+    jittered, fixed = apart(both())
     assert min(len(jittered), len(fixed)) >= 150
     assert busiest(fixed, 0.75) > 2 * busiest(jittered, 0.75)
 
@@ -428,9 +428,9 @@ def test_without_a_word_it_waits_at_random(canned, monkeypatch):
     async def sleep(seconds):
         waits.append(seconds)
 
-    with ThreadPoolExecutor() as beside, monkeypatch.context() as patched:
+    with monkeypatch.context() as patched:
         patched.setattr(asyncio, "sleep", sleep)
-        assert beside.submit(asyncio.run, ask()).result().status_code == 200
+        assert apart(ask()).status_code == 200
     assert len(set(waits)) == 5
     assert all(0 < seconds <= 4 * 2**n for n, seconds in enumerate(waits))
 
@@ -473,8 +473,7 @@ def test_what_may_be_sent_again(start, monkeypatch, port):
             async with httpx2.AsyncClient(base_url=url) as client:
                 return await room["send"](client, *arguments)
 
-        with ThreadPoolExecutor() as beside:
-            return beside.submit(asyncio.run, ask()).result()
+        return apart(ask())
 
     with pytest.raises(httpx2.TransportError):
         send(server.url, "POST", "/orders")

@@ -1,6 +1,5 @@
 """What goes wrong with several servers on one log: lost, trimmed, sent twice, too slow."""
 
-import asyncio
 import difflib
 import json
 import re
@@ -16,6 +15,7 @@ from redis.exceptions import ConnectionError
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from .support.apart import apart
 from .support.crowd import WEB, ready
 from .support.processes import EXAMPLES, PATIENCE
 from .support.sockets import silent
@@ -142,9 +142,9 @@ def test_the_library_sends_again(redis, tap, port):
 
         return tap(redis, on_data=lose)
 
-    asyncio.run(add("by itself", lossy()))
+    apart(add("by itself", lossy()))
     with pytest.raises(ConnectionError):
-        asyncio.run(add("as here", lossy(), retry=Retry(NoBackoff(), 0)))
+        apart(add("as here", lossy(), retry=Retry(NoBackoff(), 0)))
     with Redis(port=redis.port) as asking:
         assert [asking.xlen(name) for name in ("by itself", "as here")] == [2, 1]
 

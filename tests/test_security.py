@@ -5,7 +5,7 @@ import http.server
 import json
 import re
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import httpx2
 import pytest
@@ -77,16 +77,15 @@ def bank(serve):
     return {name: serve(name) for name in ("server.py", "wrong_server.py")}
 
 
-@pytest.fixture(scope="module")
-def lax_browser(browser, tmp_path_factory):
-    """Return a browser with cookies of third parties, as Chrome has them unless told otherwise.
+@contextmanager
+def with_third_parties(browser, home, allowed):
+    """Yield a browser that lets cookies of third parties pass, or does not.
 
-    Debian's Chromium, and private windows, do without.
+    Chrome does unless told otherwise; Debian's Chromium, and private windows, do not.
     """
-    home = tmp_path_factory.mktemp("browser")
     (home / "Default").mkdir()
-    settings = {"profile": {"cookie_controls_mode": 0, "block_third_party_cookies": False}}
-    (home / "Default" / "Preferences").write_text(json.dumps(settings))
+    settings = {"cookie_controls_mode": 1 - allowed, "block_third_party_cookies": not allowed}
+    (home / "Default" / "Preferences").write_text(json.dumps({"profile": settings}))
     with browser.browser_type.launch_persistent_context(
         home,
         executable_path=needs("chromium"),
@@ -254,13 +253,14 @@ def outcomes(context, server, kind):
 
 
 @pytest.fixture(scope="module")
-def same_site(bank, browser, lax_browser, elsewhere):
+def same_site(bank, browser, elsewhere, tmp_path_factory):
     """Return {kind of cookie: {whose page: whether it went along}}, with and without cookies of
     third parties."""
     server = bank["wrong_server.py"]
-    found = {kind: outcomes(lax_browser, server, kind) for kind in KINDS}
-    with browser.new_context() as private:
-        blocked = outcomes(private, server, "`None; Secure`")
+    with with_third_parties(browser, tmp_path_factory.mktemp("lax"), True) as lax:
+        found = {kind: outcomes(lax, server, kind) for kind in KINDS}
+    with with_third_parties(browser, tmp_path_factory.mktemp("strict"), False) as strict:
+        blocked = outcomes(strict, server, "`None; Secure`")
     return found | {"`None; Secure`, third-party cookies blocked": blocked}
 
 

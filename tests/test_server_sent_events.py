@@ -1,6 +1,5 @@
 """Server-sent events: ask once, and be told in one answer as it happens."""
 
-import asyncio
 import difflib
 import importlib
 import json
@@ -22,6 +21,7 @@ import httpx2
 import pytest
 
 from .conftest import needs
+from .support.apart import apart
 from .support.browsing import expect_accessible
 from .support.figures import timeline
 from .support.messages import (
@@ -762,8 +762,7 @@ def test_cut_at_every_byte(quick, tap, monkeypatch):
             state.update(left=offset, connection=0)
             assert await listen() == expected, offset
 
-    with ThreadPoolExecutor() as beside:  # away from the browser's event loop
-        beside.submit(asyncio.run, try_all()).result()
+    apart(try_all())
 
 
 def test_nothing_lost_nothing_twice_while_it_runs(quick, tap, run):
@@ -981,8 +980,7 @@ def test_what_counts_as_failures_in_a_row(canned, monkeypatch):
         async with httpx2.AsyncClient(verify=False) as http:
             return [event.id async for event in client.events(http, server.url)]
 
-    with ThreadPoolExecutor() as beside:
-        assert beside.submit(asyncio.run, listen()).result() == ["1", "2"]
+    assert apart(listen()) == ["1", "2"]
     assert waits == [(0, 1), (1, 7), (0, 0.05), (1, 7), (0, 0.05)]
 
 

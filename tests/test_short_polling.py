@@ -1,6 +1,5 @@
 """Short polling: ask, be told at once, wait, and ask again."""
 
-import asyncio
 import csv
 import json
 import runpy
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import httpx2
 import pytest
 
+from .support.apart import apart
 from .support.figures import chart, readable_alone, timeline
 from .support.messages import counts, exchanges, label, late, messages, table, trace, transcript
 from .support.processes import EXAMPLES, alone
@@ -374,8 +374,7 @@ def test_counts_the_failures_in_a_row():
 
     for _ in range(2):
         asking = request(Client(503, 500, 502, 200), "GET", "http://x")
-        with ThreadPoolExecutor() as beside:  # the browser's driver has a loop in this thread
-            assert beside.submit(asyncio.run, asking).result().status_code == 200
+        assert apart(asking).status_code == 200
     assert rows == [0, 1, 2] * 2
 
 

@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
 import httpx2
@@ -17,6 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 from websockets.sync.client import connect
 
+from .support.apart import apart
 from .support.messages import table
 from .support.processes import PATIENCE
 from .support.sockets import closings, frames, silent
@@ -309,8 +309,7 @@ def test_the_end_of_receiving_ends_the_sending(tmp_path, port, monkeypatch):
             _, left = await asyncio.wait(during, timeout=PATIENCE)
             assert not left
 
-    with ThreadPoolExecutor(1) as beside:  # a browser may have a loop in this thread
-        beside.submit(asyncio.run, come_and_leave()).result()
+    apart(come_and_leave())
 
 
 @pytest.mark.parametrize("name", SERVERS)
@@ -414,8 +413,7 @@ def grown(server, number):
             client.transport.abort()
 
     sizes = []
-    with ThreadPoolExecutor() as beside:  # Playwright has a loop in this thread
-        beside.submit(asyncio.run, hold()).result()
+    apart(hold())
     return (sizes[1] - sizes[0]) / number
 
 
