@@ -41,16 +41,17 @@ def pytest_configure():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Proofs of these try one program each, and share nothing.
+# Proofs of these try one program each, and share no more than a room does.
 SCATTERED = ("test_bad_servers", "test_examples")
 
 
 class Together(LoadScopeScheduling):
-    """Keeps a module's proofs together, for what they share; scattered ones go anywhere."""
+    """Keeps a module's proofs together, for what they share; of scattered ones, a room's."""
 
     def _split_scope(self, nodeid):
         scattered = nodeid.startswith(tuple(f"tests/{stem}.py" for stem in SCATTERED))
-        return nodeid if scattered else super()._split_scope(nodeid)
+        # tests/test_examples.py::test_runs_alone[token/client.py]
+        return nodeid.rpartition("/")[0] if scattered else super()._split_scope(nodeid)
 
 
 def pytest_collection_modifyitems(items):
@@ -337,7 +338,7 @@ def watched(browser):
             page.goto(url, wait_until="networkidle")
             return page
 
-        open_page.hosts, open_page.troubles = hosts, troubles
+        open_page.context, open_page.hosts, open_page.troubles = context, hosts, troubles
         yield open_page
     assert not troubles
 

@@ -23,11 +23,12 @@ def test_builds_strictly(site):
 def test_serves_programs_as_text(live):
     """Each program is published as it is, to be read, copied or run from its address."""
     programs = [*EXAMPLES.glob("*/*.py"), *EXAMPLES.glob("*/*.sh")]
-    for path in programs:
-        answer = httpx2.get(f"{live.url}/examples/{path.relative_to(EXAMPLES)}")
-        assert answer.status_code == 200
-        assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
-        assert answer.content == path.read_bytes()
+    with httpx2.Client(base_url=live.url) as client:
+        for path in programs:
+            answer = client.get(f"/examples/{path.relative_to(EXAMPLES)}")
+            assert answer.status_code == 200
+            assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+            assert answer.content == path.read_bytes()
 
 
 def test_a_program_runs_from_its_address(live, tmp_path, registry):

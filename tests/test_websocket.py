@@ -229,7 +229,7 @@ def test_a_client_that_vanishes_leaves_nothing(start):
                 FRAMES["decode"](read)
             FRAMES["decode"](read)  # the first of many pushes
             plain.sendall(goodbye)
-        for _ in range(20):  # in Sanic it is chance whether the handler still answers
+        for _ in range(8):  # in Sanic it is chance whether the handler still answers
             with raw(server) as (plain, _):
                 plain.sendall(job + goodbye)
                 while plain.recv(100):
