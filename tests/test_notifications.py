@@ -333,7 +333,7 @@ def three(start_shared, tap_shared, follow_shared):
         # The first goes on after what the user has, so it has to have it before the others say so.
         client.wait_for("4 users/ann: for you")
         found[name] = wire, client, []
-    for wire, client, marks in found.values():
+    for wire, _, marks in found.values():
         wire.wait_until(lambda events: settled(events, 3))
         marks.append(len(wire.events))
     for number in 5, 6, 7, 8:

@@ -301,13 +301,13 @@ def test_what_it_hears_starts_the_count_again(serving, run):
 
 def test_a_handshake_that_is_refused_is_tried_later(start, run):
     """A client whose handshake is answered 503 comes back no sooner than Retry-After says."""
-    server = start(f"{ROOM}/server.py", RATE=0.5)
+    server = start(f"{ROOM}/server.py", RATE=0.2)  # the client has 5 s to start
     assert httpx2.get(f"{server.url}/orders").status_code == 200  # room for one
     before = time.monotonic()
     result = run(f"{ROOM}/client.py", URL=server.url, COUNT=1, BACKOFF=0.01)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("answered 503: not before 2 s\n")
-    assert time.monotonic() - before > 1.5
+    assert result.stdout.startswith("answered 503: not before 5 s\n")
+    assert time.monotonic() - before > 4
 
 
 @pytest.mark.parametrize("code", [1008, 4400])
