@@ -50,11 +50,14 @@ def test_nothing_scrolls_sideways_on_a_phone(visit):
 
 
 # Of what is marked up alike a few are tried, for speed: the whole of one program, the first proofs
-# and functions, and in programs each colour twice.
+# and functions, some entries of each menu, and in programs each colour twice.
 FEWER = """() => {
   const after = (selector, few) => [...document.querySelectorAll(selector)].slice(few);
   for (const fold of after("details:not(.question)", 1)) fold.remove();
-  for (const each of after(".doc-function", 10)) each.remove();
+  for (const each of after(".doc-function, .doc-object", 10)) each.remove();
+  for (const menu of document.querySelectorAll("nav ul")) {
+    for (const entry of [...menu.children].slice(8)) entry.remove();
+  }
   const seen = {};
   for (const word of document.querySelectorAll("pre span:not(:has(*))")) {
     seen[word.className] = (seen[word.className] ?? 0) + 1;
@@ -67,7 +70,7 @@ FEWER = """() => {
 FEWER_WORDS = """() => {
   for (const kind of ["p", "li", "tr", "h2", "h3", "dt", "dd", "summary"]) {
     const all = document.querySelectorAll(`article ${kind}:not(:has(${kind}))`);
-    for (const each of [...all].slice(8)) each.remove();
+    for (const each of [...all].slice(5)) each.remove();
   }
 }"""
 
