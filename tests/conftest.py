@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from uuid import uuid4
 
 import pytest
+from httpx2._transports import default as transport
 from playwright.sync_api import sync_playwright
 from xdist.scheduler import LoadScopeScheduling
 
@@ -36,7 +38,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure():
-    """Let programs hear Ctrl-C also where the shell that started these tests does not."""
+    """Let programs hear Ctrl-C also where the shell that started these tests does not; make the
+    certificates that a client trusts once, and not for each of thousands."""
+    transport.create_ssl_context = cache(transport.create_ssl_context)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
