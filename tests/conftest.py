@@ -267,6 +267,22 @@ def page(browser):
         yield context.new_page()
 
 
+@pytest.fixture
+def opened(request, page, tmp_path):
+    """Return open(url): client.html, opened as a file, alone in its folder, with that server.
+
+    It is that of the room which a module is named after.
+    """
+    room = request.module.__name__.rpartition(".test_")[2]
+    folder = alone(EXAMPLES / room / "client.html", tmp_path / "page")
+
+    def open_page(url):
+        page.goto(f"file://{folder}/client.html?url={url}")
+        return page
+
+    return open_page
+
+
 @pytest.fixture(scope="session")
 def registry():
     """Skip where uv cannot reach a package registry; fail there where CI is set."""

@@ -11,7 +11,6 @@ import socket
 import statistics
 import subprocess
 import sys
-import time
 from collections import Counter
 from contextlib import ExitStack, closing, contextmanager
 from inspect import signature
@@ -28,7 +27,7 @@ from websockets.sync.client import connect
 from .support.apart import apart
 from .support.bars import bars
 from .support.messages import table
-from .support.processes import EXAMPLES, PATIENCE, READY, Program, alone, environment
+from .support.processes import EXAMPLES, PATIENCE, READY, Program, alone, environment, until
 
 ROOM = "holding_connections"
 BATCH, BATCHES = 100, 5
@@ -56,19 +55,6 @@ def clients(server, number, path="/poll", extra=""):
 
 def held(server):
     return httpx2.get(f"{server.url}/held", timeout=PATIENCE).json()["held"]
-
-
-def wait_until(condition):
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "this never came"
-        time.sleep(0.02)
-
-
-def status(server, name):
-    """Return a number from what the kernel knows of a program."""
-    with open(f"/proc/{server.process.pid}/status") as file:
-        return int(re.search(rf"{name}:\s+(\d+)", file.read())[1])
 
 
 def files(server):
@@ -112,10 +98,10 @@ def sizes(start_shared):
                 else:
                     for client in opened:
                         assert client.recv(4096)
-                now = status(server, "VmRSS")
+                now = server.status("VmRSS")
                 grown.append(now - before)
                 before = now
-            threads = status(server, "Threads")
+            threads = server.status("Threads")
         # The first batch also made room that the others found.
         found[way] = statistics.median(grown[1:]) / BATCH, threads
         server.stop(signal.SIGKILL)
@@ -125,9 +111,9 @@ def sizes(start_shared):
 def settle(server, name, number):
     """Return once a server holds so many."""
     if name == "server_threads.py":
-        wait_until(lambda: status(server, "Threads") == 1 + number)
+        until(lambda: server.status("Threads") == 1 + number)
     else:
-        wait_until(lambda: held(server) == number)
+        until(lambda: held(server) == number)
 
 
 def multiples(sizes):
@@ -305,7 +291,7 @@ def test_a_handshake_too_many_is_503(start):
         assert 5 <= int(refused.value.response.headers["Retry-After"]) <= 15
         first.send("release")
         assert first.recv(PATIENCE) == "done"
-    wait_until(lambda: connects(url))
+    until(lambda: connects(url))
 
 
 def connects(url):
@@ -322,8 +308,8 @@ def test_whoever_leaves_makes_room(start):
     for _ in range(3):
         with closing(knock(server)), closing(knock(server, "/stream")):
             with closing(knock(server, "/socket", UPGRADE)):
-                wait_until(lambda: held(server) == 3)
-        wait_until(lambda: held(server) == 0)
+                until(lambda: held(server) == 3)
+        until(lambda: held(server) == 0)
 
 
 def test_the_limit_is_raised_by_the_server_itself(start):
@@ -369,7 +355,7 @@ def test_stops_with_everyone_answered(start):
     """A server that is told to stop answers all whom it holds."""
     server = start(f"{ROOM}/server.py")
     with clients(server, 50) as opened:
-        wait_until(lambda: held(server) == 50)
+        until(lambda: held(server) == 50)
         assert server.stop() == 0
         assert answered(opened, 50) == {"HTTP/1.1 200 OK": 50}
 
@@ -412,7 +398,7 @@ def test_a_thread_too_many_is_no_answer(start):
     """Where threads run out, here for want of address space, the next client is hung up on
     with no answer, and a traceback is logged."""
     server = start(f"{ROOM}/server_threads.py", trouble=True)
-    space = status(server, "VmSize") * 1024
+    space = server.status("VmSize") * 1024
     resource.prlimit(server.process.pid, resource.RLIMIT_AS, (space + 2**27, -1))
     with clients(server, 30) as opened:
         assert set(answered(opened, 1)) == {"hung up"}
@@ -453,8 +439,8 @@ def test_a_proxy_takes_two_sockets_for_each(proxied):
     the server."""
     server, proxy = proxied
     with clients(proxy, 8) as opened:
-        wait_until(lambda: held(server) == 8)
-        wait_until(lambda: established("remote", server.port) == 8)
+        until(lambda: held(server) == 8)
+        until(lambda: established("remote", server.port) == 8)
         assert established("local", proxy.port) == 8
         assert httpx2.post(f"{server.url}/release").json() == {"released": 8}
         assert answered(opened, 8) == {"HTTP/1.1 200 OK": 8}
@@ -471,7 +457,7 @@ def test_a_proxy_can_refuse_for_the_server(proxied):
         assert answer.status_code == 503
         assert answer.headers["Retry-After"] == "5"
         assert held(server) == 0
-    wait_until(lambda: httpx2.get(f"{proxy.url}/held").status_code == 200)
+    until(lambda: httpx2.get(f"{proxy.url}/held").status_code == 200)
 
 
 def test_maxconn_alone_is_not_polite(proxied, start_proxy, port):

@@ -18,7 +18,6 @@ from .support.apart import apart
 from .support.browsing import expect_accessible
 from .support.crossing import certified, secured
 from .support.messages import counts, exchanges, messages, table, transcript
-from .support.processes import EXAMPLES, alone
 
 
 @pytest.fixture(scope="module")
@@ -230,18 +229,6 @@ def test_an_old_connection_is_not_used_again(server, tap):
 
 
 # The browser
-
-
-@pytest.fixture
-def opened(page, tmp_path):
-    """Return open(url): client.html, opened as a file, alone in its folder, with that server."""
-    folder = alone(EXAMPLES / "keep_alive/client.html", tmp_path / "page")
-
-    def open_page(url):
-        page.goto(f"file://{folder}/client.html?url={url}")
-        return page
-
-    return open_page
 
 
 def shown(page, button):

@@ -25,7 +25,7 @@ from websockets.sync.client import connect
 from .support.apart import apart
 from .support.figures import standings
 from .support.messages import table
-from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment
+from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment, until
 
 ROOM = "load_balancing"
 COPIES = dict(a=8001, b=8002, c=8003)
@@ -33,15 +33,6 @@ COPIES = dict(a=8001, b=8002, c=8003)
 OFTEN = {"inter 1s": "inter 100ms"}
 # A copy that stops is given three of those to be noticed, and then some.
 SOON = {"NOTICE": 0.4, "SPREAD": 0.2}
-
-
-def until(ready):
-    """Return what `ready` returns, as soon as that is true."""
-    end = time.monotonic() + PATIENCE
-    while not (found := ready()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-    return found
 
 
 class Balanced:

@@ -16,7 +16,6 @@ import pytest
 from .support.figures import timeline
 from .support.messages import counts, exchanges, label, messages, table, trace, transcript
 from .support.messages import late as in_halves
-from .support.processes import EXAMPLES, alone
 from .support.wiretap import Tap
 
 HELD = {"Prefer": "wait=20"}
@@ -395,18 +394,6 @@ def test_a_failed_job_fails_the_client(canned, run):
     result = run("long_polling/client.py", URL=server.url)
     assert result.returncode == 1
     assert result.stderr == "the job failed: no paper\n"
-
-
-@pytest.fixture
-def opened(page, tmp_path):
-    """Return open(url): client.html, opened as a file, alone in its folder, with that server."""
-    folder = alone(EXAMPLES / "long_polling/client.html", tmp_path / "page")
-
-    def open_page(url):
-        page.goto(f"file://{folder}/client.html?url={url}")
-        return page
-
-    return open_page
 
 
 def test_the_browser_is_held(opened, server, tap):

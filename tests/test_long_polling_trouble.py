@@ -17,7 +17,7 @@ import httpx2
 import pytest
 
 from .support.messages import exchanges, label, messages, table, transcript
-from .support.processes import EXAMPLES, PATIENCE, environment
+from .support.processes import EXAMPLES, environment, until
 from .test_long_polling import HELD, arrived, ask, asked, get, post, submit
 
 CROWD = 2000
@@ -34,15 +34,8 @@ def held(server):
     return get(f"{server.url}/held").json()
 
 
-def wait_until(condition):
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "this never came"
-        time.sleep(0.02)
-
-
 def wait_until_held(server, number):
-    wait_until(lambda: held(server)["questions"] == number)
+    until(lambda: held(server)["questions"] == number)
 
 
 # Thousands
@@ -99,17 +92,6 @@ def many_files():
     resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
 
 
-def memory(program):
-    """Return the resident memory of a program, in KiB."""
-    with open(f"/proc/{program.process.pid}/status") as status:
-        return int(re.search(r"VmRSS:\s+(\d+) kB", status.read())[1])
-
-
-def threads(program):
-    with open(f"/proc/{program.process.pid}/status") as status:
-        return int(re.search(r"Threads:\s+(\d+)", status.read())[1])
-
-
 @contextmanager
 def crowd(server, path, number):
     """Yield a Crowd that is held; see it to its end, whatever happens."""
@@ -127,15 +109,15 @@ def test_two_thousand_are_held_at_once(start, many_files, record):
     some ten KiB, and answers others meanwhile."""
     server = start("long_polling/server_hardened.py", MAX_WAIT=60)
     job = submit(server.url)
-    before, tasks = memory(server), held(server)["tasks"]
+    before, tasks = server.status("VmRSS"), held(server)["tasks"]
     with crowd(server, job.removeprefix(server.url), CROWD) as everyone:
         now = held(server)
-        kib = (memory(server) - before) / CROWD
+        kib = (server.status("VmRSS") - before) / CROWD
         # Others hand in jobs and are told of their ends; nobody of the crowd was answered.
         for _ in range(10):
             assert ask(submit(server.url, 0)).json()["status"] == "done"
         assert everyone.answered == 0
-        assert threads(server) == 1
+        assert server.status("Threads") == 1
     assert now["questions"] == CROWD
     assert now["jobs waited for"] == 1
     rows = [
@@ -201,7 +183,7 @@ def test_a_pool_of_threads_is_full_with_twenty(start, many_files):
             wait_until_held(server, number)
         took[server] = get(f"{server.url}/others", timeout=30).elapsed.total_seconds()
         answered[server] = everyone.answered
-        used = threads(server)
+        used = server.status("Threads")
         server.stop()
         everyone.result()
         if server is pool:
@@ -227,7 +209,7 @@ def test_a_client_that_leaves_is_forgotten(hardened):
     assert jobs["tasks"] == before["tasks"] + 1
     with httpx2.Client() as client, pytest.raises(httpx2.ReadTimeout):
         client.get(job, headers=HELD, timeout=httpx2.Timeout(30, read=1))
-    wait_until(lambda: held(hardened) == jobs)
+    until(lambda: held(hardened) == jobs)
 
 
 def test_what_is_held_can_be_counted(hardened, beside):
@@ -239,7 +221,7 @@ def test_what_is_held_can_be_counted(hardened, beside):
     assert held(hardened)["jobs waited for"] == before["jobs waited for"] + 1
     assert {answer.result().json()["status"] for answer in answers} == {"done"}
     assert max(answer.result().elapsed.total_seconds() for answer in answers) < 10
-    wait_until(lambda: held(hardened) == before)  # once the connections are closed
+    until(lambda: held(hardened) == before)  # once the connections are closed
 
 
 def test_one_too_many_is_refused(start):
@@ -298,7 +280,7 @@ def test_a_result_is_let_go(start):
     server = start("long_polling/server_hardened.py", KEEP=0.5)
     job = submit(server.url, 0.1)
     assert ask(job).json()["status"] == "done"
-    wait_until(lambda: ask(job).status_code == 404)
+    until(lambda: ask(job).status_code == 404)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

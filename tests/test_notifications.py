@@ -5,7 +5,6 @@ import json
 import runpy
 import signal
 import sqlite3
-import time
 from collections import defaultdict
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -20,7 +19,7 @@ from websockets.sync.server import serve
 from .support.apart import apart
 from .support.figures import cut
 from .support.messages import messages, table
-from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment
+from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment, until
 from .support.sockets import PING, TEXT, frames
 
 ROOM = "notifications"
@@ -94,15 +93,6 @@ def notes(socket, number):
         note = json.loads(socket.recv(PATIENCE))
         found += [note] if "id" in note else []
     return found
-
-
-def until(condition):
-    """Return what a condition says, once that is true."""
-    end = time.monotonic() + PATIENCE
-    while not (said := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    return said
 
 
 def present(server):

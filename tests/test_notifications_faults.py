@@ -19,7 +19,7 @@ import websockets.asyncio.client
 
 from .support.apart import apart
 from .support.frames import cut as frames_in
-from .support.processes import EXAMPLES, PATIENCE, READY, Program, alone, argv, environment
+from .support.processes import EXAMPLES, PATIENCE, READY, Program, alone, argv, environment, until
 from .support.sockets import CLOSE, silent
 from .support.wiretap import Cut
 from .test_notifications import (
@@ -31,7 +31,6 @@ from .test_notifications import (
     present,
     publish,
     socket_to,
-    until,
 )
 
 __all__ = ["follow"]  # a fixture

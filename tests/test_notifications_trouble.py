@@ -16,7 +16,7 @@ from websockets.sync.client import connect
 
 from .support.frames import cut
 from .support.messages import table
-from .support.processes import EXAMPLES, PATIENCE, READY, Program, alone, environment
+from .support.processes import EXAMPLES, PATIENCE, READY, Program, alone, environment, until
 from .support.sockets import CLOSE, silent
 
 ROOM = "notifications"
@@ -33,15 +33,6 @@ http = httpx2.Client()
 
 def publish(server, text, timeout=PATIENCE):
     return http.post(f"{server.url}/events", json={"text": text}, timeout=timeout)
-
-
-def until(condition):
-    """Return what a condition says, once that is true."""
-    end = time.monotonic() + PATIENCE
-    while not (said := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    return said
 
 
 def clients(server, number):

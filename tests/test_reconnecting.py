@@ -31,7 +31,7 @@ from websockets.utils import accept_key
 from .support.apart import apart
 from .support.bars import histograms
 from .support.messages import table
-from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment
+from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment, until
 
 ROOM = "reconnecting"
 
@@ -41,13 +41,6 @@ def module(monkeypatch, name, **variables):
     for variable, value in variables.items():
         monkeypatch.setenv(variable, str(value))
     return runpy.run_path(str(EXAMPLES / ROOM / name))
-
-
-def wait_until(condition):
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "this never came"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -263,7 +256,7 @@ def test_comes_back_after_a_restart(start, follow):
     client.wait_for("closed with 1012")
     server = start(f"{ROOM}/server.py", PORT=server.port, TICK=0.05)
     seen = client.output.count("tick")
-    wait_until(lambda: client.output.count("tick") > seen)
+    until(lambda: client.output.count("tick") > seen)
     server.stop(signal.SIGKILL)
     client.wait_for("closed with 1006")
     start(f"{ROOM}/server.py", PORT=server.port, TICK=0.05)
@@ -287,7 +280,7 @@ def test_a_connection_alone_is_no_success(serving, run, follow, record):
     assert len(dropped) == 5
     record("reconnecting/client.txt", result.stdout + result.stderr)
     wrong = follow("wrong_counts_connect.py", URL=url, BACKOFF=0.01, TRIES=5)
-    wait_until(lambda: len(dropped) > 5 + 50)
+    until(lambda: len(dropped) > 5 + 50)
     assert wrong.process.poll() is None
 
 

@@ -225,21 +225,15 @@ def test_what_a_client_costs(gateways):
     gateway = gateways[1]
     (last,) = publish(gateway, "before")
     url = gateway.url.replace("http", "ws")
-    before = resident(gateway)
+    before = gateway.status("VmRSS") * 1024
     crowd = Crowd(client_of(ROOM), [[url]] * 400, last, "last")
     publish(gateway, "begin")
     crowd.wait_for("begin")
-    assert (resident(gateway) - before) / 400 < CONNECTION * 1024
+    assert (gateway.status("VmRSS") * 1024 - before) / 400 < CONNECTION * 1024
     worked = cpu(gateway)
     publish(gateway, *[str(number) for number in range(19)], "last")
     crowd.end()
     assert 400 * 20 / (cpu(gateway) - worked) > DELIVERIES
-
-
-def resident(server):
-    """Return the resident memory of a process, in bytes."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) * 1024
 
 
 def cpu(server):

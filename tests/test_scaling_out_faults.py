@@ -1,13 +1,12 @@
 """Whatever is killed, frozen or restarted: none is lost, none out of order, none twice."""
 
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from .support.crowd import WEB, Crowd, client_of, insist
-from .support.processes import PATIENCE
+from .support.processes import PATIENCE, until
 
 ROOM = "scaling_out"
 GATEWAY = {"ROLE": "gateway", "HEARTBEAT": 0.3, "RETRY": 0.1}
@@ -75,14 +74,6 @@ def children(program):
     """Return the processes that a process has started and that still run."""
     number = program.process.pid
     return set(Path(f"/proc/{number}/task/{number}/children").read_text().split())
-
-
-def until(condition):
-    """Return once a condition holds."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_a_gateway_is_killed(cluster):

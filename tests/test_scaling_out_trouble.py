@@ -4,7 +4,6 @@ import difflib
 import json
 import re
 import signal
-from pathlib import Path
 
 import pytest
 from redis import Redis
@@ -273,22 +272,16 @@ def test_slow_clients_cost_a_position(gateway):
     """While ten clients read nothing of three megabytes, the gateway's memory grows by less than
     a third of what a queue for each would take; another client gets all of it."""
     (last,) = publish(gateway, "before")
-    before = resident(gateway)
+    before = gateway.status("VmRSS") * 1024
     hung = [silent(gateway.port, f"/events?after={last}") for _ in range(10)]
     with connect(ws(gateway, last), max_size=None) as socket:
         for _ in range(30):
             publish(gateway, *["x" * 9_900] * 10)
             told(socket, 10)
-    grown = resident(gateway) - before
+    grown = gateway.status("VmRSS") * 1024 - before
     for each in hung:
         each.close()
     assert grown < 10 * 300 * 9_900 / 3
-
-
-def resident(server):
-    """Return the resident memory of a process, in bytes."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) * 1024
 
 
 # What Redis loses

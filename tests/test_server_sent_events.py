@@ -36,7 +36,7 @@ from .support.messages import (
     told,
     transcript,
 )
-from .support.processes import EXAMPLES, PATIENCE, alone
+from .support.processes import EXAMPLES, PATIENCE
 from .support.wiretap import Cut, Tap
 
 HERE = "server_sent_events"
@@ -286,18 +286,6 @@ def test_curl_says_when_a_stream_ends_early(canned, run):
 
 SSE = {"Content-Type": "text/event-stream", "Access-Control-Allow-Origin": "*"}
 NO_MORE = (204, {"Access-Control-Allow-Origin": "*"}, "")
-
-
-@pytest.fixture
-def opened(page, tmp_path):
-    """Return open(url): client.html, opened as a file, alone in its folder, with that server."""
-    folder = alone(EXAMPLES / HERE / "client.html", tmp_path / "page")
-
-    def open_page(url):
-        page.goto(f"file://{folder}/client.html?url={url}")
-        return page
-
-    return open_page
 
 
 def shown(page):

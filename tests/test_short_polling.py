@@ -18,7 +18,7 @@ import pytest
 from .support.apart import apart
 from .support.figures import chart, readable_alone, timeline
 from .support.messages import counts, exchanges, label, late, messages, table, trace, transcript
-from .support.processes import EXAMPLES, alone
+from .support.processes import EXAMPLES
 from .support.wiretap import Tap
 
 
@@ -461,18 +461,6 @@ def test_curl_polls(runs, record):
     statuses = [json.loads(line)["status"] for line in result.stdout.splitlines()]
     assert statuses == ["pending"] * 4 + ["done"]
     record("short_polling/curl.txt", result.stdout)
-
-
-@pytest.fixture
-def opened(page, tmp_path):
-    """Return open(url): client.html, opened as a file, alone in its folder, with that server."""
-    folder = alone(EXAMPLES / "short_polling/client.html", tmp_path / "page")
-
-    def open_page(url):
-        page.goto(f"file://{folder}/client.html?url={url}")
-        return page
-
-    return open_page
 
 
 def test_the_browser_polls(opened, server):

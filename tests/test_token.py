@@ -443,18 +443,6 @@ def test_each_job_has_a_key_of_its_own(canned, run):
 # The browser
 
 
-@pytest.fixture
-def opened(page, tmp_path):
-    """Return open(url): client.html, opened as a file, alone in its folder, with that server."""
-    folder = alone(EXAMPLES / "token/client.html", tmp_path / "page")
-
-    def open_page(url):
-        page.goto(f"file://{folder}/client.html?url={url}")
-        return page
-
-    return open_page
-
-
 def test_the_browser_hands_in_and_asks(opened, server, tap):
     """The page, opened as a file, hands in a job, asks about it, and about one that never was."""
     wire = tap(server)

@@ -36,7 +36,7 @@ from .support import frames as framing
 from .support.figures import crossing, timeline
 from .support.frames import conversation, costs, frames, hexdump, said, transcript
 from .support.messages import exchanges, messages, table, trace
-from .support.processes import EXAMPLES, READY, Program, alone, environment
+from .support.processes import EXAMPLES, READY, Program, environment
 from .support.recorder import stable
 from .support.wiretap import Event, Tap
 
@@ -1090,18 +1090,6 @@ def test_costs(runs, record):
 
 
 # The browser
-
-
-@pytest.fixture
-def opened(page, tmp_path):
-    """Return open(url): client.html, opened as a file, alone in its folder, with that server."""
-    folder = alone(EXAMPLES / "websocket/client.html", tmp_path / "page")
-
-    def open_page(url):
-        page.goto(f"file://{folder}/client.html?url={url}")
-        return page
-
-    return open_page
 
 
 def test_the_browser_talks_both_ways(opened, server):

@@ -3,7 +3,6 @@
 import asyncio
 import importlib
 import json
-import re
 import signal
 import time
 from contextlib import ExitStack, suppress
@@ -342,19 +341,13 @@ def flood(server, name):
     with connect(ws(server, "/events"), compression=None) as reader, httpx2.Client() as client:
         for number in range(1_000):
             if number == 150:  # its log is full by now
-                before = resident(server)
+                before = server.status("VmRSS")
             if name == "server.py":
                 client.post(f"{server.url}/events", json={"text": text})
             else:
                 reader.send(json.dumps({"text": text}))
             assert json.loads(reader.recv(PATIENCE))["text"] == text
-        return resident(server) - before
-
-
-def resident(server):
-    """Return how many KiB of memory a program holds."""
-    with open(f"/proc/{server.process.pid}/status") as status:
-        return int(re.search(r"VmRSS:\s+(\d+)", status.read())[1])
+        return server.status("VmRSS") - before
 
 
 def refused(server, number):
@@ -408,7 +401,7 @@ def grown(server, number):
         for wanted in 50, 50 + number:
             while len(opened) < wanted:
                 opened.append(await websockets.asyncio.client.connect(ws(server), **options))
-            sizes.append(resident(server))
+            sizes.append(server.status("VmRSS"))
         for client in opened:
             client.transport.abort()
 

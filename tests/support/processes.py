@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +97,15 @@ class Ports:
         raise RuntimeError("no port left for this worker")
 
 
+def until(condition):
+    """Return what a condition says, as soon as that is true."""
+    end = time.monotonic() + PATIENCE
+    while not (said := condition()):
+        assert time.monotonic() < end, "this never came"
+        time.sleep(0.01)
+    return said
+
+
 class Program:
     """A running program: what it printed so far, and how to end it."""
 
@@ -144,6 +154,11 @@ class Program:
             found = printed()
         assert found, f"never printed {texts}, but:\n{self.output}"
         return self
+
+    def status(self, name):
+        """Return a number from what the kernel knows of the program; memory is in KiB."""
+        with open(f"/proc/{self.process.pid}/status") as status:
+            return int(re.search(rf"(?m)^{name}:\s+(\d+)", status.read())[1])
 
     def wait(self):
         """Wait until the program ends by itself; return its exit code."""
