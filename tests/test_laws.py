@@ -149,7 +149,7 @@ def test_sections_are_closed():
 
 
 def test_every_example_is_shown():
-    """Every program stands on a page and is linked from those of examples; one that is not fails."""
+    """Every program stands on a page and is linked from one of examples; one that is not fails."""
     listed = "".join(page for name, page in PAGES.items() if name.startswith("reference/examples/"))
     for path in PROGRAMS:
         assert shown_on(path.relative_to(EXAMPLES)), f"no page shows {path.name}"
