@@ -114,7 +114,8 @@ def server(start_shared):
 @pytest.fixture(scope="module")
 def small(start_shared, follow_shared, tmp_path_factory):
     """Return what became of the smallest server and a client: it is killed, and started again."""
-    name, options = f"{ROOM}/server_small.py", {"LOG": tmp_path_factory.mktemp("log") / "log.db"}
+    name = f"{ROOM}/server_small.py"
+    options = {"LOG": tmp_path_factory.mktemp("log") / "log.db", "HEARTBEAT": 0.3}
     server = start_shared(name, **options)
     publish(server, "one", to="topics/deploys")
     client = follow_shared("client_sse.py", URL=server.url, TOPICS="deploys server", COUNT=4)

@@ -23,7 +23,7 @@ from json import dumps
 from sanic import BadRequest, Blueprint, Sanic, json
 
 LOG = os.environ.get("LOG", "small.db")  # the file
-BEAT = ": still here\n\n"  # a comment, which shows that we live
+HEARTBEAT = float(os.environ.get("HEARTBEAT", 15))  # s of silence
 
 bp = Blueprint("notifications_small")
 listeners = {}  # an event that wakes each: its request
@@ -76,9 +76,10 @@ async def events(request):
             for seen, text in rows:
                 await stream.send(event(seen, topic, text))
             try:
-                await asyncio.wait_for(news.wait(), 15)
+                async with asyncio.timeout(HEARTBEAT):
+                    await news.wait()
             except TimeoutError:
-                await stream.send(BEAT)
+                await stream.send(": still here\n\n")
     finally:  # also when the client has left: that cancels us
         del listeners[news]
 
