@@ -69,15 +69,15 @@ WAYS = [
     ("long poll", "server.py", "/poll", "", {}),
     ("event stream", "server.py", "/stream", "", {}),
     (
-        "WebSocket, websockets, not compressed",
+        "WebSocket, websockets library, no compression",
         "server_websockets.py",
         "/",
         UPGRADE,
         {"COMPRESSION": ""},
     ),
-    ("WebSocket, Sanic", "server.py", "/socket", UPGRADE, {}),
+    ("WebSocket, Sanic, which never compresses", "server.py", "/socket", UPGRADE, {}),
     ("long poll, with a thread", "server_threads.py", "/poll", "", {}),
-    ("WebSocket, websockets, as it comes", "server_websockets.py", "/", UPGRADE, {}),
+    ("WebSocket, websockets library, compressed", "server_websockets.py", "/", UPGRADE, {}),
 ]
 
 
@@ -171,7 +171,7 @@ def test_a_thread_for_each_or_one_for_all(sizes):
     loop has one."""
     assert sizes["long poll, with a thread"][1] == 1 + BATCH * (1 + BATCHES)
     assert sizes["long poll"][1] == 1
-    assert sizes["WebSocket, websockets, as it comes"][1] == 1
+    assert sizes["WebSocket, websockets library, compressed"][1] == 1
 
 
 def test_the_same_work_is_done_by_both(start, run, record):

@@ -1,14 +1,17 @@
 """Notifications: topics and inboxes, three ways to receive them, one log."""
 
+import asyncio
 import html
 import json
 import runpy
 import signal
 import sqlite3
+import time
 from collections import defaultdict
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import httpx2
 import pytest
@@ -103,6 +106,114 @@ def present(server):
 def server(start_shared):
     """Return a server that many proofs share; each has a topic of its own."""
     return start_shared(f"{ROOM}/server.py", HEARTBEAT=0.3)
+
+
+# The smallest server
+
+
+@pytest.fixture(scope="module")
+def small(start_shared, follow_shared, tmp_path_factory):
+    """Return what became of the smallest server and a client: it is killed, and started again."""
+    name = f"{ROOM}/server_small.py"
+    options = {"LOG": tmp_path_factory.mktemp("log") / "log.db"}
+    server = start_shared(name, HEARTBEAT=0.3, **options)
+    publish(server, "one", to="topics/deploys")
+    client = follow_shared("client_sse.py", URL=server.url, TOPICS="deploys server", COUNT=4)
+    client.wait_for("1 topics/deploys: one")
+    publish(server, "two", to="topics/deploys")
+    client.wait_for("2 topics/deploys: two")
+    with small_stream(server, 2) as answer:
+        silence = next(answer.iter_text())
+    client.send(signal.SIGSTOP)
+    server.stop(signal.SIGKILL)
+    server = start_shared(name, PORT=server.port, **options)
+    publish(server, "three", to="topics/deploys")
+    client.send(signal.SIGCONT)
+    client.wait_for("3 topics/deploys: three")
+    publish(server, "elsewhere", to="topics/other")
+    publish(server, "four", to="topics/deploys")
+    assert client.wait() == 0
+    bodies = [b"", b"{", b"[]", b'{"text": 1}', b'{"text": ""}', b'{"text": "\\ud800"}']
+    refused = [http.post(f"{server.url}/topics/deploys", content=body) for body in bodies]
+    for number in "x", "-1", "1" * 19:
+        with small_stream(server, number) as answer:
+            assert answer.status_code == 400  # or else there is no end to read to
+            answer.read()
+            refused.append(answer)
+    with small_stream(server, 3) as answer:
+        chunks = answer.iter_text()
+        next(chunks)
+        told = time.monotonic()
+        assert server.stop() == 0
+        took = time.monotonic() - told
+    return client.output, refused, silence, took
+
+
+def small_stream(server, seen):
+    address = f"{server.url}/notifications/events?topic=deploys"
+    return http.stream("GET", address, headers={"Last-Event-ID": str(seen)})
+
+
+def test_the_smallest_server_loses_nothing(small, record):
+    """A client of the smallest server, which is killed, has what was sent before it came, while it
+    was here and while it was away, once and in order."""
+    lines = small[0].splitlines()
+    assert lines == [
+        "1 topics/deploys: one",
+        "2 topics/deploys: two",
+        "3 topics/deploys: three",
+        "5 topics/deploys: four",
+    ]
+    record("notifications/small.txt", small[0])
+
+
+def test_the_smallest_server_refuses_what_it_does_not_know(small):
+    """The smallest server answers what is no notification, and no number, with 400, in JSON."""
+    for answer in small[1]:
+        assert (answer.status_code, answer.json()["status"]) == (400, 400)
+
+
+def test_the_smallest_server_stops_at_once(small):
+    """The smallest server shows by a comment that it is there, and when it is told to stop it hangs
+    up on who listens."""
+    _, _, silence, took = small
+    assert silence == ": still here\n\n"
+    assert took < 10  # it would wait for the next heartbeat, or 15 seconds
+
+
+def test_the_smallest_server_misses_nothing_meanwhile(tmp_path):
+    """What is stored while a client is being sent the log is sent next, and not only when something
+    else happens."""
+    program = runpy.run_path(str(EXAMPLES / ROOM / "server_small.py"))
+    app, got = SimpleNamespace(ctx=SimpleNamespace()), []
+
+    class Stream:
+        async def send(self, data):
+            got.append(data)
+            if len(got) == 1:
+                insert("second")
+                for news in program["listeners"]:
+                    news.set()
+
+    async def respond(**_):
+        return Stream()
+
+    def insert(text):
+        app.ctx.log.execute("INSERT INTO log (topic, text) VALUES ('a', ?)", [text])
+
+    async def listen():
+        program["open_log"].__globals__["LOG"] = ":memory:"
+        await program["open_log"](app)
+        insert("first")
+        request = SimpleNamespace(app=app, args={"topic": "a"}, headers={}, respond=respond)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await program["events"](request)
+        app.ctx.log.close()
+
+    apart(listen())
+    assert [json.loads(event.split("data: ")[1])["text"] for event in got] == ["first", "second"]
+    assert not program["listeners"]
 
 
 # A server that is killed, as the figure shows it
@@ -232,7 +343,8 @@ def test_what_is_no_notification_is_refused(server, path, body, status):
 
 def test_curl_publishes(server, run):
     """Publishing takes one request by curl, and with the same key twice is once."""
-    results = [run(f"{ROOM}/publish.sh", URL=server.url, KEY="curl", TOPIC="curl") for _ in "12"]
+    options = {"URL": server.url, "KEY": "curl", "TO": "topics/curl"}
+    results = [run(f"{ROOM}/publish.sh", **options) for _ in "12"]
     (first, again) = [json.loads(result.stdout) for result in results]
     assert first == again
     (note,) = ask(server, topic="curl", after=first["id"] - 1).json()["notifications"]
@@ -312,26 +424,26 @@ def test_two_who_publish_with_one_key_at_once(server):
 @pytest.fixture(scope="module")
 def three(start_shared, tap_shared, follow_shared):
     """Return {client: (its wire, its output, [events of the wire per notification])} of three
-    clients on the same log: three notifications from the past, and four live."""
+    clients on the same log: three notifications from the past, and two live."""
     server = start_shared(f"{ROOM}/server.py")
-    publish(server, "one", "two")
-    publish(server, "for you", to="users/ann")
+    publish(server, "version 42 is out", to="topics/deploys")
+    publish(server, "version 42 is out", to="users/ann")
     found = {}
     for name in CLIENTS:
         wire = tap_shared(server)
-        client = follow_shared(name, URL=wire.url, COUNT=7)
+        client = follow_shared(name, URL=wire.url, TOPICS="deploys server", COUNT=5)
         # The first goes on after what the user has, so it has to have it before the others say so.
-        client.wait_for("4 users/ann: for you")
+        client.wait_for("3 users/ann: ")
         found[name] = wire, client, []
     for wire, _, marks in found.values():
         wire.wait_until(lambda events: settled(events, 3))
         marks.append(len(wire.events))
-    for number in 5, 6, 7, 8:
-        publish(server, f"live {number}")
+    for number in 4, 5:
+        publish(server, "version 42 is out", to="topics/deploys")
         for wire, client, marks in found.values():
-            client.wait_for(f"{number} topics/news: live {number}")
-            if number < 8:
-                wire.wait_until(lambda events, n=number: settled(events, n - 1))
+            client.wait_for(f"{number} topics/deploys: ")
+            if number < 5:
+                wire.wait_until(lambda events, n=number: settled(events, n))
                 marks.append(len(wire.events))
     for _, client, _ in found.values():
         assert client.wait() == 0
@@ -745,7 +857,7 @@ def test_presence_says_who_is_here(server):
 def test_presence_is_late_by_a_ping(start, tap, follow, record):
     """A client that is frozen is present until one ping has gone without an answer, on a
     WebSocket; on an event stream it is still there after ten heartbeats."""
-    server = start(f"{ROOM}/server.py", PING=0.4, PONG=0.4, HEARTBEAT=0.1)
+    server = start(f"{ROOM}/server.py", PING=0.4, HEARTBEAT=0.1)
     wires = {who: tap(server) for who in ("ann", "bob")}
     frozen = [
         follow("client.py", URL=wires["ann"].url, WHO="ann"),

@@ -32,7 +32,7 @@ from websockets.exceptions import (
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
 WHO = os.environ.get("WHO", "ann")
-TOPICS = os.environ.get("TOPICS", "server deploys").split()
+TOPICS = os.environ.get("TOPICS", "deploys server").split()
 INBOX = os.environ.get("INBOX", "inbox.jsonl")  # the file
 COUNT = int(os.environ.get("COUNT", 0))  # notifications; 0: no end
 BACKOFF = float(os.environ.get("BACKOFF", 5))  # s, the first bound

@@ -21,7 +21,7 @@ import httpx2
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
 WHO = os.environ.get("WHO", "ann")
-TOPICS = os.environ.get("TOPICS", "server deploys").split()
+TOPICS = os.environ.get("TOPICS", "deploys server").split()
 COUNT = int(os.environ.get("COUNT", 0))  # notifications; 0: no end
 TRIES = int(os.environ.get("TRIES", 10))  # in a row, then give up
 TIMEOUT = httpx2.Timeout(5, read=45)  # s; the server beats every 15

@@ -5,6 +5,7 @@
 # again when no answer came.
 #
 # Run:    sh publish.sh
+# Try:    TO=users/ann sh publish.sh
 # Needs:  server.py, running; its address is in URL
 #         (default http://127.0.0.1:8000)
 # Source: 201 Created, RFC 9110 §15.3.2
@@ -17,5 +18,5 @@ curl --fail-with-body --silent --show-error \
   --header 'Content-Type: application/json' \
   --header "Idempotency-Key: $KEY" \
   --data '{"text": "version 42 is out"}' \
-  "$URL/topics/${TOPIC:-deploys}"
+  "$URL/${TO:-topics/deploys}"
 # --8<-- [end:publish]

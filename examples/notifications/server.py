@@ -32,8 +32,7 @@ from sanic.exceptions import SanicException
 LOG = os.environ.get("LOG", "notifications.db")  # the file
 KEEP = int(os.environ.get("KEEP", 100_000))  # of them in the log
 QUEUE = int(os.environ.get("QUEUE", 100))  # waiting for one client
-PING = float(os.environ.get("PING", 20))  # s between pings
-PONG = float(os.environ.get("PONG", 20))  # s to wait for a pong
+PING = float(os.environ.get("PING", 20))  # s between pings, and to wait
 HEARTBEAT = float(os.environ.get("HEARTBEAT", 15))  # s of silence
 SEND_TIMEOUT = float(os.environ.get("SEND_TIMEOUT", 20))  # s
 MAX_WAIT = 25  # s that a question is held
@@ -473,6 +472,6 @@ if __name__ == "__main__":
     app.config.FALLBACK_ERROR_FORMAT = "json"
     app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
     app.config.WEBSOCKET_PING_INTERVAL = PING
-    app.config.WEBSOCKET_PING_TIMEOUT = PONG
+    app.config.WEBSOCKET_PING_TIMEOUT = PING
     app.blueprint(bp)
     app.run(port=int(os.environ.get("PORT", 8000)), single_process=True)
