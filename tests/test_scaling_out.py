@@ -212,6 +212,48 @@ def test_both_gateways_have_one_log():
     assert found[0][1] == found[1][1]
 
 
+def test_a_frozen_gateway_draws_clients(start_proxy, port, gateways):
+    """By least connections nginx sends whoever comes to a frozen gateway, which has the fewest,
+    and those who leave it change nothing; a request that stays until `proxy_read_timeout` goes
+    on to the other gateway, and the next one goes there right away."""
+    with socket.create_server(("127.0.0.1", number := port())) as frozen:
+        frozen.settimeout(PATIENCE)
+        proxy = start_proxy(
+            f"{ROOM}/nginx.conf",
+            {8000: port(), 8001: number, 8002: gateways[0].port},
+            **{
+                "proxy_read_timeout 20s": "proxy_read_timeout 2s",  # well above the heartbeat
+                "8001 max_fails=1 fail_timeout=2s": "8001 max_fails=1 fail_timeout=60s",
+            },
+        )
+
+        def ask():
+            """Return a client that asks, and its connection to the frozen gateway."""
+            client = socket.create_connection(("127.0.0.1", proxy.port), PATIENCE)
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+            return client, frozen.accept()[0]
+
+        def leave(client, held):
+            client.close()
+            with held:
+                while held.recv(65536):
+                    pass  # until nginx has noticed
+
+        first = ask()
+        with connect(f"ws://127.0.0.1:{proxy.port}/events") as there:  # at the other one
+            there.recv(PATIENCE)
+            leave(*first)
+            for _ in range(3):
+                leave(*ask())
+            client, held = ask()
+            with client, held:
+                assert client.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
+            assert WEB.get(f"{proxy.url}/health").status_code == 200
+            frozen.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                frozen.accept()
+
+
 # By arithmetic
 
 CONNECTION = 64  # KiB of a gateway's memory that an idle client takes at most

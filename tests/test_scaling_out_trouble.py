@@ -3,6 +3,7 @@
 import difflib
 import json
 import re
+import runpy
 import signal
 
 import pytest
@@ -177,6 +178,28 @@ def test_the_same_key_is_there_once(gateway):
             )
             ids.append(answer.text)
         assert ids[0] == ids[1] != ids[2]
+
+
+def test_what_comes_while_redis_is_asked_is_not_waited_for():
+    """An event that comes while a gateway asks Redis what a client lacks is sent to that client
+    at once, and not after the next heartbeat."""
+    gateway = runpy.run_path(str(EXAMPLES / ROOM / "server.py"))
+    kept = [("1-0", {"text": "seen"})]
+
+    class Slow:
+        async def xrange(self, *_, **__):
+            answer = list(kept)
+            if len(kept) == 1:  # before that answer is back
+                kept.append(("2-0", {"text": "next"}))
+                tail.add(kept[1:])
+            return answer
+
+    async def first():
+        async for message in tail.after("1-0"):
+            return json.loads(message)
+
+    tail = gateway["Tail"](Slow())
+    assert apart(first()) == {"id": "2-0", "text": "next"}
 
 
 # Trimmed
