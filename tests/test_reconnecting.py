@@ -506,7 +506,7 @@ def unplug(sock):
 
 # --8<-- [start:notice]
 def probe(sock):
-    """Have the kernel ask after a second, and give up after another."""
+    """Have the kernel ask after 1 s, and give up after another."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
@@ -514,8 +514,9 @@ def probe(sock):
 
 
 def send_with_timeout(sock):
-    """Send, and have the kernel give up if it is not confirmed in time."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000)  # ms
+    """Send, and have the kernel give up without a receipt in 1 s."""
+    limit = 1000  # ms
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit)
     sock.send(b"x")
 
 
@@ -597,7 +598,7 @@ def test_who_notices_what(noticed, record):
         {"the other side": what} | {each: "yes" if each in found else "no" for each in means}
         for what, found in noticed.items()
     ]
-    record("reconnecting/noticed.md", table(rows))
+    record("reconnecting/noticed.md", table(rows).replace("--:", ":-:"))
 
 
 def test_reading_alone_notices_an_end_only(noticed):

@@ -134,15 +134,13 @@ def test_the_defaults(record):
         ("Sanic", "WEBSOCKET_PING_TIMEOUT", sanic["WEBSOCKET_PING_TIMEOUT"], "for a pong"),
         ("Sanic", "GRACEFUL_SHUTDOWN_TIMEOUT", sanic["GRACEFUL_SHUTDOWN_TIMEOUT"], "to stop"),
     ]
-    record(
-        "timeouts/defaults.md",
-        table(
-            [
-                {"whose": whose, "timer": f"`{name}`", "for": what, "seconds": f"{value:g}"}
-                for whose, name, value, what in rows
-            ]
-        ),
+    rows = table(
+        [
+            {"whose": whose, "timer": f"`{name}`", "for": what, "seconds": f"{value:g}"}
+            for whose, name, value, what in rows
+        ]
     )
+    record("timeouts/defaults.md", rows.replace("--:", "---", 2))  # two more columns of words
 
 
 def test_haproxy_has_no_defaults(tmp_path, record):
