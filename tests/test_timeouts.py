@@ -136,11 +136,12 @@ def test_the_defaults(record):
     ]
     rows = table(
         [
-            {"whose": whose, "timer": f"`{name}`", "for": what, "seconds": f"{value:g}"}
+            {"whose": whose, "timer": f"`{name}`", "seconds": f"{value:g}", "for": what}
             for whose, name, value, what in rows
         ]
     )
-    record("timeouts/defaults.md", rows.replace("--:", "---", 2))  # two more columns of words
+    words, numbers = "| --- | --- | --: | --- |", "| --- | --: | --: | --: |"
+    record("timeouts/defaults.md", rows.replace(numbers, words))
 
 
 def test_haproxy_has_no_defaults(tmp_path, record):
