@@ -23,7 +23,9 @@ import httpx2
 import pytest
 from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_async
+from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Response
 from websockets.sync.client import connect
 from websockets.sync.server import serve
 from websockets.utils import accept_key
@@ -403,6 +405,7 @@ def test_waits_as_long_as_it_is_told(canned, run):
     server = canned((503, {"Retry-After": "1"}, ""), (429, {"Retry-After": "1"}, ""), good)
     result = run(f"{ROOM}/retry.py", URL=server.url, BACKOFF=0.01)
     assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("GET: 503\nGET: 429\norder 1\n")
     assert len(server.requests) == 2 + 4
     assert server.times[1] - server.times[0] > 1
     assert server.times[2] - server.times[1] > 1
@@ -455,9 +458,21 @@ def test_retry_after_is_seconds_or_a_date(monkeypatch):
         later({"Retry-After": "61"})
 
 
-def test_what_may_be_sent_again(start, monkeypatch, port):
-    """After a lost answer a GET is sent again, and a POST with a key; a POST without one is
-    not, unless it never got there."""
+def test_a_refused_handshake_is_not_tried_for_ever(monkeypatch):
+    """A client whose handshake is refused for longer than ten minutes gives up."""
+    room = module(monkeypatch, "client.py")
+
+    def refuse(seconds):
+        return room["retry_after"](Response(503, "", Headers({"Retry-After": seconds})))
+
+    assert refuse("600") == 600
+    with pytest.raises(room["GaveUp"], match="601"):
+        refuse("601")
+
+
+def test_what_may_be_sent_again(start, canned, monkeypatch, port):
+    """After a lost answer, 502, 503 or 504 a GET is sent again, and a POST with a key; a POST
+    without one is not, unless it never got there or was refused with 429."""
     room = module(monkeypatch, "retry.py", BACKOFF=0.01, TRIES=3)
     server = start(f"{ROOM}/server.py", LOSE=10)
 
@@ -474,6 +489,13 @@ def test_what_may_be_sent_again(start, monkeypatch, port):
     assert send(server.url, "GET", "/orders").json() == {"orders": 2}
     with pytest.raises(room["GaveUp"]):  # it tried
         send(f"http://127.0.0.1:{port()}", "POST", "/orders")
+    good = (200, {}, {})
+    assert send(canned((429, {}, ""), good).url, "POST", "/orders").status_code == 200
+    for status in 502, 503, 504:
+        busy = (status, {}, "")
+        url = canned(busy, busy, good).url
+        assert send(url, "POST", "/orders").status_code == status
+        assert send(url, "POST", "/orders", str(uuid4())).status_code == 200
 
 
 # Half-open
@@ -488,7 +510,7 @@ def unplug(sock):
 
 # --8<-- [start:notice]
 def probe(sock):
-    """Have the kernel ask after a second, and give up after another."""
+    """Have the kernel ask after 1 s, and give up after another."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
@@ -496,8 +518,9 @@ def probe(sock):
 
 
 def send_with_timeout(sock):
-    """Send, and have the kernel give up if it is not confirmed in time."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000)  # ms
+    """Send, and have the kernel give up without a receipt in 1 s."""
+    limit = 1000  # ms
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit)
     sock.send(b"x")
 
 
@@ -510,27 +533,27 @@ class Far:
     def __init__(self, stack):
         self.listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         self.stack = stack
+        self.port = self.listening.getsockname()[1]
 
     def plain(self):
         """Return both ends of a connection."""
         near = self.stack.enter_context(socket.create_connection(self.listening.getsockname()))
         return near, self.stack.enter_context(self.listening.accept()[0])
 
-    def websocket(self, beside):
-        """Return how a client that pings each second ends, as a future, and its other end."""
-        ended = beside.submit(pinging, self.listening.getsockname()[1])
+    def websocket(self):
+        """Answer the handshake of a client that has come; return its other end."""
         far = self.stack.enter_context(self.listening.accept()[0])
         key = re.search(rb"Sec-WebSocket-Key: (\S+)", far.recv(4096))[1].decode()
         far.sendall(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Accept: {accept_key(key)}\r\n\r\n".encode()
         )
-        return ended, far
+        return far
 
 
-def pinging(port):
+def pinging(port, **options):
     """Connect, ping each second, and return the code with which that ended."""
-    options = {"ping_interval": 1, "ping_timeout": 1, "close_timeout": 1, "compression": None}
+    options |= {"ping_interval": 1, "ping_timeout": 1, "compression": None}
     with connect(f"ws://127.0.0.1:{port}", **options) as client:
         with pytest.raises(ConnectionClosed):
             client.recv(PATIENCE)
@@ -561,8 +584,8 @@ def noticed():
                 with suppress(BrokenPipeError, ConnectionResetError):
                     prepare(near)
                 nears[near] = what, means
-            pings[what], far = far_end.websocket(beside)
-            happen(far)
+            pings[what] = beside.submit(pinging, far_end.port, close_timeout=1)
+            happen(far_end.websocket())
         found = {what: {"pings"} for what, ping in pings.items() if ping.result() == 1006}
         # As long again as it took, at the least, and until there is nothing new.
         while ready := select.select(nears, [], [], 2.5)[0]:
@@ -579,7 +602,7 @@ def test_who_notices_what(noticed, record):
         {"the other side": what} | {each: "yes" if each in found else "no" for each in means}
         for what, found in noticed.items()
     ]
-    record("reconnecting/noticed.md", table(rows))
+    record("reconnecting/noticed.md", table(rows).replace("--:", ":-:"))
 
 
 def test_reading_alone_notices_an_end_only(noticed):
@@ -601,6 +624,21 @@ def test_tcp_does_not_notice_a_frozen_program(noticed):
 def test_pings_notice_all_of_it(noticed):
     """A ping that the program itself has to answer notices all of it."""
     assert all("pings" in found for found in noticed.values())
+
+
+def test_no_goodbye_is_waited_for(monkeypatch):
+    """From a server that is frozen the client is back while one that waits for a goodbye for as
+    long as the library does by itself still waits."""
+    room = module(monkeypatch, "client.py", PING=1, PONG=1, BACKOFF=0.01, TRIES=1)
+    with ThreadPoolExecutor(2) as beside, ExitStack() as stack:
+        frozen = Far(stack)
+        url = f"ws://127.0.0.1:{frozen.port}"
+        patient = beside.submit(pinging, frozen.port)
+        frozen.websocket()
+        coming = beside.submit(asyncio.run, room["follow"](url, None))
+        frozen.websocket()
+        assert isinstance(coming.exception(), room["GaveUp"])
+        assert not patient.done()
 
 
 # The browser
@@ -722,7 +760,7 @@ def test_a_browser_that_is_refused_stays_away(staged):
     [
         ("client.py", "wrong_fixed_delay.py", 10),
         ("client.py", "wrong_counts_connect.py", 2),
-        ("retry.py", "wrong_retry_post.py", 17),
+        ("retry.py", "wrong_retry_post.py", 21),
         ("retry.py", "wrong_retry_at_once.py", 37),
     ],
 )

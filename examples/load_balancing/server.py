@@ -161,6 +161,8 @@ if __name__ == "__main__":
     app = Sanic("load_balancing")
     app.config.FALLBACK_ERROR_FORMAT = "json"
     app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
-    app.config.RESPONSE_TIMEOUT = MAX_WAIT + 5
+    # --8<-- [start:timer]
+    app.config.RESPONSE_TIMEOUT = MAX_WAIT + 5  # s; above the hold
+    # --8<-- [end:timer]
     app.blueprint(bp)
     app.run(port=int(os.environ.get("PORT", 8000)), single_process=True)

@@ -42,19 +42,23 @@ async def send(client, method, path, key=None):
     With a key the server recognises a request that it had before.
     """
     headers = {"Idempotency-Key": key} if key else {}
+    safe = key or method in IDEMPOTENT  # to do twice
+    # 429 refuses. The others may come of what was done, or half done.
+    busy = {429, 502, 503, 504} if safe else {429}
     for failures in range(TRIES):
         later = 0
         try:
             answer = await client.request(method, path, headers=headers)
-            if answer.status_code not in {429, 503}:
+            if answer.status_code not in busy:
                 return answer
-            later = retry_after(answer.headers)  # it was not done
+            later = retry_after(answer.headers)
+            print(f"{method}: {answer.status_code}")
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             print(f"{method}: {error!r}")  # it never got there
         except httpx2.UnsupportedProtocol:
             raise  # that is no address
         except httpx2.TransportError as error:
-            if method not in IDEMPOTENT and not key:
+            if not safe:
                 raise  # it may have been done all the same
             print(f"{method}: {error!r}")
         await asyncio.sleep(later + wait(failures))
@@ -72,7 +76,7 @@ def retry_after(headers):
 
     It may name them, or a date; GaveUp if that is too far away.
     """
-    value = headers.get("Retry-After", "0")
+    value = headers.get("Retry-After", "")
     if value.isdecimal():
         seconds = int(value)
     else:
@@ -80,10 +84,9 @@ def retry_after(headers):
             then = parsedate_to_datetime(value)
             seconds = (then - datetime.now(UTC)).total_seconds()
         except (TypeError, ValueError):
-            seconds = 0  # neither, so it says nothing
+            seconds = 0  # neither, or nothing
     if seconds > LONGEST:
         raise GaveUp(f"told to come back after {value}")
-    print(f"told to come back after {value}")
     return max(0, seconds)
 # --8<-- [end:later]
 

@@ -31,6 +31,7 @@ PING = float(os.environ.get("PING", 20))  # s between pings
 PONG = float(os.environ.get("PONG", 20))  # s to wait for a pong
 BACKOFF = float(os.environ.get("BACKOFF", 5))  # s, the first bound
 TRIES = int(os.environ.get("TRIES", 10))  # in a row, then give up
+LONGEST = 600  # s; who is told to wait for longer gives up
 
 
 # --8<-- [start:wait]
@@ -97,6 +98,8 @@ def retry_after(response):
         raise GaveUp(f"refused with {status}")
     seconds = response.headers.get("Retry-After", "0")
     later = int(seconds) if seconds.isdecimal() else 0
+    if later > LONGEST:
+        raise GaveUp(f"told to come back after {later} s")
     print(f"answered {status}: not before {later} s", flush=True)
     return later
 # --8<-- [end:why]

@@ -31,10 +31,13 @@ async def send(client, method, path, key=None):
     With a key the server recognises a request that it had before.
     """
     headers = {"Idempotency-Key": key} if key else {}
+    safe = key or method in IDEMPOTENT  # to do twice
+    # 429 refuses. The others may come of what was done, or half done.
+    busy = {429, 502, 503, 504} if safe else {429}
     for _ in range(TRIES):
         try:
             answer = await client.request(method, path, headers=headers)
-            if answer.status_code not in {429, 503}:
+            if answer.status_code not in busy:
                 return answer
             print(f"{method}: {answer.status_code}")
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
@@ -42,7 +45,7 @@ async def send(client, method, path, key=None):
         except httpx2.UnsupportedProtocol:
             raise  # that is no address
         except httpx2.TransportError as error:
-            if method not in IDEMPOTENT and not key:
+            if not safe:
                 raise  # it may have been done all the same
             print(f"{method}: {error!r}")
     raise GaveUp(f"{TRIES} tries")

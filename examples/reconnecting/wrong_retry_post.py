@@ -38,9 +38,10 @@ async def send(client, method, path):
         later = 0
         try:
             answer = await client.request(method, path)
-            if answer.status_code not in {429, 503}:
+            if answer.status_code not in {429, 502, 503, 504}:
                 return answer
-            later = retry_after(answer.headers)  # it was not done
+            later = retry_after(answer.headers)
+            print(f"{method}: {answer.status_code}")
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             print(f"{method}: {error!r}")  # it never got there
         except httpx2.UnsupportedProtocol:
@@ -62,7 +63,7 @@ def retry_after(headers):
 
     It may name them, or a date; GaveUp if that is too far away.
     """
-    value = headers.get("Retry-After", "0")
+    value = headers.get("Retry-After", "")
     if value.isdecimal():
         seconds = int(value)
     else:
@@ -70,10 +71,9 @@ def retry_after(headers):
             then = parsedate_to_datetime(value)
             seconds = (then - datetime.now(UTC)).total_seconds()
         except (TypeError, ValueError):
-            seconds = 0  # neither, so it says nothing
+            seconds = 0  # neither, or nothing
     if seconds > LONGEST:
         raise GaveUp(f"told to come back after {value}")
-    print(f"told to come back after {value}")
     return max(0, seconds)
 # --8<-- [end:later]
 
