@@ -18,6 +18,7 @@ from websockets.sync.client import connect
 
 from .conftest import missing, needs
 from .support import parts
+from .support.apart import apart
 from .support.figures import cut
 from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment
 from .support.recorder import stable
@@ -173,7 +174,7 @@ def test_a_server_that_stopped_is_not_watched(monkeypatch):
         for _ in range(5):
             await asyncio.sleep(0)
 
-    asyncio.run(live_and_stop())
+    apart(live_and_stop())
     assert set(said[:-1]) == {"on"}
     assert said[-1] == "off"
 
