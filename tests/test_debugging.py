@@ -1,16 +1,24 @@
 """What each tool shows of a connection: curl, logs, asyncio, a watch, tcpdump, the browser."""
 
+import asyncio
+import faulthandler
 import json
 import os
 import re
+import runpy
+import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import httpx2
 import pytest
+from websockets.sync.client import connect
 
 from .conftest import missing, needs
+from .support import parts
+from .support.apart import apart
 from .support.figures import cut
 from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment
 from .support.recorder import stable
@@ -21,7 +29,7 @@ ROOM = "debugging"
 
 @pytest.fixture(scope="module")
 def server(start_shared):
-    return start_shared(f"{ROOM}/server.py", HOLD=0.1)
+    return start_shared(f"{ROOM}/server.py", HOLD=0.1, FRAMES="DEBUG")
 
 
 def wire_lines(output):
@@ -93,6 +101,15 @@ def test_the_library_logs_each_frame(server, run, record):
     record("debugging/debug_log.txt", output)
 
 
+def test_sanic_logs_each_frame_as_well(server):
+    """Sanic logs each frame, with its direction, kind and length, once its logger of WebSockets is
+    set to DEBUG."""
+    with connect(f"{server.url.replace('http', 'ws')}/socket") as socket:
+        socket.send("six words")
+        for line in "< TEXT 'six words' [9 bytes]", "> TEXT 'six words' [9 bytes]":
+            server.wait_for(line)
+
+
 def test_the_log_ends_with_one_clear_line(run, port):
     """Without a server the program ends with one line and an error."""
     result = run(f"{ROOM}/debug_log.py", URL=f"http://127.0.0.1:{port()}")
@@ -124,19 +141,42 @@ def test_without_the_debug_mode_nothing_is_said(watched):
 @pytest.fixture(scope="module")
 def watched(start_shared):
     """Return a server that watches its loop, after the loop was blocked."""
-    server = start_shared(f"{ROOM}/server_watched.py", LIMIT=0.7, BLOCK=3)
+    server = start_shared(f"{ROOM}/server_watched.py", BLOCK=3)
     httpx2.get(f"{server.url}/blocking", timeout=PATIENCE)
     return server.wait_for("in blocking")
 
 
 def test_the_watch_names_the_line(watched, record):
     """A watch by faulthandler names the very line on which the loop hangs, while it hangs."""
-    said = watched.output[watched.output.index("Timeout (") :]
+    said = watched.output[: watched.output.index("in blocking") + len("in blocking")]
+    said = said[said.rindex("Timeout (") :]  # a busy machine may have had one before
     first = re.search(r'File ".*server_watched.py", line (\d+) in blocking', said)
     lines = (EXAMPLES / ROOM / "server_watched.py").read_text().splitlines()
     assert "time.sleep(BLOCK)" in lines[int(first[1]) - 1]
     head = re.sub(r"0x\w+", "…", said[: said.index("in blocking")])
     record("debugging/watched.txt", re.sub(r'"/.*/', '"…/', head) + "in blocking\n  …\n")
+
+
+def test_a_server_that_stopped_is_not_watched(monkeypatch):
+    """With the server the watch ends, its last alarm included: a program that goes on for a while
+    is told of nothing."""
+    said = []
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda limit: said.append("on"))
+    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: said.append("off"))
+    monkeypatch.setenv("LIMIT", "0")  # so that it is put off at every turn of the loop
+    room = runpy.run_path(str(EXAMPLES / ROOM / "server_watched.py"))
+
+    async def live_and_stop():
+        app = SimpleNamespace(ctx=SimpleNamespace())
+        await room["start"](app)
+        await asyncio.sleep(0)
+        await room["stop"](app)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    apart(live_and_stop())
+    assert set(said[:-1]) == {"on"}
+    assert said[-1] == "off"
 
 
 # tcpdump
@@ -154,6 +194,9 @@ curl --silent --local-port 18002 --max-time 30 http://127.0.0.1:8000/poll &
 until grep -q '18002: Flags .S' captured; do sleep 0.05; done
 kill -9 $server
 until grep -q '8000 > .*18002: Flags .[FR]' captured; do sleep 0.05; done
+grep -q lo /proc/net/if_inet6 || exit 0
+curl --silent --globoff 'http://[::1]:8000/' || true
+until grep -q '^IP6 .* Flags .R' captured; do sleep 0.05; done
 """
 
 
@@ -164,14 +207,12 @@ def captured(tmp_path_factory):
         needs(program, {"ip": "iproute2", "unshare": "util-linux"}.get(program))
     folder = tmp_path_factory.mktemp("capture") / "both"
     alone(EXAMPLES / ROOM / "server.py", folder)
-    script = (EXAMPLES / ROOM / "capture.sh").read_text()
+    shutil.copy(EXAMPLES / ROOM / "capture.sh", folder)
     # A network and processes of its own; all of them end with the shell.
     space = ["unshare", "--net", "--pid", "--fork", "--kill-child"]
     if os.geteuid():
-        # There is no user but root then, and tcpdump wants to be another.
-        space.insert(1, "--map-root-user")
-        script = script.replace("tcpdump -i", "tcpdump -Z root -i")
-    (folder / "capture.sh").write_text(script)
+        # Not --map-root-user: root's tcpdump turns into another user, and there is none.
+        space += ["--map-current-user", "--keep-caps"]
     env = environment()
     env["PATH"] += ":/usr/sbin:/sbin"
     if subprocess.run([*space, "true"], env=env).returncode:
@@ -193,6 +234,7 @@ def test_tcpdump_shows_who_hung_up(captured, record):
         lines = [line for line in captured.splitlines() if str(port) in line]
         first = next(line for line in lines if re.search(r"\[[FR]", line))
         assert first.startswith(f"IP 127.0.0.1.{ended_by}")
+    captured = re.sub(r"(?m)^IP6 .*\n", "", captured)  # shown by another proof
     record("debugging/captured.txt", captured)
     record(
         "debugging/ends.svg",
@@ -204,6 +246,34 @@ def test_tcpdump_shows_who_hung_up(captured, record):
             "server is killed, and its F comes first.",
         ),
     )
+
+
+def test_tcpdump_sees_version_6_as_well(captured):
+    """`tcpdump` sees who hangs up over IPv6 as well: where nobody listens, an R answers the S."""
+    lines = [line for line in captured.splitlines() if line.startswith("IP6")]
+    if not lines:
+        missing("this kernel has no IPv6")
+    opened, answered = lines
+    assert re.fullmatch(r"IP6 ::1\.\d+ > ::1\.8000: Flags \[S\]", opened)
+    assert re.fullmatch(r"IP6 ::1\.8000 > ::1\.\d+: Flags \[R\.\]", answered)
+
+
+def test_tcpdump_is_not_for_everyone():
+    """A user who is not root, and whose tcpdump was given no right, is told that by capture.sh."""
+    needs("tcpdump")
+    # Without new privileges: not even those that the file of the program may have been given.
+    user = ["--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+    result = subprocess.run(
+        [needs("setpriv", "util-linux"), "--no-new-privs", *user, "sh", "-s"],
+        input=(EXAMPLES / ROOM / "capture.sh").read_text(),
+        cwd="/",
+        env=environment(PATH=parts.PATH),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert "have permission" in result.stderr
+    assert result.stdout == ""
 
 
 def arrows(line):

@@ -1,17 +1,20 @@
 """Who somebody is on a socket, for how long, how much they may send, and what logs give away."""
 
+import asyncio
 import difflib
 import json
 import re
 import runpy
 import time
 from textwrap import fill
+from types import SimpleNamespace
 
 import httpx2
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from .support.apart import apart
 from .support.processes import EXAMPLES, PATIENCE
 from .support.recorder import stable
 from .test_security import closed, ws
@@ -322,6 +325,30 @@ def test_a_full_bucket_is_forgotten(monkeypatch):
     assert limits["buckets"] == {}
 
 
+def test_a_client_that_left_is_forgotten_by_itself(monkeypatch):
+    """When a client has left and its bucket has had time to fill, nothing is kept of it, though
+    nobody else comes."""
+    monkeypatch.setenv("BURST", "1")
+    monkeypatch.setenv("RATE", "100")
+    limits = runpy.run_path(str(EXAMPLES / ROOM / "server_limits.py"))
+
+    class SaysOneThing:
+        async def __aiter__(self):
+            yield "x"
+
+        async def send(self, message):
+            assert limits["connected"]["a"] == 1
+
+    async def come_and_go():
+        await limits["echo"](SimpleNamespace(client_ip="a"), SaysOneThing())
+        assert not limits["connected"]
+        assert list(limits["buckets"]) == ["a"]
+        await asyncio.sleep(0.05)  # however late: a loop keeps the order of its timers
+        assert not limits["buckets"]
+
+    apart(come_and_go())
+
+
 def test_the_bucket_fills_again(start):
     """Messages at the permitted rate are never too many."""
     server = start(f"{ROOM}/server_limits.py", BURST=1, RATE=1000)
@@ -494,6 +521,16 @@ def test_a_ticket_from_a_log_is_worth_nothing(logged, server):
     _, used = logged["wrong_nginx.conf"]
     with connect(ws(server, f"/events/ticket?ticket={used}")) as socket:
         assert closed(socket) == (4401, "get a new ticket")
+
+
+def test_the_error_log_has_addresses_whatever_the_format(assembled_shared, port):
+    """When something fails, nginx writes the whole address into its error log, also where its
+    access log has paths alone."""
+    start_proxy, _ = assembled_shared
+    front = start_proxy(f"{ROOM}/nginx.conf", {8000: port(), 8001: port()})
+    assert httpx2.get(f"{front.url}/events/ticket?ticket=still-good").status_code == 502
+    front.wait_for('request: "GET /events/ticket?ticket=still-good HTTP/1.1"')
+    assert "still-good" not in lines(front.folder / "access.log", 1)
 
 
 def test_the_log_of_sanic_has_addresses_as_well(start):

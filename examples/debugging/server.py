@@ -6,11 +6,13 @@
 
 - Run: `uv run server.py`
 - or: `pip install sanic==25.12.1 && python server.py`
-- Try: any of the tools on the same page
+- Try: any of the tools on the same page; FRAMES=DEBUG in the
+  environment logs each frame
 - Source: 426 and Upgrade, RFC 9110 §15.5.22
 """
 
 import asyncio
+import logging
 import os
 
 from sanic import Blueprint, Sanic, json
@@ -55,4 +57,8 @@ if __name__ == "__main__":
     app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
     app.config.WEBSOCKET_MAX_SIZE = 10_000  # bytes; more is a 1009
     app.blueprint(bp)
+    # --8<-- [start:log]
+    frames = os.environ.get("FRAMES", "WARNING")  # or DEBUG
+    logging.getLogger("sanic.websockets").setLevel(frames)
+    # --8<-- [end:log]
     app.run(port=int(os.environ.get("PORT", 8000)), single_process=True)

@@ -17,7 +17,7 @@ import time
 
 from sanic import Blueprint, Sanic, json
 
-LIMIT = float(os.environ.get("LIMIT", 0.5))  # seconds
+LIMIT = float(os.environ.get("LIMIT", 1))  # seconds
 BLOCK = float(os.environ.get("BLOCK", 2))  # seconds
 
 bp = Blueprint("debugging_watched")
@@ -51,7 +51,7 @@ async def start(app):
 
 @bp.after_server_stop
 async def stop(app):
-    """End the watch before the loop ends."""
+    """End the watch, and put its last alarm off for good."""
     app.ctx.watching.cancel()
     faulthandler.cancel_dump_traceback_later()
 # --8<-- [end:watch]

@@ -6,6 +6,8 @@
 
 - Run: `uv run server_cors.py`
 - or: `pip install sanic==25.12.1 && python server_cors.py`
+- Try: `curl -i -H "Origin: http://127.0.0.1:18001" 127.0.0.1:8000`,
+  and the same with another origin
 - Source: https://fetch.spec.whatwg.org/#http-cors-protocol
 """
 

@@ -6,6 +6,7 @@
 
 - Run: `uv run server_limits.py`
 - or: `pip install sanic==25.12.1 && python server_limits.py`
+- Try: `uvx websockets ws://127.0.0.1:8000/echo`, and paste 30 lines
 - Source: private close codes, RFC 6455 §7.4.2; addresses behind a
   proxy, https://sanic.dev/en/guide/advanced/proxy-headers.html
 """
@@ -81,8 +82,9 @@ async def echo(request, ws):
         connected[client] -= 1
         if not connected[client]:
             del connected[client]
-            loop = asyncio.get_running_loop()
-            loop.call_later(BURST / RATE + 1, forget, client)
+            # By then the bucket is full: that takes half as long.
+            later = 2 * BURST / RATE
+            asyncio.get_running_loop().call_later(later, forget, client)
 # --8<-- [end:limits]
 
 
