@@ -2,18 +2,28 @@
 
 from axe_playwright_python.sync_playwright import Axe
 
+DESKTOP = {"width": 1280, "height": 720}
 PHONE = {"width": 390, "height": 844}
 
 
-def expect_accessible(page, part=None, rules=None):
-    """Fail if a page, or the part of it that a selector names, breaks a rule of axe.
+CONTRAST = ["color-contrast"]
 
-    `rules`: those to try, and not all.
-    """
+
+def expect_accessible(page, part=None, contrast=True):
+    """Fail if a page, or the part of it that a selector names, breaks a rule of axe."""
+    rules = {} if contrast else {"rules": {rule: {"enabled": False} for rule in CONTRAST}}
+    expect(page, part, rules)
+
+
+def expect_contrast(page):
+    """Fail if a page has words whose colour is too near to that behind them."""
+    expect(page, None, {"runOnly": CONTRAST})
+
+
+def expect(page, part, options):
     # So that no colour is caught halfway from one to the other.
     page.add_style_tag(content="*, ::before, ::after { transition: none !important; }")
     # What the site mends when something changes its size comes with the frame after it.
     page.evaluate("new Promise((next) => setTimeout(next, 50))")
-    options = {"resultTypes": ["violations"]} | ({"runOnly": rules} if rules else {})
-    results = Axe().run(page, context=part, options=options)
+    results = Axe().run(page, context=part, options={"resultTypes": ["violations"]} | options)
     assert results.violations_count == 0, results.generate_report()
