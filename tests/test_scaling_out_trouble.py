@@ -242,11 +242,15 @@ def test_what_is_no_id_is_refused(gateway):
 def test_a_client_that_names_no_event_gets_the_next_one(gateway):
     """A client that names no id gets only what is still to come, and a heartbeat that says from
     where."""
-    (last,) = publish(gateway, "before")
-    with connect(ws(gateway, last)) as other, connect(ws(gateway)) as socket:
-        assert json.loads(socket.recv(PATIENCE)) == {"heartbeat": last}
-        publish(gateway, "after")
-        assert told(socket, 1) == told(other, 1) == ["after"]
+    with connect(ws(gateway)) as other:
+        while "heartbeat" not in json.loads(other.recv(PATIENCE)):
+            pass
+        (last,) = publish(gateway, "before")
+        assert told(other, 1) == ["before"]  # so the gateway has it
+        with connect(ws(gateway)) as socket:
+            assert json.loads(socket.recv(PATIENCE)) == {"heartbeat": last}
+            publish(gateway, "after")
+            assert told(socket, 1) == told(other, 1) == ["after"]
 
 
 # Bad input

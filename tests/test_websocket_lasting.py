@@ -217,15 +217,15 @@ def test_survives_a_server_that_is_killed(start, follow, tmp_path, name):
     order."""
     options = {"TICK": 0.02, "KEEP": 10**6, "LOG": tmp_path / "events.log"}
     server = start(f"{ROOM}/{name}", **options)
-    client = follow("client.py", URL=server.url, COUNT=100)
-    for seen in 1, 30, 60:
-        client.wait_for(f"{seen} tick\n")
+    client = follow("client.py", URL=server.url, COUNT=150)
+    for _ in range(3):
+        client.wait_for(f"{len(ids(client.output)) + 1} tick\n")  # so it has come back
         server.stop(signal.SIGKILL)
         server = start(f"{ROOM}/{name}", PORT=server.port, **options)
     assert client.wait() == 0
-    assert ids(client.output) == list(range(1, 101))
+    assert ids(client.output) == list(range(1, 151))
     assert client.output.count("closed with 1006") == 3
-    assert client.output.endswith("1 to 100: 0 lost, 0 twice\n")
+    assert client.output.endswith("1 to 150: 0 lost, 0 twice\n")
 
 
 def test_a_browser_survives_a_server_that_is_killed(start, opened, tmp_path):

@@ -129,12 +129,13 @@ def counts(tap):
     }
 
 
-def late(found, job):
+def late(found, job, unit=1):
     """Return how long after the end of a job of so many seconds the last message passed.
 
-    In seconds, rounded down to halves: a busy machine adds some, which is not the point.
+    In units of so many seconds, rounded down to halves: a busy machine adds some, which is not
+    the point.
     """
-    return f"{int((found[-1].end - found[0].at - job) * 2 + 0.1) / 2:g}"
+    return f"{int((found[-1].end - found[0].at - job) / unit * 2 + 0.1) / 2:g}"
 
 
 def exchanges(found):

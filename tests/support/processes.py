@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +116,7 @@ class Program:
         self._lines = []
         self._news = threading.Condition()
         self._closed = False
+        self._ready = 0
         self.process = subprocess.Popen(
             argv,
             cwd=folder,
@@ -153,6 +155,8 @@ class Program:
             self._news.wait_for(lambda: self._closed or printed(), PATIENCE)
             found = printed()
         assert found, f"never printed {texts}, but:\n{self.output}"
+        if texts == READY:
+            self._ready = time.monotonic()
         return self
 
     def status(self, name):
@@ -176,6 +180,12 @@ class Program:
         """
         if self.process.poll() is None:
             self.send(number)
+        if time.monotonic() - self._ready < 1:
+            # uvloop loses a signal between "Worker ready" and its first turn.
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(2)
+            if self.process.poll() is None:
+                self.send(number)
         try:
             code = self.wait()
         except subprocess.TimeoutExpired:
