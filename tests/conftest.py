@@ -19,7 +19,6 @@ from .support import parts
 from .support.canned import Canned
 from .support.processes import (
     EXAMPLES,
-    PATIENCE,
     READY,
     ROOT,
     Ports,
@@ -28,6 +27,7 @@ from .support.processes import (
     argv,
     complain,
     environment,
+    finish,
 )
 from .support.recorder import Recorder
 from .support.wiretap import Tap
@@ -131,14 +131,8 @@ def run_shared(tmp_path_factory):
 def runner(folder):
     def run(name, **variables):
         example = EXAMPLES / name
-        result = subprocess.run(
-            argv(example),
-            cwd=alone(example, folder / f"client-{uuid4()}"),
-            env=environment(**variables),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
+        home = alone(example, folder / f"client-{uuid4()}")
+        result = finish(argv(example), home, environment(**variables))
         complain(result.stdout + result.stderr)
         return result
 
