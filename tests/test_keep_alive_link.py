@@ -330,13 +330,16 @@ for pause in 0, 0, 3:
 def flights(far):
     """Return how many segments with data set out together, for each of three requests on one
     connection: on the new one, at once, and after it was idle."""
-    with ThreadPoolExecutor() as beside:
-        list(beside.map(far.run, [[sys.executable, "-c", THREE]] * 7))
-    log = far.link.log
-    clients = [p.source for p in log if p.flags == "S" and p.target == 8001 and not p.arrived]
-    seen = [flown([p for p in log if client in (p.source, p.target)]) for client in clients]
-    # A busy machine makes some of them odd now and then.
-    return max(seen, key=seen.count)
+    while True:
+        with ThreadPoolExecutor() as beside:
+            list(beside.map(far.run, [[sys.executable, "-c", THREE]] * 7))
+        log = far.link.log
+        clients = [p.source for p in log if p.flags == "S" and p.target == 8001 and not p.arrived]
+        seen = [flown([p for p in log if client in (p.source, p.target)]) for client in clients]
+        # A busy machine makes some of them odd now and then: what most have in common is it.
+        common = max(seen, key=seen.count)
+        if seen.count(common) > len(seen) / 2:
+            return common
 
 
 def flown(log):

@@ -220,6 +220,7 @@ def test_a_set_that_changes_ends_the_loop(start, record):
                     dead.recv(2**16)
             publishing.join(0.05)
     assert answers[-1] == 500
+    server.wait_for("RuntimeError")
     (line,) = {line for line in server.output.splitlines() if line.startswith("RuntimeError")}
     record("notifications/wrong_broadcast_set.txt", f"{line}\n")
 
