@@ -1,5 +1,6 @@
 """Each example stands alone: copied into an empty folder, it runs with the command shown."""
 
+import shutil
 import signal
 import subprocess
 from functools import cache
@@ -13,6 +14,7 @@ from .support.processes import (
     EXAMPLES,
     PATIENCE,
     READY,
+    ROOT,
     Program,
     alone,
     commands,
@@ -43,11 +45,25 @@ def kept(tmp_path_factory, port):
         yield cache(start)
 
 
+@pytest.fixture
+def place():
+    """Return a function that returns the path of an empty folder's place, the same in every run:
+    uv keeps an environment for each place that it has seen."""
+
+    def place(name):
+        folder = ROOT / ".venv" / "alone" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    return place
+
+
 @pytest.mark.parametrize("name", RUNNABLE)
-def test_runs_alone(name, registry, tmp_path, kept, port, record):
+def test_runs_alone(name, registry, place, kept, port, record):
     """Each example, copied alone into an empty folder, runs with the command that it names."""
     example = EXAMPLES / name
-    folder = alone(example, tmp_path / "alone")
+    folder = alone(example, place(name))
     command = dict(commands(example))["Run"]
     record(f"{name}.run", f"{command}\n")
     if command.startswith("sudo "):

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import httpx2
 import pytest
+from playwright.sync_api import expect
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.sync.server import serve
@@ -916,7 +917,7 @@ def shown(page):
 
 
 def unread(page, number):
-    page.wait_for_function(f"document.getElementById('unread').textContent === '{number} unread'")
+    expect(page.locator("#unread")).to_have_text(f"{number} unread", timeout=PATIENCE * 1000)
 
 
 def test_a_browser_survives_a_server_that_is_killed(start, opened, tmp_path):

@@ -246,6 +246,7 @@ def environment(**variables):
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
     env |= {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "default"}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # what was compiled once need not be again
     return env | {name: str(value) for name, value in variables.items()}
 
 
