@@ -190,8 +190,8 @@ sh capture.sh >captured 2>capture.log &
 until grep -q 'listening on' capture.log; do sleep 0.05; done
 curl --silent --local-port 18001 --max-time 30 http://127.0.0.1:8000/nothing >answer
 until grep -q '18001 > .* Flags .F' captured; do sleep 0.05; done
-curl --silent --local-port 18002 --max-time 30 http://127.0.0.1:8000/poll &
-until grep -q '18002: Flags .S' captured; do sleep 0.05; done
+curl --silent --no-buffer --local-port 18002 --max-time 30 http://127.0.0.1:8000/events >events &
+until grep -q 'event 1' events && grep -q '18002: Flags .S' captured; do sleep 0.05; done
 kill -9 $server
 until grep -q '8000 > .*18002: Flags .[FR]' captured; do sleep 0.05; done
 grep -q lo /proc/net/if_inet6 || exit 0

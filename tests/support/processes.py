@@ -203,7 +203,8 @@ class Program:
         return code
 
     def send(self, number):
-        os.killpg(self.process.pid, number)
+        with suppress(ProcessLookupError):  # it ended by itself, just now
+            os.killpg(self.process.pid, number)
 
     def stop(self, number=signal.SIGTERM, trouble=False):
         """End the program with a signal and check that it left nothing behind.
