@@ -45,22 +45,17 @@ def kept(tmp_path_factory, port):
         yield cache(start)
 
 
-@pytest.fixture
-def place():
-    """Return a function that returns the path of an empty folder's place, the same in every run:
-    uv keeps an environment for each place that it has seen."""
-
-    def place(name):
-        folder = ROOT / ".venv" / "alone" / name
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    return place
+def place(name):
+    """Return where to put an example, the same in every run: uv keeps an environment for each
+    place that it has seen."""
+    folder = ROOT / ".venv" / "alone" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
-def test_runs_alone(name, registry, place, kept, port, record):
+def test_runs_alone(name, registry, kept, port, record):
     """Each example, copied alone into an empty folder, runs with the command that it names."""
     example = EXAMPLES / name
     folder = alone(example, place(name))
