@@ -8,6 +8,9 @@ BIN    := .venv/bin
 # The end of life that Material announces is known: see the README.
 export NO_MKDOCS_2_WARNING = 1
 
+# What was compiled once need not be again, by each of eight workers.
+unexport PYTHONDONTWRITEBYTECODE
+
 help:
 	@echo "make serve    the site with live examples on 127.0.0.1, port PORT ($(PORT))"
 	@echo "make test     run every program and check every claim"

@@ -1,6 +1,7 @@
 """Fixtures: run examples, tap their wires, record what they do."""
 
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -285,9 +286,14 @@ def registry():
         missing("no package registry can be reached, so uv cannot fetch what examples need")
 
 
+# The index of the search is as large as all pages together, and each page reads it.
+NO_INDEX = {"config": {"lang": ["en"], "separator": " ", "pipeline": [], "fields": {}}, "docs": []}
+
+
 @pytest.fixture(scope="session")
 def site(tmp_path_factory, worker_id):
-    """Return the folder with the built site. One worker builds it for all."""
+    """Return the folder with the built site, but for the index of its search. One worker builds
+    it for all."""
     base = tmp_path_factory.getbasetemp()
     folder = (base if worker_id == "master" else base.parent) / "site"
     with open(f"{folder}.lock", "w") as lock:
@@ -303,7 +309,16 @@ def site(tmp_path_factory, worker_id):
             if built.returncode or "WARNING" in built.stderr:
                 shutil.rmtree(folder, ignore_errors=True)
                 pytest.fail(built.stderr)
+            index = folder / "search/search_index.json"
+            index.rename(f"{folder}-search.json")
+            index.write_text(json.dumps(NO_INDEX))
     return folder
+
+
+@pytest.fixture(scope="session")
+def search_index(site):
+    """Return the file with the index of the search."""
+    return f"{site}-search.json"
 
 
 @pytest.fixture(scope="module")

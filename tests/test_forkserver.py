@@ -37,7 +37,7 @@ def test_a_forked_program_is_like_one_from_nothing(tmp_path, end):
     """A program that was forked has the arguments, folder, variables, signals and files of one
     that was started from nothing, and ends as that does."""
     (tmp_path / "says.py").write_text(SAYS + end)
-    here, env = tmp_path.resolve(), environment(URL="http://127.0.0.1:1")
+    here, env = tmp_path.resolve(), environment(SSL_CERT_FILE="/nowhere")
     forked = finish([sys.executable, "says.py"], here, env)
     alone = finish([sys.executable, "-u", "says.py"], here, env)
     assert forked.stdout == alone.stdout
