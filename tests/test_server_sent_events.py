@@ -76,7 +76,7 @@ def cut_after(words):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def runs(server, start_shared, tap_shared, run_shared):
+def runs(start_shared, tap_shared, run_shared):
     """Return a Run of each client that takes its time; they mostly wait, so they wait together.
 
     Where the connection is cut, the client comes back after a second at the earliest, and the
@@ -84,8 +84,8 @@ def runs(server, start_shared, tap_shared, run_shared):
     """
     away = {"STEP": 0.25}
     servers = {
-        "plain": server,
-        "hardened": start_shared(f"{HERE}/server_hardened.py"),
+        "slow": start_shared(f"{HERE}/server.py", STEP=2),
+        "hardened": start_shared(f"{HERE}/server_hardened.py", STEP=2),
         "quiet": start_shared(f"{HERE}/server.py", STEP=60),
         "limited": start_shared(
             f"{HERE}/server.py", STEP=60, HEARTBEAT=0.3, SANIC_RESPONSE_TIMEOUT=2
@@ -104,9 +104,10 @@ def runs(server, start_shared, tap_shared, run_shared):
         cut = {"on_data": cut_after(b'"percent": 25')}
         cut_too = {"on_data": cut_after(b'"percent": 25')}
         yield {
-            "client.py": begin("client.py", "plain"),
-            "client.sh": begin("client.sh", "plain"),
-            "client_hardened.py": begin("client_hardened.py", "hardened"),
+            # Twice as slow as they are drawn: a busy machine is late each time.
+            "client.py": begin("client.py", "slow", SECONDS=9),
+            "client.sh": begin("client.sh", "slow", SECONDS_OF_WORK=9),
+            "client_hardened.py": begin("client_hardened.py", "hardened", SECONDS=9),
             "wrong_timeout.py": begin("wrong_timeout.py", "quiet", SECONDS=7),
             "client.py, quiet": begin("client.py", "quiet", SECONDS=7),
             "client_hardened.py, quiet": begin("client_hardened.py", "quiet", SECONDS=7),
@@ -172,7 +173,7 @@ def test_the_first_event_does_not_wait_for_the_second(start):
 
 
 def test_one_question_and_an_answer_that_goes_on(runs, record):
-    """A job of 4.5 seconds takes one question: its one answer has four reports, the moment each
+    """A job of 4.5 steps takes one question: its one answer has four reports, the moment each
     is made, then the result, and then it ends."""
     result, wire = runs["client.py"].result(), runs["client.py"].wire
     assert result.returncode == 0, result.stderr
@@ -185,9 +186,9 @@ def test_one_question_and_an_answer_that_goes_on(runs, record):
     record("server_sent_events/client.txt", result.stdout)
     record(
         "server_sent_events/wire.html",
-        stream_transcript(found[2:], "Server-sent events on the wire", found[0].at, 0.5),
+        stream_transcript(found[2:], "Server-sent events on the wire", found[0].at, 2, 0.5),
     )
-    drawn = stream_trace(found, 1, [0, 4.5], step=0.5)
+    drawn = stream_trace(found, 2, [0, 4.5], step=0.5)
     record("server_sent_events/trace.json", drawn)
     figure = timeline(
         drawn,
@@ -1096,7 +1097,7 @@ def test_costs(runs, record):
     rows = []
     for name, run in clients.items():
         found = messages(run.wire.events)
-        cost = counts(run.wire) | {"late, in intervals": late(found, 4.5)}
+        cost = counts(run.wire) | {"late, in intervals": late(found, 9, 2)}
         row = {"client": f"`{name}`"} | cost
         # curl says its version, which differs from machine to machine.
         rows.append(row | ({"bytes up": "–"} if name == "client.sh" else {}))

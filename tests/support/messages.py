@@ -235,11 +235,12 @@ def stream_trace(found, unit, job, step=1):
     return json.dumps({"job": job, "messages": steps}, indent=1) + "\n"
 
 
-def stream_transcript(found, title, start=None, step=1):
+def stream_transcript(found, title, start=None, unit=1, step=1):
     """Return messages as HTML, as `transcript` does, with a streamed answer in its pieces.
 
-    Each says how long after `start` it came, in seconds, rounded down to `step`; without a
-    start none does. What happens later than planned, and never earlier, repeats so.
+    Each says how long after `start` it came, in seconds, of which it took `unit`, rounded down to
+    `step`; without a start none does. What happens later than planned, and never earlier, repeats
+    so.
     """
     split = []
     for message in found:
@@ -248,7 +249,7 @@ def stream_transcript(found, title, start=None, step=1):
             continue
         for at, data in pieces(message):
             piece = Message(at, message.connection, message.source, data)
-            after = int((at - (at if start is None else start)) / step + 0.05) * step
+            after = int((at - (at if start is None else start)) / unit / step + 0.05) * step
             split.append((piece, f" · after {after:g} s" if after else ""))
     blocks = []
     for piece, when in split:
