@@ -185,7 +185,8 @@ class Tail:
                 seen = id
             if not new:
                 try:
-                    await asyncio.wait_for(news.wait(), HEARTBEAT)
+                    async with asyncio.timeout(HEARTBEAT):
+                        await news.wait()
                 except TimeoutError:
                     yield json.dumps({"heartbeat": seen})
 # --8<-- [end:log]

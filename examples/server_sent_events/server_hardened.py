@@ -199,7 +199,8 @@ async def tell(request, job, seen):
             return
         else:
             try:
-                await asyncio.wait_for(job.news.wait(), HEARTBEAT)
+                async with asyncio.timeout(HEARTBEAT):
+                    await job.news.wait()
             except TimeoutError:
                 await stream.send(": still here\n\n")
 # --8<-- [end:tell]

@@ -140,7 +140,8 @@ async def events(request, token):
             return  # this ends the answer
         else:
             try:
-                await asyncio.wait_for(job.news.wait(), HEARTBEAT)
+                async with asyncio.timeout(HEARTBEAT):
+                    await job.news.wait()
             except TimeoutError:
                 await stream.send(": still here\n\n")
 # --8<-- [end:events]

@@ -80,7 +80,8 @@ class Log:
                 seen = event["id"]
             if seen == self.last:
                 try:
-                    await asyncio.wait_for(self.news.wait(), HEARTBEAT)
+                    async with asyncio.timeout(HEARTBEAT):
+                        await self.news.wait()
                 except TimeoutError:
                     yield None
 # --8<-- [end:log]

@@ -79,7 +79,8 @@ class EventLog:
                 seen = event["id"]
             if seen == self.last:
                 try:
-                    await asyncio.wait_for(self.news.wait(), HEARTBEAT)
+                    async with asyncio.timeout(HEARTBEAT):
+                        await self.news.wait()
                 except TimeoutError:
                     yield None
 
