@@ -8,7 +8,7 @@ BIN    := .venv/bin
 # The end of life that Material announces is known: see the README.
 export NO_MKDOCS_2_WARNING = 1
 
-# What was compiled once need not be again, by each of eight workers.
+# What was compiled once need not be again, by each of ten workers.
 unexport PYTHONDONTWRITEBYTECODE
 
 help:

@@ -79,8 +79,8 @@ class Ports:
     """
 
     def __init__(self, worker):
-        self._next = 6500 + 400 * (worker % 8)
-        self._end = self._next + 400
+        self._next = 6500 + 340 * (worker % 10)
+        self._end = self._next + 340
         self._turn = threading.Lock()
 
     def __call__(self):
