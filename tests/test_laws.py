@@ -222,8 +222,8 @@ def cited(page):
 
 @pytest.mark.parametrize("name", TEACHING)
 def test_pages_have_proofs(name):
-    """A page that teaches something cites at least five proofs, and each of them exists."""
-    assert len(set(cited(PAGES[name]))) >= 5
+    """A page that teaches something cites at least eight proofs, and each of them exists."""
+    assert len(set(cited(PAGES[name]))) >= 8
     assert set(cited(PAGES[name])) <= set(proofs())
 
 

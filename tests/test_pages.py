@@ -109,6 +109,14 @@ def test_accessible(visit):
     expect_contrast(visit)
 
 
+def test_the_decision_fits_on_one_screen(live, quiet):
+    """The list by which to choose fits on one screen of 720 pixels, below the bar of the site."""
+    page = quiet(f"{live.url}/choose/comparison/")
+    page.set_viewport_size(DESKTOP)
+    bar, tree = (page.locator(part).bounding_box()["height"] for part in (".md-header", ".tree"))
+    assert bar + tree <= DESKTOP["height"]
+
+
 def test_the_menu_is_accessible(live, quiet):
     """The menu of a phone, opened, breaks no rule of axe."""
     page = quiet(f"{live.url}/")

@@ -36,7 +36,7 @@ from .support.messages import (
     told,
     transcript,
 )
-from .support.processes import EXAMPLES, PATIENCE
+from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment
 from .support.wiretap import Cut, Tap
 
 HERE = "server_sent_events"
@@ -263,8 +263,16 @@ def test_a_failed_job_is_an_event(start, run, name, canned):
     assert (result.returncode, result.stderr) == (1, "the job failed: no paper\n")
 
 
-def test_curl_listens(runs, record):
+def test_curl_listens(runs, start, tmp_path, record):
     """curl prints each event as it comes, with --no-buffer."""
+    server = start(f"{HERE}/server.py", STEP=0.01)
+    script = EXAMPLES / HERE / "client.sh"
+    options = environment(URL=server.url, SECONDS_OF_WORK=60)
+    curl = Program(argv(script), alone(script, tmp_path / "curl"), options)
+    curl.wait_for("progress")
+    assert curl.process.poll() is None
+    server.stop()
+    assert curl.wait() == 1  # the stream ended early
     run = runs["client.sh"]
     result = run.result()
     assert result.returncode == 0

@@ -10,6 +10,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from asyncio import Barrier
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -201,7 +202,9 @@ def test_stops_cleanly_with_sockets_open(start):
         server = start(f"websocket/{name}")
         with connect(address(server.url)) as ws:
             ask(ws, {"id": 1, "submit": {"seconds": 60}})
+            told = time.monotonic()
             assert server.stop() == 0
+            assert time.monotonic() - told < 10  # and not after the 15 seconds of Sanic's grace
             with pytest.raises(ConnectionClosed):
                 ws.recv(30)
             assert ws.close_code in (1000, 1001)
