@@ -278,7 +278,7 @@ def test_a_handler_that_misses_the_cancellation_leaks(start, record):
         {"with room for two": who} | {name: said[number] for name, said in told.items()}
         for number, who in enumerate(each)
     ]
-    record(f"{ROOM}/wrong_server_leak.md", table(rows))
+    record("websocket_lasting/wrong_server_leak.md", table(rows))
 
 
 def visit(server):
