@@ -265,7 +265,7 @@ def test_a_failed_job_is_an_event(start, run, name, canned):
 
 def test_curl_listens(runs, start, tmp_path, record):
     """curl prints each event as it comes, with --no-buffer."""
-    server = start(f"{HERE}/server.py", STEP=0.01)
+    server = start(f"{HERE}/server.py")
     script = EXAMPLES / HERE / "client.sh"
     options = environment(URL=server.url, SECONDS_OF_WORK=60)
     curl = Program(argv(script), alone(script, tmp_path / "curl"), options)
