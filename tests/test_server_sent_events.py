@@ -1162,9 +1162,9 @@ def test_the_panel_is_live(live, quiet):
 
 def test_the_panel_replays(static, quiet):
     """On a static host the panel plays the recorded stream, its question open to the end."""
+    quiet.context.clock.install()  # before the page sets its timers
     page = quiet(f"{static.url}/techniques/server-sent-events/")
     page.wait_for_selector(".panel[data-state=replay]")
-    page.clock.install()
     page.click(".panel button")
     page.clock.run_for(7000)
     page.wait_for_selector(".panel[data-done=yes]")

@@ -183,9 +183,9 @@ def test_a_held_question_is_seen(live, quiet):
 
 def test_a_held_question_is_replayed(static, quiet):
     """On a static host the panel of long polling plays the recorded run."""
+    quiet.context.clock.install()  # before the page sets its timers
     page = quiet(f"{static.url}/techniques/long-polling/")
     page.wait_for_selector(".panel[data-state=replay]")
-    page.clock.install()
     page.click(".panel button")
     page.clock.run_for(7000)
     page.wait_for_selector(".panel[data-done=yes]")
@@ -195,10 +195,10 @@ def test_a_held_question_is_replayed(static, quiet):
 
 def test_the_panel_replays(static, quiet):
     """On a static host the panel says that it replays, and plays the recorded run."""
+    quiet.context.clock.install()  # before the page sets its timers
     page = quiet(f"{static.url}/techniques/short-polling/")
     page.wait_for_selector(".panel[data-state=replay]")
     assert "Replay." in page.inner_text(".panel")
-    page.clock.install()
     page.click(".panel button")
     page.clock.run_for(7000)
     page.wait_for_selector(".panel[data-done=yes]")

@@ -1213,9 +1213,9 @@ def test_the_panel_is_live(live, quiet):
 
 def test_the_panel_replays(static, quiet):
     """On a static host the panel replays the recorded run: the push comes when the job ends."""
+    quiet.context.clock.install()  # before the page sets its timers
     page = quiet(f"{static.url}/techniques/websockets/")
     page.wait_for_selector(".panel[data-state=replay]")
-    page.clock.install()
     page.click(".panel button")
     page.clock.run_for(7000)
     page.wait_for_selector(".panel[data-done=yes]")
