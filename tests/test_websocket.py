@@ -1102,7 +1102,7 @@ def test_the_browser_talks_both_ways(opened, server):
     page = opened(server.url)
     assert page.is_disabled("#submit") and page.is_disabled("#ask")
     page.click("#open")
-    page.fill("#seconds", "0.7")
+    page.fill("#seconds", "3")  # time enough to ask while it runs
     page.click("#submit")
     page.wait_for_selector("text=answer:")
     page.click("#ask")
