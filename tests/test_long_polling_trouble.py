@@ -34,6 +34,11 @@ def held(server):
     return get(f"{server.url}/held").json()
 
 
+def at_rest(server):
+    """Return what a server holds, without the task of a connection that has just been answered."""
+    return min((held(server) for _ in range(5)), key=lambda said: said["tasks"])
+
+
 def wait_until_held(server, number):
     until(lambda: held(server)["questions"] == number)
 
@@ -210,9 +215,9 @@ def hardened(start_shared):
 
 def test_a_client_that_leaves_is_forgotten(hardened):
     """When a client leaves, its question is no longer held: no entry and no task is left."""
-    before = held(hardened)
+    before = at_rest(hardened)
     path = submit(hardened.url).removeprefix(hardened.url)
-    jobs = held(hardened)
+    jobs = at_rest(hardened)
     assert jobs["tasks"] == before["tasks"] + 1
     with socket.create_connection(("127.0.0.1", hardened.port)) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nPrefer: wait=20\r\n\r\n".encode())
@@ -223,7 +228,7 @@ def test_a_client_that_leaves_is_forgotten(hardened):
 
 def test_what_is_held_can_be_counted(hardened, beside):
     """The server says how many questions it holds, and forgets each that was answered."""
-    before = held(hardened)
+    before = at_rest(hardened)
     job = submit(hardened.url, 3)
     answers = [beside.submit(ask, job) for _ in range(3)]
     wait_until_held(hardened, before["questions"] + 3)
