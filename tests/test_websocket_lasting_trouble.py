@@ -257,12 +257,6 @@ def test_a_blocked_loop_costs_healthy_clients(start, record):
 # Clients that leave, and clients that do not read
 
 
-def come_and_go(server, path="/events?after=0"):
-    """Visit a server, and wait until it has let go of the connection."""
-    with connect(ws(server, path)) as socket:
-        socket.recv(PATIENCE)
-
-
 def test_a_handler_that_misses_the_cancellation_leaks(start, record):
     """A handler that cleans up after an Exception does not see that its client left: with room
     for two, the third is refused, though nobody is there."""
