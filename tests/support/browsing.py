@@ -22,6 +22,14 @@ def expect_contrast(page):
     expect(page, None, {"runOnly": CONTRAST})
 
 
+def darken(page):
+    """Switch an open page to its dark colours, as the button in its head does."""
+    page.locator("input[name='__palette'][data-md-color-scheme='slate']").evaluate(
+        "(choice) => choice.click()"
+    )
+    assert page.locator("body").get_attribute("data-md-color-scheme") == "slate"
+
+
 def expect(page, part, options):
     # So that no colour is caught halfway from one to the other.
     page.add_style_tag(content="*, ::before, ::after { transition: none !important; }")
