@@ -44,6 +44,26 @@ def test_a_forked_program_is_like_one_from_nothing(tmp_path, end):
     assert (forked.returncode, forked.stderr) == (alone.returncode, alone.stderr)
 
 
+@pytest.mark.parametrize(
+    "left, said",
+    [
+        ("left = open(__file__)", "unclosed file"),
+        ("async def do(): pass\nleft = do()", "was never awaited"),
+        (
+            "import asyncio\nloop = asyncio.new_event_loop()\n"
+            "left = loop.create_task(asyncio.sleep(1))\nloop.close()",
+            "was destroyed",
+        ),
+    ],
+)
+def test_what_is_left_behind_is_said(tmp_path, left, said):
+    """A forked program that leaves a file open, or a task, says so at its end as any other."""
+    (tmp_path / "leaves.py").write_text(left)
+    for options in [], ["-u"]:  # with one, it is not forked
+        result = finish([sys.executable, *options, "leaves.py"], tmp_path, environment())
+        assert (result.returncode, said in result.stderr) == (0, True)
+
+
 def test_an_error_ends_it_as_ever(tmp_path):
     """A forked program that does not catch an error ends with 1 and a traceback."""
     (tmp_path / "fails.py").write_text("import asyncio\nasyncio.run(1 / 0)\n")

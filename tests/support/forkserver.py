@@ -7,10 +7,12 @@ another program has run in it. test_examples also runs each file with the comman
 As a program it serves requests that come over a socket; `Forked` sends them.
 """
 
+import atexit
 import builtins
 import gc
 import json
 import os
+import platform
 import select
 import signal
 import socket
@@ -136,9 +138,36 @@ def serve(requests):
                 os.close(descriptor)
 
 
+def remember():
+    """Find out once what each server of Sanic asks at its start, and what is the same for all:
+    the name of the machine, for which another program is run, and the source of some methods.
+    """
+    from sanic.touchup import schemes, service
+
+    platform.platform()
+    schemes.base.getsource = cache(schemes.base.getsource)
+    for target, method in service.TouchUp._registry:
+        schemes.base.getsource(getattr(target, method))
+
+
+def leave():
+    """Drop what a program has made that came to its end, so that it says what it left behind, and
+    end. To take the libraries apart too, as Python does, takes longer than many a program.
+    """
+    for main in ended_well:
+        main.__dict__.clear()
+        gc.collect()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
 if __name__ == "__main__":
+    ended_well = []
+    atexit.register(leave)  # first, and so the last that is called
     for library in LIBRARIES:
         __import__(library)
+    remember()
     gc.freeze()
     program = serve(socket.socket(fileno=int(sys.argv[1])))
     os.chdir(program["folder"])
@@ -152,3 +181,4 @@ if __name__ == "__main__":
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     main.__dict__.update(__file__=path, __cached__=None, __annotations__={}, __builtins__=builtins)
     exec(code, main.__dict__)
+    ended_well.append(main)
