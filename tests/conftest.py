@@ -1,6 +1,7 @@
 """Fixtures: run examples, tap their wires, record what they do."""
 
 import fcntl
+import gc
 import json
 import os
 import shutil
@@ -32,6 +33,14 @@ from .support.processes import (
 )
 from .support.recorder import Recorder
 from .support.wiretap import Tap
+
+gc.disable()  # while proofs are collected, nothing is thrown away
+
+
+def pytest_collection_finish():
+    """Let the garbage collector pass over all that was collected."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_addoption(parser):
