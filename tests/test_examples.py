@@ -1,9 +1,13 @@
 """Each example stands alone: copied into an empty folder, it runs with the command shown."""
 
+import fcntl
 import shutil
 import signal
 import subprocess
 from functools import cache
+from getpass import getuser
+from pathlib import Path
+from tempfile import gettempdir
 
 import httpx2
 import pytest
@@ -14,7 +18,6 @@ from .support.processes import (
     EXAMPLES,
     PATIENCE,
     READY,
-    ROOT,
     Program,
     alone,
     commands,
@@ -45,20 +48,23 @@ def kept(tmp_path_factory, port):
         yield cache(start)
 
 
+@pytest.fixture
 def place(name):
-    """Return where to put an example, the same in every run: uv keeps an environment for each
-    place that it has seen."""
-    folder = ROOT / ".venv" / "alone" / name
-    shutil.rmtree(folder, ignore_errors=True)
+    """Return where to put an example, the same in every run of every clone: uv keeps an
+    environment for each place that it has seen."""
+    folder = Path(gettempdir(), f"alone-of-{getuser()}", name)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return folder
+    with open(f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as another clone may run its tests too
+        shutil.rmtree(folder, ignore_errors=True)
+        yield folder
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
-def test_runs_alone(name, registry, kept, port, record):
+def test_runs_alone(name, place, registry, kept, port, record):
     """Each example, copied alone into an empty folder, runs with the command that it names."""
     example = EXAMPLES / name
-    folder = alone(example, place(name))
+    folder = alone(example, place)
     command = dict(commands(example))["Run"]
     record(f"{name}.run", f"{command}\n")
     if command.startswith("sudo "):
