@@ -1073,16 +1073,16 @@ class Buffering:
 def test_a_buffering_proxy_hands_on_all_at_once(quick, tap, port):
     """Behind a proxy that buffers, nothing arrives until the answer has ended, and then all
     does at once."""
-    job = submit(quick.url, 0.5)
+    job = submit(quick.url, 0.95)
     inner = tap(quick)
     outer = tap(Buffering(inner.port, port()))
     heard = hear(job.replace(quick.url, outer.url) + "/events")
-    assert len(heard) == 5
+    assert len(heard) == 10
     sent = messages(inner.events)[-1]
     arrived = messages(outer.events)[-1]
-    # Sent in pieces, one after the other; arrived in one.
-    assert len({at for at, text in told(sent) if "event:" in text}) >= 3
-    assert len({at for at, _ in told(arrived)}) == 1
+    # Sent in pieces, of which a busy machine may read some together; arrived in one.
+    pieces = {at for at, text in told(sent) if "event:" in text}
+    assert len(pieces) > len({at for at, _ in told(arrived)}) == 1
 
 
 def test_a_client_that_leaves_takes_nothing_with_it(server):
