@@ -39,6 +39,7 @@ CONFIGURATIONS = sorted(
 )
 SHORT = ("SECONDS", "SECONDS_OF_WORK", "INTERVAL")
 QUICK = dict.fromkeys(SHORT, 0.1) | {"LENGTH": 0.4, "WAIT": 1, "COUNT": 1}
+LONGER = {"load_balancing/client.py": {"SECONDS": 3}}  # in which it is to open its sockets, too
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +91,7 @@ def test_runs_alone(name, place, registry, kept, port, record):
         command,
         shell=True,
         cwd=folder,
-        env=environment(URL=server.url, **QUICK),
+        env=environment(URL=server.url, **(QUICK | LONGER.get(name, {}))),
         capture_output=True,
         text=True,
         timeout=PATIENCE,
