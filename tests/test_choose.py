@@ -20,8 +20,9 @@ TECHNIQUES = {  # folder: name, page
 
 
 @pytest.fixture(scope="module")
-def wires(start_shared, tap_shared, run_shared):
-    """Return {folder: its wire} after a client of each has waited for a job, side by side."""
+def runs(start_shared, tap_shared, run_shared):
+    """Return {folder: (its wire, what its client printed)} after a client of each has waited for
+    a job, side by side."""
     wires = {name: tap_shared(start_shared(f"{name}/server.py", STEP=2)) for name in TECHNIQUES}
     with ThreadPoolExecutor() as beside:
         runs = [
@@ -31,7 +32,14 @@ def wires(start_shared, tap_shared, run_shared):
     for run in runs:
         assert run.result().returncode == 0, run.result().stderr
         assert "42" in run.result().stdout
-    return wires
+    printed = [run.result().stdout for run in runs]
+    return dict(zip(wires, zip(wires.values(), printed, strict=True), strict=True))
+
+
+@pytest.fixture
+def wires(runs):
+    """Return {folder: its wire}."""
+    return {name: wire for name, (wire, _) in runs.items()}
 
 
 def test_the_same_job_by_every_technique(wires, record):
@@ -47,6 +55,18 @@ def test_the_same_job_by_every_technique(wires, record):
             ]
         ),
     )
+
+
+def test_what_each_client_prints(runs, record):
+    """Of the same job, the client of short polling is told five times, four of them for nothing;
+    that of long polling once; that of a stream of the progress too; that of a WebSocket twice."""
+    printed = {name: said.splitlines() for name, (_, said) in runs.items()}
+    assert printed["short_polling"][:5] == [*(f"{n} pending" for n in range(1, 5)), "5 done"]
+    assert printed["long_polling"][0] == "1 done"
+    assert [line[-1] for line in printed["server_sent_events"]] == [*"%%%%", "2"]
+    assert printed["websocket"][:2] == ["answer: pending", "pushed: done"]
+    told = [f"{TECHNIQUES[name][0]}\n{said}" for name, (_, said) in runs.items()]
+    record("choose/printed.txt", "\n".join(told))
 
 
 def test_only_short_polling_is_late(wires):
