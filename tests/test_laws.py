@@ -196,7 +196,8 @@ def test_recordings_say_where_they_come_from(record):
     made = recorded_names()
     for folder in sorted({name.split("/")[0] for name in made} - {"proofs"}):
         needed = sorted({need for path in PROGRAMS for need in needs(path, folder)})
-        lines = [f"Recorded from examples/{folder}/ with {', '.join(needed)}.", ""]
+        source = f"examples/{folder}/ with {', '.join(needed)}" if needed else "other folders"
+        lines = [f"Recorded from {source}.", ""]
         lines += [
             f"{name.split('/')[1]:<26}{test}"
             for name, test in sorted(made.items())
