@@ -17,7 +17,7 @@ import httpx2
 import pytest
 
 from .support.messages import exchanges, label, messages, table, transcript
-from .support.processes import EXAMPLES, environment, until
+from .support.processes import EXAMPLES, alone, environment, finish, until
 from .test_long_polling import HELD, arrived, ask, asked, get, post, submit
 
 CROWD = 2000
@@ -600,12 +600,14 @@ def test_a_message_that_is_none_is_400(feed, body):
     assert read(feed, 0, prefer=None).json()["last"] == last
 
 
-def test_curl_says_something(feed, run):
-    """A message can be handed in by curl."""
+def test_curl_says_something(feed, tmp_path):
+    """Messages can be handed in by curl, with quotes and all."""
     last = read(feed, 0, prefer=None).json()["last"]
-    assert run("long_polling/feed_say.sh", URL=feed.url).returncode == 0
-    say(feed, "by hand")
-    assert read(feed, last).json()["messages"][-1]["text"] == "by hand"
+    texts = ['say "by hand"', "C:\\new", "it's"]
+    home = alone(EXAMPLES / "long_polling/feed_say.sh", tmp_path / "hand")
+    result = finish(["sh", "feed_say.sh", *texts], home, environment(URL=feed.url))
+    assert result.returncode == 0, result.stderr
+    assert [each["text"] for each in read(feed, last).json()["messages"]] == texts
 
 
 @pytest.mark.parametrize("name", ["feed_server.py", "wrong_feed_server.py"])

@@ -7,6 +7,8 @@
 # Source: curl --json, https://curl.se/docs/manpage.html#--json
 set -eu
 for text in "$@"; do
+  # JSON wants a backslash before each of these.
+  text=$(printf '%s' "$text" | sed 's/["\\]/\\&/g')
   curl --silent --show-error --fail \
     --json "{\"text\": \"$text\"}" \
     "${URL:-http://127.0.0.1:8000}/messages"
