@@ -17,7 +17,7 @@ from websockets.sync.server import serve
 
 from .support.figures import cut
 from .support.messages import messages, table
-from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment
+from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment, finish
 from .support.sockets import CLOSE, PONG, TEXT, closings, frames
 
 ROOM = "websocket_lasting"
@@ -581,23 +581,41 @@ def test_what_is_not_in_the_log_is_refused(start, name):
                 socket.send('{"text": "more"}')
             assert json.loads(socket.recv(PATIENCE)) == {"id": number + 1, "text": "more"}
     for after in 1, 7:
-        with connect(ws(server, f"/events?after={after}")) as socket:
-            with pytest.raises(ConnectionClosed):
-                socket.recv(PATIENCE)
-            assert socket.close_code == 4410
-            assert socket.close_reason == "the log has 4 to 6"
+        assert refusal(server, after) == "the log has 4 to 6"
     with connect(ws(server, "/events?after=3")) as socket:
         assert json.loads(socket.recv(PATIENCE))["id"] == 4
+    # The log that the client knows is not there any more.
+    assert refusal(start(f"{ROOM}/{name}", TICK=0), 1) == "the log has none"
 
 
-def test_curl_publishes(server, run):
+def refusal(server, after):
+    """Return the reason with which a client is refused."""
+    with connect(ws(server, f"/events?after={after}")) as socket:
+        with pytest.raises(ConnectionClosed):
+            socket.recv(PATIENCE)
+        assert socket.close_code == 4410
+        return socket.close_reason
+
+
+def test_who_has_seen_none_gets_all_that_is_kept(start, run):
+    """A client that has seen no event gets all that memory holds, however many there were."""
+    server = start(f"{ROOM}/server.py", TICK=0, KEEP=3)
+    for number in range(5):
+        publish(server, str(number))
+    result = run(f"{ROOM}/client.py", URL=server.url, COUNT=3)
+    assert result.stdout == "3 2\n4 3\n5 4\n3 to 5: 0 lost, 0 twice\n"
+
+
+@pytest.mark.parametrize("words", [[], ["goodbye"], ['"C:\\new"']])
+def test_curl_publishes(server, tmp_path, words):
     """Publishing is one request by curl: whoever listens gets the event, under the number that
     the answer names."""
     with connect(ws(server, "/events")) as socket:
-        result = run(f"{ROOM}/publish.sh", URL=server.url)
-        assert result.returncode == 0
+        home = alone(EXAMPLES / ROOM / "publish.sh", tmp_path / "hand")
+        result = finish(["sh", "publish.sh", *words], home, environment(URL=server.url))
+        assert result.returncode == 0, result.stderr
         event = json.loads(socket.recv(PATIENCE))
-    assert event == json.loads(result.stdout) | {"text": "hello"}
+    assert event == json.loads(result.stdout) | {"text": "".join(words) or "hello"}
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"text": 1}', b'{"text": ""}'])

@@ -67,13 +67,16 @@ class Log:
     async def after(self, seen):
         """Yield the events after that id, and then those to come.
 
+        Who has seen none, with the id 0, gets all that is in memory.
         None stands for HEARTBEAT seconds in which there was none. Gone
         is raised if the next one is not in memory any more.
         """
         while True:
             first = self.last - len(self.events) + 1
+            seen = seen or first - 1
             if not first - 1 <= seen <= self.last:
-                raise Gone(f"the log has {first} to {self.last}")
+                has = f"{first} to {self.last}" if self.last else "none"
+                raise Gone(f"the log has {has}")
             new = list(islice(self.events, seen + 1 - first, None))
             for event in new:
                 yield event

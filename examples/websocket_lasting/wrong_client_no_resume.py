@@ -42,7 +42,7 @@ def wait(failures):
     """Return how many seconds to wait after so many failures in a row.
 
     At random, so that clients that were cut off together do not come
-    back together; below a bound that doubles, up to twelve times.
+    back together; below a bound that doubles, up to 12 * BACKOFF.
     """
     return random.uniform(0, BACKOFF * min(2**failures, 12))
 # --8<-- [end:wait]
