@@ -131,7 +131,7 @@ async def events(request, token):
         if seen < len(job.log):
             event, data = job.log[seen]
             seen += 1
-            # JSON puts no line break into the data: see below.
+            # JSON puts no line break into the data.
             await stream.send(
                 f"id: {seen}\nevent: {event}\ndata: {dumps(data)}\n\n"
             )
