@@ -25,15 +25,15 @@ def runs(start_shared, tap_shared, run_shared):
     a job, side by side."""
     wires = {name: tap_shared(start_shared(f"{name}/server.py", STEP=2)) for name in TECHNIQUES}
     with ThreadPoolExecutor() as beside:
-        runs = [
-            beside.submit(run_shared, f"{name}/client.py", URL=wire.url, **SLOW)
+        runs = {
+            name: beside.submit(run_shared, f"{name}/client.py", URL=wire.url, **SLOW)
             for name, wire in wires.items()
-        ]
-    for run in runs:
-        assert run.result().returncode == 0, run.result().stderr
-        assert "42" in run.result().stdout
-    printed = [run.result().stdout for run in runs]
-    return dict(zip(wires, zip(wires.values(), printed, strict=True), strict=True))
+        }
+    results = {name: run.result() for name, run in runs.items()}
+    for result in results.values():
+        assert result.returncode == 0, result.stderr
+        assert "42" in result.stdout
+    return {name: (wire, results[name].stdout) for name, wire in wires.items()}
 
 
 @pytest.fixture

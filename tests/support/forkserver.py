@@ -154,7 +154,7 @@ def leave():
     """Drop what a program has made that came to its end, so that it says what it left behind, and
     end. To take the libraries apart too, as Python does, takes longer than many a program.
     """
-    for main in ended_well:
+    if ended_well:
         main.__dict__.clear()
         gc.collect()
         sys.stdout.flush()
@@ -163,7 +163,7 @@ def leave():
 
 
 if __name__ == "__main__":
-    ended_well = []
+    ended_well = False
     atexit.register(leave)  # first, and so the last that is called
     for library in LIBRARIES:
         __import__(library)
@@ -181,4 +181,4 @@ if __name__ == "__main__":
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     main.__dict__.update(__file__=path, __cached__=None, __annotations__={}, __builtins__=builtins)
     exec(code, main.__dict__)
-    ended_well.append(main)
+    ended_well = True
