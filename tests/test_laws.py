@@ -148,6 +148,13 @@ def test_sections_are_closed():
 # Everything has its place
 
 
+def test_no_line_of_a_page_is_swallowed():
+    """No page has the mark of a section in a line of its own words: the whole line would be left
+    out of it."""
+    marked = re.compile(r"--8<-- *\[")
+    assert not [name for name, page in PAGES.items() if marked.search(page)]
+
+
 def test_every_example_is_shown():
     """Every program stands on a page and is linked from one of examples; one that is not fails."""
     listed = "".join(page for name, page in PAGES.items() if name.startswith("reference/examples/"))
