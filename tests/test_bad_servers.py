@@ -10,10 +10,10 @@ CLIENTS = sorted(
     for path in EXAMPLES.glob(kind)
     # Those of other rooms hand in no jobs; their proofs are with their rooms.
     if path.parent.name
-    in {"token", "short_polling", "long_polling", "server_sent_events", "websocket"}
+    in {"token", "short_polling", "long_polling", "server_sent_events", "websockets"}
 )
 # Those that ask more than once; on a WebSocket that is no matter of status codes.
-ASKING = [name for name in CLIENTS if not name.startswith("websocket/")]
+ASKING = [name for name in CLIENTS if not name.startswith("websockets/")]
 
 
 @pytest.fixture(params=CLIENTS)

@@ -21,7 +21,7 @@ PAGES = {  # rglob does not follow the links to examples/ and snippets/
     str(path.relative_to(DOCS)): path.read_text() for path in sorted(DOCS.rglob("*.md"))
 }
 TEACHING = [
-    name for name in PAGES if name.split("/")[0] in {"start", "techniques", "systems", "operating"}
+    name for name in PAGES if name.split("/")[0] in {"start", "techniques", "systems", "production"}
 ]
 README = (ROOT / "README.md").read_text()
 PROGRAMS = sorted(

@@ -24,7 +24,7 @@ from examples.long_polling.server import bp as long_polling
 from examples.server_sent_events.server import bp as server_sent_events
 from examples.short_polling.server import bp as short_polling
 from examples.token.server import bp as token
-from examples.websocket.server import bp as websocket
+from examples.websockets.server import bp as websockets
 
 SITE = Path(os.environ.get("SITE", "site")).resolve()
 PORT = int(os.environ.get("PORT", 8000))
@@ -40,7 +40,7 @@ app.config.RESPONSE_TIMEOUT = MAX_WAIT + 5  # seconds; see long polling
 app.blueprint(token, url_prefix="/live/token")
 app.blueprint(short_polling, url_prefix="/live/short_polling")
 app.blueprint(server_sent_events, url_prefix="/live/server_sent_events")
-app.blueprint(websocket, url_prefix="/live/websocket")
+app.blueprint(websockets, url_prefix="/live/websockets")
 app.blueprint(long_polling, url_prefix="/live/long_polling")
 app.blueprint(keep_alive, url_prefix="/live/keep_alive")
 

@@ -15,7 +15,7 @@ TECHNIQUES = {  # folder: name, page
     "short_polling": ("Short polling", "short-polling"),
     "long_polling": ("Long polling", "long-polling"),
     "server_sent_events": ("Server-sent events", "server-sent-events"),
-    "websocket": ("WebSocket", "websockets"),
+    "websockets": ("WebSocket", "websockets"),
 }
 
 
@@ -45,7 +45,7 @@ def wires(runs):
 def test_the_same_job_by_every_technique(wires, record):
     """On the same job, each technique has costs of its own, the same in every run."""
     record(
-        "choose/costs.md",
+        "choosing/costs.md",
         table(
             [
                 {"technique": "[{}](../techniques/{}.md)".format(*TECHNIQUES[name])}
@@ -64,9 +64,9 @@ def test_what_each_client_prints(runs, record):
     assert printed["short_polling"][:5] == [*(f"{n} pending" for n in range(1, 5)), "5 done"]
     assert printed["long_polling"][0] == "1 done"
     assert [line[-1] for line in printed["server_sent_events"]] == [*"%%%%", "2"]
-    assert printed["websocket"][:2] == ["answer: pending", "pushed: done"]
+    assert printed["websockets"][:2] == ["answer: pending", "pushed: done"]
     told = [f"{TECHNIQUES[name][0]}\n{said}" for name, (_, said) in runs.items()]
-    record("choose/printed.txt", "\n".join(told))
+    record("choosing/printed.txt", "\n".join(told))
 
 
 def test_only_short_polling_is_late(wires):
@@ -81,19 +81,19 @@ def test_the_race(wires, record):
     """Drawn on one scale: questions at intervals, a question held, a stream, a socket."""
     rows = []
     for name, wire in wires.items():
-        if name == "websocket":
+        if name == "websockets":
             drawn = trace(conversation(wire.events), 2, [0, JOB], step=0.5)
         else:
             drawn = stream_trace(messages(wire.events), 2, [0, JOB], step=0.5)
         drawn = json.loads(drawn)["messages"]
-        if name == "websocket":
+        if name == "websockets":
             open_ = [(drawn[1]["at"], drawn[-1]["at"])]  # from its 101 on
         else:
             open_ = [(drawn[a]["at"], drawn[b]["at"]) for a, b in held(drawn)]
         asked = costs(wire)["requests"]
         rows.append((TECHNIQUES[name][0], f"{asked} request{'s' * (asked > 1)}", open_, drawn))
     record(
-        "choose/race.svg",
+        "choosing/race.svg",
         race(
             rows,
             [0, JOB],

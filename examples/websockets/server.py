@@ -19,7 +19,7 @@ from sanic import Blueprint, Sanic
 from sanic import json as json_response
 from sanic.exceptions import SanicException, WebsocketClosed
 
-bp = Blueprint("websocket")
+bp = Blueprint("websockets")
 jobs: dict[str, asyncio.Task] = {}
 
 
@@ -143,7 +143,7 @@ async def stop(app):
 
 
 if __name__ == "__main__":
-    app = Sanic("websocket")
+    app = Sanic("websockets")
     app.config.FALLBACK_ERROR_FORMAT = "json"
     app.config.WEBSOCKET_MAX_SIZE = 10_000  # bytes a message
     app.blueprint(bp)

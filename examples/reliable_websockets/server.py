@@ -33,7 +33,7 @@ SEND_TIMEOUT = float(os.environ.get("SEND_TIMEOUT", 20))  # s
 MAX_CLIENTS = int(os.environ.get("MAX_CLIENTS", 1000))
 # --8<-- [end:settings]
 
-bp = Blueprint("websocket_lasting")
+bp = Blueprint("reliable_websockets")
 
 
 class Gone(Exception):
@@ -178,7 +178,7 @@ async def settle(app):
 
 
 if __name__ == "__main__":
-    app = Sanic("websocket_lasting")
+    app = Sanic("reliable_websockets")
     app.config.FALLBACK_ERROR_FORMAT = "json"
     app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
     app.config.WEBSOCKET_PING_INTERVAL = PING

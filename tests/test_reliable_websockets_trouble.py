@@ -20,7 +20,7 @@ from .support.messages import table
 from .support.processes import PATIENCE
 from .support.sockets import closings, frames, silent
 
-ROOM = "websocket_lasting"
+ROOM = "reliable_websockets"
 SERVERS = ["server.py", "server_websockets.py"]
 
 
@@ -122,7 +122,7 @@ def test_close_codes(closes, browser_closes, record):
         for code in CloseCode
     }
     record(
-        "websocket_lasting/closes.md",
+        "reliable_websockets/closes.md",
         table(
             [
                 {
@@ -191,7 +191,7 @@ def test_a_message_too_big_is_refused_by_its_header(start, name, record):
         error = until_closed(socket)
     assert error.rcvd.code == 1009
     if name == "server.py":
-        record("websocket_lasting/too_big.txt", f"{type(error).__name__}: {error}\n")
+        record("reliable_websockets/too_big.txt", f"{type(error).__name__}: {error}\n")
 
 
 @pytest.mark.parametrize("name", SERVERS)
@@ -220,7 +220,7 @@ def test_a_handler_that_only_sends_closes_healthy_clients(start, record):
         for _ in range(20):  # it has been asked as often
             silent.recv(PATIENCE)
     server.stop(signal.SIGKILL)  # Sanic leaves a task behind for the message nobody read
-    record("websocket_lasting/wrong_server_push_only.txt", f"{type(error).__name__}: {error}\n")
+    record("reliable_websockets/wrong_server_push_only.txt", f"{type(error).__name__}: {error}\n")
 
 
 @pytest.mark.parametrize("name", SERVERS)
@@ -251,7 +251,7 @@ def test_a_blocked_loop_costs_healthy_clients(start, record):
         error = until_closed(healthy)
         assert error.sent.code == 1011
         assert json.loads(busy.recv(PATIENCE))["text"] == "done"  # the server was well
-    record("websocket_lasting/wrong_server_blocking.txt", f"{type(error).__name__}: {error}\n")
+    record("reliable_websockets/wrong_server_blocking.txt", f"{type(error).__name__}: {error}\n")
 
 
 # Clients that leave, and clients that do not read
@@ -272,7 +272,7 @@ def test_a_handler_that_misses_the_cancellation_leaks(start, record):
         {"with room for two": who} | {name: said[number] for name, said in told.items()}
         for number, who in enumerate(each)
     ]
-    record("websocket_lasting/wrong_server_leak.md", table(rows))
+    record("reliable_websockets/wrong_server_leak.md", table(rows))
 
 
 def visit(server):
@@ -431,6 +431,6 @@ def test_compression_costs_memory(start, record):
     assert ratio > 1.5
     rows = [("off", 1), ("on, the default", round(ratio))]
     record(
-        "websocket_lasting/compression.md",
+        "reliable_websockets/compression.md",
         table([{"compression": how, "memory of an idle connection": size} for how, size in rows]),
     )

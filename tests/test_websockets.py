@@ -52,7 +52,7 @@ def address(url):
 @pytest.fixture(scope="module")
 def servers(start_shared):
     """Return both servers, running."""
-    return {name: start_shared(f"websocket/{name}") for name in SERVERS}
+    return {name: start_shared(f"websockets/{name}") for name in SERVERS}
 
 
 @pytest.fixture(params=SERVERS)
@@ -93,7 +93,7 @@ def runs(servers, tap_shared, run_shared):
     with ThreadPoolExecutor(8) as beside:
 
         def begin(client, server, **variables):
-            wire, name = tap_shared(servers[server]), f"websocket/{client}"
+            wire, name = tap_shared(servers[server]), f"websockets/{client}"
             return Run(wire, beside.submit(run_shared, name, URL=wire.url, **variables).result)
 
         # Twice as slow as it is drawn: a busy machine is late each time.
@@ -128,15 +128,15 @@ def test_is_told_without_asking_again(runs, record, name):
     assert done.at - pending.at > 8.9
     if name != "server.py":
         return
-    record("websocket/client.txt", result.stdout)
+    record("websockets/client.txt", result.stdout)
     wire = runs["as it is"].wire
     assert runs["as it is"].result().returncode == 0
     shown = transcript(messages(wire.events) + frames(wire.events), "A WebSocket on the wire")
-    record("websocket/wire.html", shown)
+    record("websockets/wire.html", shown)
     drawn = trace(found, 2, [0, 4.5], step=0.5)
-    record("websocket/trace.json", drawn)
+    record("websockets/trace.json", drawn)
     record(
-        "websocket/timeline.svg",
+        "websockets/timeline.svg",
         timeline(
             drawn,
             "s",
@@ -200,7 +200,7 @@ def test_many_jobs_at_once(talk):
 def test_stops_cleanly_with_sockets_open(start):
     """Both servers end at once with a socket open and a job running, and tell the client."""
     for name in SERVERS:
-        server = start(f"websocket/{name}")
+        server = start(f"websockets/{name}")
         with connect(address(server.url)) as ws:
             ask(ws, {"id": 1, "submit": {"seconds": 60}})
             told = time.monotonic()
@@ -224,7 +224,7 @@ def test_a_client_that_vanishes_leaves_nothing(start):
     job, goodbye = b'{"id": 1, "submit": {"seconds": 0.2}}', struct.pack("!H", 1000)
     job, goodbye = FRAMES["encode"](1, job), FRAMES["encode"](8, goodbye)
     for name in SERVERS:
-        server = start(f"websocket/{name}", trouble=True)  # looked for below
+        server = start(f"websockets/{name}", trouble=True)  # looked for below
         for how in "goodbye", "hang up", "reset":
             with raw(server) as (plain, _):
                 plain.sendall(job)
@@ -307,8 +307,8 @@ def test_a_message_too_long_closes(talk):
 
 # The handshake
 
-FRAMES = runpy.run_path(str(EXAMPLES / "websocket/frames.py"))
-HANDSHAKE = runpy.run_path(str(EXAMPLES / "websocket/handshake.py"))
+FRAMES = runpy.run_path(str(EXAMPLES / "websockets/frames.py"))
+HANDSHAKE = runpy.run_path(str(EXAMPLES / "websockets/handshake.py"))
 UPGRADE = {
     "Connection": "Upgrade",
     "Upgrade": "websocket",
@@ -335,7 +335,7 @@ def test_the_handshake_by_hand(server, tap, run, record):
     """A plain socket opens a WebSocket: what the server answers to the key is base64(SHA-1(key
     and a fixed GUID)), as computed by hand."""
     wire = tap(server)
-    result = run("websocket/handshake.py", URL=wire.url)
+    result = run("websockets/handshake.py", URL=wire.url)
     assert result.returncode == 0, result.stderr
     (question, answer) = exchanges(messages(wire.events))[0]
     assert answer.status == 101
@@ -346,7 +346,7 @@ def test_the_handshake_by_hand(server, tap, run, record):
     # The example that the RFC gives.
     assert HANDSHAKE["accept"](UPGRADE["Sec-WebSocket-Key"]) == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
     if server.port == wire._target and "Server:" not in result.stdout:
-        record("websocket/handshake.txt", result.stdout)
+        record("websockets/handshake.txt", result.stdout)
 
 
 @contextmanager
@@ -381,7 +381,7 @@ WRONG_ACCEPT = (
 def test_a_wrong_accept_is_refused(run, port, name):
     """A client that gets the accept value of another key hangs up and says so."""
     with answering(port(), WRONG_ACCEPT) as url:
-        result = run(f"websocket/{name}", URL=url)
+        result = run(f"websockets/{name}", URL=url)
     assert result.returncode == 1
     assert "Sec-WebSocket-Accept" in result.stderr
 
@@ -499,7 +499,7 @@ def test_every_kind_of_frame(server, tap, run, record):
     """Each kind of frame, built by hand on a plain socket, is understood; a ping is answered
     with its own payload, in the middle of a message too; a close is echoed."""
     wire = tap(server)
-    result = run("websocket/frames.py", URL=wire.url)
+    result = run("websockets/frames.py", URL=wire.url)
     assert result.returncode == 0, result.stderr
     found = frames(wire.events)
     up = [f for f in found if f.source == "client"]
@@ -515,10 +515,10 @@ def test_every_kind_of_frame(server, tap, run, record):
     # The connection is ended by the server.
     wire.wait_until(lambda events: any(e.kind == "end" for e in events))
     assert next(e.source for e in wire.events if e.kind == "end") == "server"
-    record("websocket/frames.txt", result.stdout)
+    record("websockets/frames.txt", result.stdout)
     if "server.py" in server.output or "Worker ready" in server.output:
         shown = [*up[:3], down[0], *down[1:3], up[4], down[4], up[-1], down[-1]]
-        record("websocket/frames.html", hexdump(shown, "Frames on the wire, byte by byte"))
+        record("websockets/frames.html", hexdump(shown, "Frames on the wire, byte by byte"))
 
 
 def test_a_ping_is_answered_by_hand(run):
@@ -534,7 +534,7 @@ def test_a_ping_is_answered_by_hand(run):
                 ws.send("{}")
 
     with library(ping) as url:
-        result = run("websocket/frames.py", URL=url.replace("ws", "http"))
+        result = run("websockets/frames.py", URL=url.replace("ws", "http"))
     assert result.returncode == 0, result.stderr
     assert "sent     pong: 8 bytes" in result.stdout and answered.is_set()
 
@@ -563,9 +563,9 @@ def test_header_sizes(port, record):
         }
         for size, up, down in zip(sizes, headers["client"], headers["server"], strict=True)
     ]
-    record("websocket/headers.md", table(rows))
+    record("websockets/headers.md", table(rows))
     long = [f for f in found if f.size == 65_536]
-    record("websocket/long.html", hexdump(long, "A frame with 64 bits of length"))
+    record("websockets/long.html", hexdump(long, "A frame with 64 bits of length"))
 
 
 def test_clients_mask_and_servers_do_not(runs):
@@ -690,7 +690,7 @@ def test_messages_cross(server, port, record):
     rows = [(0, 0.3), (1, 1.3), (2, 4), (2, 4), (5, 5.3)]
     steps = [(m.source, m.label, *row) for m, row in zip(found, rows, strict=True)]
     record(
-        "websocket/crossing.svg",
+        "websockets/crossing.svg",
         crossing(
             steps,
             "Two messages that cross",
@@ -700,7 +700,7 @@ def test_messages_cross(server, port, record):
         ),
     )
     shown = [f for f in frames(wire.events) if not f.is_control]
-    record("websocket/crossing.html", transcript(shown[2:], "Two messages that cross"))
+    record("websockets/crossing.html", transcript(shown[2:], "Two messages that cross"))
 
 
 @pytest.mark.parametrize("name", SERVERS)
@@ -719,7 +719,7 @@ def test_asks_while_it_is_told(runs, record, name):
     # After the first push the client went on asking about the other job.
     labels = [m.label for m in found]
     assert any(label.endswith("status") for label in labels[labels.index("pushed done") :])
-    record("websocket/client_duplex.txt", result.stdout)
+    record("websockets/client_duplex.txt", result.stdout)
 
 
 def test_many_questions_at_once(talk):
@@ -746,7 +746,7 @@ def test_answers_in_any_order(run):
             pass
 
     with library(reverse) as url:
-        result = run("websocket/client_duplex.py", URL=url.replace("ws", "http"), SECONDS=2)
+        result = run("websockets/client_duplex.py", URL=url.replace("ws", "http"), SECONDS=2)
     assert result.returncode == 0, result.stderr
     assert "['job of 2.0 s', 'job of 1.1 s']" in result.stdout
 
@@ -754,9 +754,9 @@ def test_answers_in_any_order(run):
 def test_wrong_the_next_message_is_not_the_answer(server, run, record):
     """A client that takes the next message for the answer believes that its long job is done
     when a short one is."""
-    result = run("websocket/wrong_next_message.py", URL=server.url, SECONDS=2)
+    result = run("websockets/wrong_next_message.py", URL=server.url, SECONDS=2)
     assert result.stdout == "the long job is done\n"
-    record("websocket/wrong_next_message.txt", result.stdout)
+    record("websockets/wrong_next_message.txt", result.stdout)
 
 
 def test_a_socket_that_closes_fails_every_question(run):
@@ -767,7 +767,7 @@ def test_a_socket_that_closes_fails_every_question(run):
 
     with library(leave) as url:
         for name in "client.py", "client_duplex.py":
-            result = run(f"websocket/{name}", URL=url.replace("ws", "http"))
+            result = run(f"websockets/{name}", URL=url.replace("ws", "http"))
             assert result.returncode == 1
             assert "no answer from" in result.stderr and len(result.stderr.splitlines()) == 1
 
@@ -790,7 +790,7 @@ def test_what_comes_twice_counts_once(run):
                 ws.send(json.dumps(message))
 
     with library(twice) as url:
-        result = run("websocket/client_duplex.py", URL=url.replace("ws", "http"), INTERVAL=0.1)
+        result = run("websockets/client_duplex.py", URL=url.replace("ws", "http"), INTERVAL=0.1)
     assert result.stdout.endswith("the results are [42, 42]\n"), result.stderr
 
 
@@ -809,7 +809,7 @@ def test_nonsense_on_the_socket(run, name, message):
             pass
 
     with library(nonsense) as url:
-        result = run(f"websocket/{name}", URL=url.replace("ws", "http"))
+        result = run(f"websockets/{name}", URL=url.replace("ws", "http"))
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1, result.stderr
     assert "does not answer as a job server" in result.stderr or "refused" in result.stderr
@@ -826,7 +826,7 @@ def test_a_failed_job_fails_the_client(run):
             pass
 
     with library(fail) as url:
-        result = run("websocket/client.py", URL=url.replace("ws", "http"))
+        result = run("websockets/client.py", URL=url.replace("ws", "http"))
     assert (result.returncode, result.stderr) == (1, "the job failed: no paper\n")
 
 
@@ -842,7 +842,7 @@ def test_news_of_another_job_is_left_alone(run):
             pass
 
     with library(another_first) as url:
-        result = run("websocket/client.py", URL=url.replace("ws", "http"))
+        result = run("websockets/client.py", URL=url.replace("ws", "http"))
     assert "the result is 42" in result.stdout
 
 
@@ -879,7 +879,7 @@ def test_what_compression_saves(servers, tap, record):
         {"answer": which, "bytes plain": one, "bytes compressed": other}
         for which, one, other in zip(("first", "second", "third"), plain, small, strict=True)
     ]
-    record("websocket/compression.md", table(rows))
+    record("websockets/compression.md", table(rows))
 
 
 def test_where_the_servers_differ(servers, record):
@@ -931,7 +931,7 @@ def test_where_the_servers_differ(servers, record):
         ("after a 426 the connection", closes["server.py"], closes["server_websockets.py"]),
     ]
     record(
-        "websocket/differences.md",
+        "websockets/differences.md",
         table([{"default": what, "Sanic": one, "websockets": other} for what, one, other in rows]),
     )
     assert "compression" not in sanic_has
@@ -1016,7 +1016,7 @@ def test_the_same_code_below():
 def test_http_and_sockets_on_one_port(live):
     """An application in Sanic serves pages and WebSockets on one port, and under a prefix."""
     assert httpx2.get(live.url).headers["Content-Type"].startswith("text/html")
-    with connect(address(f"{live.url}/live/websocket")) as ws:
+    with connect(address(f"{live.url}/live/websockets")) as ws:
         assert ask(ws, {"id": 1, "submit": {"seconds": 0}})["status"] == "pending"
 
 
@@ -1065,7 +1065,7 @@ def test_from_how_many_messages_on_it_costs_less(sanic, start, tap, record):
         }
 
     rows = [row(n) for n in (1, 2, 3, 10, 100)]
-    record("websocket/break_even.md", table(rows))
+    record("websockets/break_even.md", table(rows))
     parts = {
         "WebSocket: handshake, both ways": size(messages(ws.events)),
         "WebSocket: closing, both ways": size(closes),
@@ -1074,7 +1074,7 @@ def test_from_how_many_messages_on_it_costs_less(sanic, start, tap, record):
         "HTTP: `POST` and its answer": post,
         "HTTP: held `GET` and its answer": get,
     }
-    record("websocket/parts.md", table([{"part": k, "bytes": v} for k, v in parts.items()]))
+    record("websockets/parts.md", table([{"part": k, "bytes": v} for k, v in parts.items()]))
     assert size(messages(ws.events)) > get > 4 * push
     assert row(1)["n held requests"] < row(1)["n pushes on one WebSocket"]
     assert row(2)["n held requests"] > row(2)["n pushes on one WebSocket"]
@@ -1099,7 +1099,7 @@ def test_costs(runs, record):
     assert [r["round trips"] for r in rows] == [3, 3]
     # Compressed sizes depend on the token.
     rows[1] |= {"bytes up": "–", "bytes down": "–"}
-    record("websocket/costs.md", table(rows))
+    record("websockets/costs.md", table(rows))
 
 
 # The browser

@@ -20,7 +20,7 @@ from .support.messages import messages, table
 from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment, finish
 from .support.sockets import CLOSE, PONG, TEXT, closings, frames
 
-ROOM = "websocket_lasting"
+ROOM = "reliable_websockets"
 SERVERS = ["server.py", "server_websockets.py"]
 QUICK = {"BACKOFF": 0.1, "TRIES": 1000}
 
@@ -122,10 +122,10 @@ def test_comes_back_and_goes_on(runs, record):
     assert asked[0] == "/events?after=0"
     assert set(asked[1:]) == {"/events?after=3"}
     assert output.endswith("1 to 6: 0 lost, 0 twice\n")
-    record("websocket_lasting/client.txt", output)
-    record("websocket_lasting/wire.html", back_on_the_wire(wire))
+    record("reliable_websockets/client.txt", output)
+    record("reliable_websockets/wire.html", back_on_the_wire(wire))
     record(
-        "websocket_lasting/timeline.svg",
+        "reliable_websockets/timeline.svg",
         cut(
             story(wire),
             "A WebSocket, cut and resumed",
@@ -200,7 +200,7 @@ def test_coming_back_costs_a_handshake(runs, record):
     # Nothing else passed than that, two more events, and heartbeats.
     events = sum(2 + len(p) for o, p in frames(wire.events, "server", last) if o == TEXT)
     assert sides == {"client": asked + 8, "server": answered + events + 4}
-    record("websocket_lasting/costs.md", table(rows))
+    record("reliable_websockets/costs.md", table(rows))
 
 
 def test_without_resuming_messages_are_lost(runs, record):
@@ -208,7 +208,7 @@ def test_without_resuming_messages_are_lost(runs, record):
     of six."""
     _, output = runs["wrong_client_no_resume.py"]
     assert output.endswith("1 to 6: 2 lost, 0 twice\n")
-    record("websocket_lasting/wrong_client_no_resume.txt", output)
+    record("reliable_websockets/wrong_client_no_resume.txt", output)
 
 
 @pytest.mark.parametrize("name", SERVERS)
@@ -383,7 +383,7 @@ def test_the_library_waits_after_failed_attempts_only(start, tap, run, record):
     assert result.returncode == 0
     assert result.stdout == "100 connections and 0 waits\n"
     assert wire.connections == 100
-    record("websocket_lasting/wrong_client_spin.txt", result.stdout)
+    record("reliable_websockets/wrong_client_spin.txt", result.stdout)
 
 
 def test_it_spins_after_a_clean_close_as_well(canned_close, run):
