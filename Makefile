@@ -8,7 +8,7 @@ BIN    := .venv/bin
 # The end of life that Material announces is known: see the README.
 export NO_MKDOCS_2_WARNING = 1
 
-# What was compiled once need not be again, by each of ten workers.
+# Ten workers share compiled modules.
 unexport PYTHONDONTWRITEBYTECODE
 
 help:
@@ -21,8 +21,13 @@ help:
 serve: build
 	@PORT=$(PORT) SANIC_IGNORE_PRODUCTION_WARNING=1 $(BIN)/python -m examples.site.server
 
-build: .venv/ready
+build: .venv/ready published
 	@$(BIN)/mkdocs build --strict
+
+# The site publishes the programs and the recordings as files, beside its pages.
+published:
+	@rm -rf docs/examples docs/snippets
+	@cp -R examples snippets docs
 
 test: .venv/ready
 	@$(BIN)/pytest
@@ -44,4 +49,4 @@ lock: .venv/ready
 	  --requirement requirements.txt
 	@touch $@
 
-.PHONY: help serve build test record lock
+.PHONY: help serve build published test record lock

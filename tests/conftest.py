@@ -1,46 +1,35 @@
 """Fixtures: run examples, tap their wires, record what they do."""
 
 import fcntl
-import gc
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
-from functools import cache
 from uuid import uuid4
 
 import pytest
-from httpx2._transports import default as transport
 from playwright.sync_api import sync_playwright
-from xdist.scheduler import LoadScopeScheduling
 
 from .support import parts
+from .support.browsing import watched_pages
 from .support.canned import Canned
+from .support.parts import require_program, skip_or_fail
 from .support.processes import (
     EXAMPLES,
     READY,
     ROOT,
     Ports,
     Program,
-    alone,
     argv,
-    complain,
+    assert_clean_output,
+    copy_isolated,
     environment,
-    finish,
+    run_to_end,
 )
 from .support.recorder import Recorder
 from .support.wiretap import Tap
-
-gc.disable()  # while proofs are collected, nothing is thrown away
-
-
-def pytest_collection_finish():
-    """Let the garbage collector pass over all that was collected."""
-    gc.freeze()
-    gc.enable()
 
 
 def pytest_addoption(parser):
@@ -48,33 +37,25 @@ def pytest_addoption(parser):
 
 
 def pytest_configure():
-    """Let programs hear Ctrl-C also where the shell that started these tests does not; make the
-    certificates that a client trusts once, and not for each of thousands."""
-    transport.create_ssl_context = cache(transport.create_ssl_context)
+    """Let programs receive SIGINT also where the shell that started these tests ignores it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Proofs of these try one program each, and share no more than a room does.
-SCATTERED = ("test_bad_servers", "test_examples")
+# Tests of these modules run one program each and share nothing, so any worker may take any.
+INDEPENDENT = ("test_bad_servers", "test_examples")
 
 
-class Together(LoadScopeScheduling):
-    """Keeps a module's proofs together, for what they share; of scattered ones, a room's."""
-
-    def _split_scope(self, nodeid):
-        scattered = nodeid.startswith(tuple(f"tests/{stem}.py" for stem in SCATTERED))
-        # tests/test_examples.py::test_runs_alone[token/client.py]
-        return nodeid.rpartition("/")[0] if scattered else super()._split_scope(nodeid)
-
-
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Begin with the pages, which keep a browser busy longest; end with what fills gaps."""
-    items.sort(key=lambda item: (item.path.stem != "test_pages", item.path.stem in SCATTERED))
+    """Keep the tests of a module on one worker, for the servers that they share.
 
-
-def pytest_xdist_make_scheduler(config, log):
-    return Together(config, log)
+    The pages come first, since they take longest; independent tests fill the gaps at the end.
+    """
+    items.sort(key=lambda item: (item.path.stem != "test_pages", item.path.stem in INDEPENDENT))
+    for item in items:
+        if item.path.stem not in INDEPENDENT:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")
@@ -94,12 +75,12 @@ def starter(folder, port):
     """Yield start(name, **environment); stop what it started, and fail if that leaked."""
     with ExitStack() as running:  # stops each, also when stopping another failed
 
-        def start(name, trouble=False, **variables):
+        def start(name, errors_expected=False, **variables):
             example = EXAMPLES / name
             variables.setdefault("PORT", port())
-            home = alone(example, folder / f"program-{uuid4()}")
+            home = copy_isolated(example, folder / f"program-{uuid4()}")
             program = Program(argv(example), home, environment(**variables), variables["PORT"])
-            running.callback(program.stop, trouble=trouble)
+            running.callback(program.stop, errors_expected=errors_expected)
             return program.wait_for(*READY)
 
         yield start
@@ -109,8 +90,8 @@ def starter(folder, port):
 def start(tmp_path, port):
     """Start an example server: start("token/server.py", KEEP=1), ready when this returns.
 
-    Each is stopped at the end of the test; one that leaks or printed a traceback fails it,
-    unless it is a wrong one, from which trouble is expected: start(…, trouble=True).
+    Each is stopped at the end of the test; one that leaks or prints a traceback fails it, except
+    for wrong programs, from which errors are expected: start(…, errors_expected=True).
     """
     with starter(tmp_path, port) as start:
         yield start
@@ -141,9 +122,9 @@ def run_shared(tmp_path_factory):
 def runner(folder):
     def run(name, **variables):
         example = EXAMPLES / name
-        home = alone(example, folder / f"client-{uuid4()}")
-        result = finish(argv(example), home, environment(**variables))
-        complain(result.stdout + result.stderr)
+        home = copy_isolated(example, folder / f"client-{uuid4()}")
+        result = run_to_end(argv(example), home, environment(**variables))
+        assert_clean_output(result.stdout + result.stderr)
         return result
 
     return run
@@ -175,19 +156,19 @@ def assembler(folder, port):
     """Yield the two functions that start real parts, and stop them at the end."""
     with ExitStack() as running:
 
-        def kept(part):
+        def stop_at_end(part):
             running.callback(part.stop)
             return part
 
         def start_proxy(name, ports, **changes):
-            needs("haproxy" if name.endswith(".cfg") else "nginx")
-            return kept(parts.proxy(name, folder / f"proxy-{uuid4()}", ports, changes))
+            require_program("haproxy" if name.endswith(".cfg") else "nginx")
+            return stop_at_end(parts.proxy(name, folder / f"proxy-{uuid4()}", ports, changes))
 
         def start_redis(*options):
-            needs("redis-server")
-            return kept(parts.redis(folder / f"redis-{uuid4()}", port(), *options))
+            require_program("redis-server")
+            return stop_at_end(parts.redis(folder / f"redis-{uuid4()}", port(), *options))
 
-        start_proxy.kept = start_redis.kept = kept
+        start_proxy.stop_at_end = start_redis.stop_at_end = stop_at_end
         yield start_proxy, start_redis
 
 
@@ -211,7 +192,7 @@ def start_proxy(assembled):
 def start_redis(assembled):
     """Start a Redis of the test's own: start_redis("--appendfsync", "always").
 
-    After `redis.stop(SIGKILL)`, `start_redis.kept(redis.again())` brings it back.
+    After `redis.stop(SIGKILL)`, `start_redis.stop_at_end(redis.again())` brings it back.
     """
     return assembled[1]
 
@@ -226,41 +207,30 @@ def assembled_shared(tmp_path_factory, port):
 @pytest.fixture
 def canned(port):
     """Start a server that gives the answers it was given, the last one for ever."""
-    opened = []
+    open_client_page = []
 
     def canned(*answers):
         server = Canned(port(), answers)
-        opened.append(server)
+        open_client_page.append(server)
         return server
 
     yield canned
-    for server in opened:
+    for server in open_client_page:
         server.close()
-
-
-def needs(program, package=None):
-    """Return the path of a real part; skip by name without it, and fail where CI is set."""
-    path = parts.found(program)
-    return path or missing(f"{program} is not installed: sudo apt-get install {package or program}")
-
-
-def missing(message):
-    """Skip the test, saying what is missing; fail it where CI is set."""
-    (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
 
 
 @pytest.fixture(scope="session")
 def browser():
     """Return the system's Chromium, headless. It makes no request of its own."""
     # Debian has the same browser without a window as well, which takes half the time to open.
-    path = parts.found("chromium-headless-shell") or needs("chromium")
-    quiet = "disable-gpu disable-quic no-first-run disable-background-networking"
-    quiet += " disable-component-update disable-sync"
+    path = parts.found("chromium-headless-shell") or require_program("chromium")
+    flags = "disable-gpu disable-quic no-first-run disable-background-networking"
+    flags += " disable-component-update disable-sync"
     with sync_playwright() as playwright:
         yield playwright.chromium.launch(
             executable_path=path,
             chromium_sandbox=False,
-            args=[f"--{flag}" for flag in quiet.split()],
+            args=[f"--{flag}" for flag in flags.split()],
         )
 
 
@@ -272,13 +242,13 @@ def page(browser):
 
 
 @pytest.fixture
-def opened(request, page, tmp_path):
+def open_client_page(request, page, tmp_path):
     """Return open(url): client.html, opened as a file, alone in its folder, with that server.
 
     It is that of the room which a module is named after.
     """
     room = request.module.__name__.rpartition(".test_")[2]
-    folder = alone(EXAMPLES / room / "client.html", tmp_path / "page")
+    folder = copy_isolated(EXAMPLES / room / "client.html", tmp_path / "page")
 
     def open_page(url):
         page.goto(f"file://{folder}/client.html?url={url}")
@@ -292,7 +262,7 @@ def registry():
     """Skip where uv cannot reach a package registry; fail there where CI is set."""
     check = ["uv", "run", "--no-project", "--with", "sanic", "python", "-c", ""]
     if subprocess.run(check, env=environment(), capture_output=True).returncode:
-        missing("no package registry can be reached, so uv cannot fetch what examples need")
+        skip_or_fail("no package registry can be reached, so uv cannot fetch what examples need")
 
 
 # The index of the search is as large as all pages together, and each page reads it.
@@ -308,6 +278,7 @@ def site(tmp_path_factory, worker_id):
     with open(f"{folder}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
+            subprocess.run(["make", "--silent", "published"], cwd=ROOT, check=True)
             built = subprocess.run(
                 ["mkdocs", "build", "--strict", "--site-dir", folder],
                 cwd=ROOT,
@@ -350,39 +321,8 @@ def static(site, port):
     program.wait()
 
 
-@contextmanager
-def watched(browser):
-    """Yield open(url) -> page; fail on an error in a console, a failed request, and a request
-    to another host than the page's."""
-    troubles, hosts = [], set()
-
-    def asked(request):
-        if request.url.startswith("http"):
-            hosts.add(request.url.split("/")[2])
-
-    def failed(request):
-        if request.failure != "net::ERR_ABORTED":  # left for another page
-            troubles.append(f"{request.failure}: {request.url}")
-
-    with browser.new_context() as context:
-
-        def open_page(url):
-            page = context.new_page()
-            page.on("console", lambda m: m.type in {"error", "warning"} and troubles.append(m.text))
-            page.on("pageerror", lambda error: troubles.append(str(error)))
-            page.on("response", lambda r: r.status >= 400 and troubles.append(r.url))
-            page.on("requestfailed", failed)
-            page.on("request", asked)
-            page.goto(url, wait_until="networkidle")
-            return page
-
-        open_page.context, open_page.hosts, open_page.troubles = context, hosts, troubles
-        yield open_page
-    assert not troubles
-
-
 @pytest.fixture
-def quiet(browser):
+def open_page(browser):
     """Return open(url) -> page, watched for errors."""
-    with watched(browser) as open_page:
+    with watched_pages(browser) as open_page:
         yield open_page

@@ -16,12 +16,20 @@ import httpx2
 import pytest
 from websockets.sync.client import connect
 
-from .conftest import missing, needs
 from .support import parts
-from .support.apart import apart
 from .support.figures import cut
-from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment, until
+from .support.parts import require_program, skip_or_fail
+from .support.processes import (
+    EXAMPLES,
+    TIMEOUT,
+    Program,
+    argv,
+    copy_isolated,
+    environment,
+    wait_until,
+)
 from .support.recorder import stable
+from .support.threads import run_in_thread
 from .test_security_tokens import folded
 
 ROOM = "debugging"
@@ -63,7 +71,9 @@ def test_without_buffer_events_come_one_by_one(start, tmp_path):
     """With `--no-buffer` the first event is there long before the stream ends."""
     slow = start(f"{ROOM}/server.py", HOLD=60)
     example = EXAMPLES / ROOM / "stream.sh"
-    curl = Program(argv(example), alone(example, tmp_path / "stream"), environment(URL=slow.url))
+    curl = Program(
+        argv(example), copy_isolated(example, tmp_path / "stream"), environment(URL=slow.url)
+    )
     curl.wait_for("data: event 1")
     assert "data: event 2" not in curl.output
     curl.send(signal.SIGTERM)
@@ -128,7 +138,7 @@ def test_the_debug_mode_says_that_something_blocked(start, record):
     before = len(server.output)
     httpx2.get(f"{server.url}/blocking")
     told = re.compile(r"(?m)^Executing <Task.*(coro=<\w+\(\)).* took (?!0\.[012])[\d.]+ seconds$")
-    line = until(lambda: told.search(server.output[before:]))
+    line = wait_until(lambda: told.search(server.output[before:]))
     assert "blocking" not in line[0]
     name = line[1]
     record("debugging/debug_mode.txt", f"Executing <Task … {name} … took … seconds\n")
@@ -143,7 +153,7 @@ def test_without_the_debug_mode_nothing_is_said(watched):
 def watched(start_shared):
     """Return a server that watches its loop, after the loop was blocked."""
     server = start_shared(f"{ROOM}/server_watched.py", BLOCK=3)
-    httpx2.get(f"{server.url}/blocking", timeout=PATIENCE)
+    httpx2.get(f"{server.url}/blocking", timeout=TIMEOUT)
     return server.wait_for("in blocking")
 
 
@@ -175,7 +185,7 @@ def test_a_server_that_stopped_is_not_watched(monkeypatch):
         for _ in range(5):
             await asyncio.sleep(0)
 
-    apart(live_and_stop())
+    run_in_thread(live_and_stop())
     assert set(said[:-1]) == {"on"}
     assert said[-1] == "off"
 
@@ -205,9 +215,9 @@ until grep -q '^IP6 .* Flags .R' captured; do sleep 0.05; done
 def captured(tmp_path_factory):
     """Return what capture.sh showed of two connections, in a network of their own."""
     for program in "tcpdump", "ip", "unshare":
-        needs(program, {"ip": "iproute2", "unshare": "util-linux"}.get(program))
+        require_program(program, {"ip": "iproute2", "unshare": "util-linux"}.get(program))
     folder = tmp_path_factory.mktemp("capture") / "both"
-    alone(EXAMPLES / ROOM / "server.py", folder)
+    copy_isolated(EXAMPLES / ROOM / "server.py", folder)
     shutil.copy(EXAMPLES / ROOM / "capture.sh", folder)
     # A network and processes of its own; all of them end with the shell.
     space = ["unshare", "--net", "--pid", "--fork", "--kill-child"]
@@ -217,12 +227,12 @@ def captured(tmp_path_factory):
     env = environment()
     env["PATH"] += ":/usr/sbin:/sbin"
     if subprocess.run([*space, "true"], env=env).returncode:
-        missing(f"tcpdump needs a network namespace here: {' '.join(space)}")
+        skip_or_fail(f"tcpdump needs a network namespace here: {' '.join(space)}")
     subprocess.run(
         [*space, "sh", "-euc", SCENE.format(python=sys.executable)],
         cwd=folder,
         env=env,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=True,
     )
     return (folder / "captured").read_text()
@@ -253,7 +263,7 @@ def test_tcpdump_sees_version_6_as_well(captured):
     """`tcpdump` sees who hangs up over IPv6 as well: where nobody listens, an R answers the S."""
     lines = [line for line in captured.splitlines() if line.startswith("IP6")]
     if not lines:
-        missing("this kernel has no IPv6")
+        skip_or_fail("this kernel has no IPv6")
     opened, answered = lines
     assert re.fullmatch(r"IP6 ::1\.\d+ > ::1\.8000: Flags \[S\]", opened)
     assert re.fullmatch(r"IP6 ::1\.8000 > ::1\.\d+: Flags \[R\.\]", answered)
@@ -261,17 +271,17 @@ def test_tcpdump_sees_version_6_as_well(captured):
 
 def test_tcpdump_is_not_for_everyone():
     """A user who is not root, and whose tcpdump was given no right, is told that by capture.sh."""
-    needs("tcpdump")
+    require_program("tcpdump")
     # Without new privileges: not even those that the file of the program may have been given.
     user = ["--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
     result = subprocess.run(
-        [needs("setpriv", "util-linux"), "--no-new-privs", *user, "sh", "-s"],
+        [require_program("setpriv", "util-linux"), "--no-new-privs", *user, "sh", "-s"],
         input=(EXAMPLES / ROOM / "capture.sh").read_text(),
         cwd="/",
         env=environment(PATH=parts.PATH),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     assert "have permission" in result.stderr
     assert result.stdout == ""

@@ -24,10 +24,18 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.sync.client import connect
 
-from .support.apart import apart
 from .support.bars import bars
 from .support.messages import table
-from .support.processes import EXAMPLES, PATIENCE, READY, Program, alone, environment, until
+from .support.processes import (
+    EXAMPLES,
+    READY,
+    TIMEOUT,
+    Program,
+    copy_isolated,
+    environment,
+    wait_until,
+)
+from .support.threads import run_in_thread
 
 ROOM = "holding_connections"
 BATCH, BATCHES = 100, 5
@@ -41,7 +49,7 @@ UPGRADE = (
 
 def knock(server, path="/poll", extra=""):
     """Connect, ask, and return the socket without reading."""
-    client = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+    client = socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT)
     client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n{extra}\r\n".encode())
     return client
 
@@ -54,7 +62,7 @@ def clients(server, number, path="/poll", extra=""):
 
 
 def held(server):
-    return httpx2.get(f"{server.url}/held", timeout=PATIENCE).json()["held"]
+    return httpx2.get(f"{server.url}/held", timeout=TIMEOUT).json()["held"]
 
 
 def files(server):
@@ -111,9 +119,9 @@ def sizes(start_shared):
 def settle(server, name, number):
     """Return once a server holds so many."""
     if name == "server_threads.py":
-        until(lambda: server.status("Threads") == 1 + number)
+        wait_until(lambda: server.status("Threads") == 1 + number)
     else:
-        until(lambda: held(server) == number)
+        wait_until(lambda: held(server) == number)
 
 
 def multiples(sizes):
@@ -202,7 +210,7 @@ def answered(opened, number):
     """Return {outcome: how many} of the first clients that hear something."""
     heard = []
     while len(heard) < number:
-        ready, _, _ = select.select(set(opened) - set(heard), [], [], PATIENCE)
+        ready, _, _ = select.select(set(opened) - set(heard), [], [], TIMEOUT)
         assert ready, f"only {len(heard)} heard something"
         heard += ready
     return Counter(outcome(client) for client in heard)
@@ -228,11 +236,11 @@ def test_without_a_cap_uvloop_hangs_up(start):
 def test_without_a_cap_asyncio_is_silent(start, record):
     """Without a cap, a server on plain asyncio that has no file left lets new clients connect
     and tells them nothing, while its log fills up."""
-    server = start(f"{ROOM}/wrong_no_cap.py", trouble=True, FILES=FILES, SANIC_USE_UVLOOP=0)
+    server = start(f"{ROOM}/wrong_no_cap.py", errors_expected=True, FILES=FILES, SANIC_USE_UVLOOP=0)
     with clients(server, FILES) as opened:  # the kernel lets them in
         server.wait_for("Errno 24")
         assert not select.select(opened, [], [], 0.3)[0]
-        server.stop(signal.SIGKILL, trouble=True)  # its log has no end
+        server.stop(signal.SIGKILL, errors_expected=True)  # its log has no end
     log = said(server).splitlines()
     first = next(line for line in log if "out of system resource" in line)
     last = next(line for line in log if "Errno 24" in line)
@@ -275,7 +283,7 @@ def test_a_websocket_too_many_is_1013(full):
     server, _ = full
     with connect(f"ws://127.0.0.1:{server.port}/socket") as client:
         with pytest.raises(ConnectionClosed):
-            client.recv(PATIENCE)
+            client.recv(TIMEOUT)
         assert client.close_code == 1013
 
 
@@ -290,8 +298,8 @@ def test_a_handshake_too_many_is_503(start):
         assert refused.value.response.status_code == 503
         assert 5 <= int(refused.value.response.headers["Retry-After"]) <= 15
         first.send("release")
-        assert first.recv(PATIENCE) == "done"
-    until(lambda: connects(url))
+        assert first.recv(TIMEOUT) == "done"
+    wait_until(lambda: connects(url))
 
 
 def connects(url):
@@ -308,8 +316,8 @@ def test_whoever_leaves_makes_room(start):
     for _ in range(3):
         with closing(knock(server)), closing(knock(server, "/stream")):
             with closing(knock(server, "/socket", UPGRADE)):
-                until(lambda: held(server) == 3)
-        until(lambda: held(server) == 0)
+                wait_until(lambda: held(server) == 3)
+        wait_until(lambda: held(server) == 0)
 
 
 def test_the_limit_is_raised_by_the_server_itself(start):
@@ -328,7 +336,7 @@ def test_the_limit_is_raised_by_the_server_itself(start):
 def test_no_more_files_than_may_be_had(tmp_path, port):
     """Where the hard limit is lower than what the server would like, it takes that, and holds
     so many fewer."""
-    folder = alone(EXAMPLES / ROOM / "server.py", tmp_path / "few")
+    folder = copy_isolated(EXAMPLES / ROOM / "server.py", tmp_path / "few")
     command = ["sh", "-c", f"ulimit -n 500; exec '{sys.executable}' server.py"]
     server = Program(command, folder, environment(PORT=(number := port()), SPARE=SPARE), number)
     try:
@@ -355,7 +363,7 @@ def test_stops_with_everyone_answered(start):
     """A server that is told to stop answers all whom it holds."""
     server = start(f"{ROOM}/server.py")
     with clients(server, 50) as opened:
-        until(lambda: held(server) == 50)
+        wait_until(lambda: held(server) == 50)
         assert server.stop() == 0
         assert answered(opened, 50) == {"HTTP/1.1 200 OK": 50}
 
@@ -389,7 +397,7 @@ def test_who_is_released_twice_is_answered_once(monkeypatch):
         assert room["answer_all"]() == room["answer_all"]() == 3
         return await asyncio.gather(*waits, return_exceptions=True)
 
-    ends = apart(twice())
+    ends = run_in_thread(twice())
     assert [type(end) for end in ends] == [asyncio.CancelledError, type(None), type(None)]
     assert not room["held"]
 
@@ -397,7 +405,7 @@ def test_who_is_released_twice_is_answered_once(monkeypatch):
 def test_a_thread_too_many_is_no_answer(start):
     """Where threads run out, here for want of address space, the next client is hung up on
     with no answer, and a traceback is logged."""
-    server = start(f"{ROOM}/server_threads.py", trouble=True)
+    server = start(f"{ROOM}/server_threads.py", errors_expected=True)
     space = server.status("VmSize") * 1024
     resource.prlimit(server.process.pid, resource.RLIMIT_AS, (space + 2**27, -1))
     with clients(server, 30) as opened:
@@ -439,9 +447,9 @@ def test_a_proxy_takes_two_sockets_for_each(proxied):
     the server."""
     server, proxy = proxied
     with clients(proxy, 8) as opened:
-        until(lambda: held(server) == 8)
-        until(lambda: established("remote", server.port) == 8)
-        until(lambda: established("local", proxy.port) == 8)
+        wait_until(lambda: held(server) == 8)
+        wait_until(lambda: established("remote", server.port) == 8)
+        wait_until(lambda: established("local", proxy.port) == 8)
         assert httpx2.post(f"{server.url}/release").json() == {"released": 8}
         assert answered(opened, 8) == {"HTTP/1.1 200 OK": 8}
 
@@ -457,7 +465,7 @@ def test_a_proxy_can_refuse_for_the_server(proxied):
         assert answer.status_code == 503
         assert answer.headers["Retry-After"] == "5"
         assert held(server) == 0
-    until(lambda: httpx2.get(f"{proxy.url}/held").status_code == 200)
+    wait_until(lambda: httpx2.get(f"{proxy.url}/held").status_code == 200)
 
 
 def test_maxconn_alone_is_not_polite(proxied, start_proxy, port):
@@ -481,7 +489,7 @@ PORTS = "40000 40019"
 def test_ports_run_out_on_the_side_that_connects(tmp_path, record):
     """Towards one server, a side that connects has as many connections as ports, for each
     address of its own: with twenty ports twenty, and twenty more from a second address."""
-    folder = alone(EXAMPLES / ROOM / "ports.py", tmp_path / "ports")
+    folder = copy_isolated(EXAMPLES / ROOM / "ports.py", tmp_path / "ports")
     listen = "import runpy, socket; s = socket.create_server(('127.0.0.1', 8000), backlog=100); "
     listen += "runpy.run_path('ports.py', run_name='__main__')"
     inside = f"ip link set lo up; echo {PORTS} > /proc/sys/net/ipv4/ip_local_port_range; "
@@ -493,7 +501,7 @@ def test_ports_run_out_on_the_side_that_connects(tmp_path, record):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("20 connections; then: Cannot assign requested address") == 2
@@ -520,7 +528,7 @@ def test_the_kernel_connects_before_the_server_accepts():
             listening.accept()[0].close()
         # Now there is room for who tries again, as the kernel does by itself.
         left = [client for client in opened if client not in connected]
-        assert select.select([], left, [], PATIENCE)[1]
+        assert select.select([], left, [], TIMEOUT)[1]
 
 
 SO_MEMINFO = 55  # Linux; Python has no name for it

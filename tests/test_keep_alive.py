@@ -14,10 +14,10 @@ from sanic.config import DEFAULT_CONFIG
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 
-from .support.apart import apart
 from .support.browsing import expect_accessible
 from .support.crossing import certified, secured
 from .support.messages import counts, exchanges, messages, table, transcript
+from .support.threads import run_in_thread
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def ask_together(url, times, limits):
         async with httpx2.AsyncClient(limits=limits, timeout=30) as client:
             await asyncio.gather(*(client.get(url) for _ in range(times)))
 
-    apart(ask())
+    run_in_thread(ask())
 
 
 def test_a_pool_grows_to_its_limit(server, tap):
@@ -237,35 +237,35 @@ def shown(page, button):
     return page.locator("#answers li").all_inner_texts()
 
 
-def test_the_browser_keeps_one_connection(opened, server, tap):
+def test_the_browser_keeps_one_connection(open_client_page, server, tap):
     """A browser sends requests that follow each other over one connection."""
     wire = tap(server)
-    lines = shown(opened(wire.url), "#one")
+    lines = shown(open_client_page(wire.url), "#one")
     assert per_connection(wire) == [10]
     assert [line.split()[-1] for line in lines[:-1]] == [str(n) for n in range(1, 11)]
     assert len({line.split(",")[0] for line in lines[:-1]}) == 1
     assert lines[-1] == "done"
 
 
-def test_the_browser_opens_six(opened, server, tap):
+def test_the_browser_opens_six(open_client_page, server, tap):
     """Chromium opens six connections to a host, and no more: of eight requests at once, two wait
     for a connection."""
     wire = tap(server)
-    lines = shown(opened(wire.url), "#all")
+    lines = shown(open_client_page(wire.url), "#all")
     assert sorted(per_connection(wire)) == [1, 1, 1, 1, 2, 2]
     assert sum("request 2" in line for line in lines) == 2
 
 
-def test_the_browser_says_what_was_wrong(opened, port, canned):
+def test_the_browser_says_what_was_wrong(open_client_page, port, canned):
     """The page says when nobody answers, and what a server answered in place of an error."""
-    assert "stopped: " in shown(opened(f"http://127.0.0.1:{port()}"), "#one")[0]
+    assert "stopped: " in shown(open_client_page(f"http://127.0.0.1:{port()}"), "#one")[0]
     refusing = canned((500, {"Access-Control-Allow-Origin": "*"}, "no paper"))
-    assert shown(opened(refusing.url), "#one") == ["stopped: no paper"]
+    assert shown(open_client_page(refusing.url), "#one") == ["stopped: no paper"]
 
 
-def test_the_panel_is_live(live, quiet):
+def test_the_panel_is_live(live, open_page):
     """Served by make serve, the panel runs the printed client against the printed server."""
-    page = quiet(f"{live.url}/techniques/keep-alive/")
+    page = open_page(f"{live.url}/techniques/keep-alive/")
     page.wait_for_selector(".panel[data-state=live]")
     client = page.frame_locator(".panel iframe")
     client.locator("#one").click()
@@ -275,9 +275,9 @@ def test_the_panel_is_live(live, quiet):
     expect_accessible(page, ".panel")
 
 
-def test_the_panel_says_what_it_needs(static, quiet):
+def test_the_panel_says_what_it_needs(static, open_page):
     """On a static host the panel says that it needs the live site."""
-    page = quiet(f"{static.url}/techniques/keep-alive/")
+    page = open_page(f"{static.url}/techniques/keep-alive/")
     assert "make serve" in page.inner_text(".panel")
     assert page.locator(".panel iframe").count() == 0
 
@@ -405,6 +405,6 @@ def test_a_websocket_ping_is_a_frame(tap):
                 await (await client.ping(b"there?"))
                 return [(e.source, e.data) for e in wire.events if e.kind == "data"]
 
-    (asker, ping), (other, pong) = apart(talk())[-2:]
+    (asker, ping), (other, pong) = run_in_thread(talk())[-2:]
     assert (asker, ping[0], ping[1] & 127) == ("client", 0x89, 6)
     assert (other, pong) == ("server", b"\x8a\x06there?")

@@ -11,18 +11,18 @@ from typing import NamedTuple
 
 import pytest
 
-from .conftest import missing, needs
 from .support.link import FAR, NAME, NEAR, PORT, Link
 from .support.messages import table
+from .support.parts import require_program, skip_or_fail
 from .support.processes import (
     EXAMPLES,
-    PATIENCE,
     READY,
+    TIMEOUT,
     Program,
-    alone,
     argv,
+    copy_isolated,
     environment,
-    until,
+    wait_until,
 )
 from .support.waterfall import waterfall
 
@@ -55,7 +55,7 @@ class Place(NamedTuple):
             env=environment(SSL_CERT_FILE=trust, CURL_CA_BUNDLE=trust, **variables),
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
@@ -64,7 +64,7 @@ class Place(NamedTuple):
         """Return the command that runs an example, copied alone into a folder."""
         folder = self.folder / name.replace("/", "-")
         if not folder.exists():
-            alone(EXAMPLES / name, folder)
+            copy_isolated(EXAMPLES / name, folder)
         return [argv(EXAMPLES / name)[0], str(folder / EXAMPLES.joinpath(name).name)]
 
 
@@ -72,21 +72,21 @@ class Place(NamedTuple):
 def place(tmp_path_factory):
     """Return open(round_trip) -> Place; without Linux, or its tools, skip by name."""
     if not sys.platform.startswith("linux"):
-        missing("a slow link needs the TUN device and the namespaces of Linux")
+        skip_or_fail("a slow link needs the TUN device and the namespaces of Linux")
     for tool, package in [
         ("ip", "iproute2"),
         ("unshare", "util-linux"),
         ("nsenter", "util-linux"),
         ("curl", "curl"),
     ]:
-        needs(tool, package)
+        require_program(tool, package)
     places = []
 
     def open_place(round_trip):
         try:
             link = Link(round_trip)
         except OSError as error:
-            missing(f"a slow link needs a TUN device and a network namespace: {error}")
+            skip_or_fail(f"a slow link needs a TUN device and a network namespace: {error}")
         places.append(Place(link, tmp_path_factory.mktemp("link"), []))
         return places[-1]
 
@@ -423,7 +423,7 @@ def test_a_request_and_a_close_cross(place, record):
                 return number
         return None
 
-    until(lambda: first(here.link.log, "server", "R", False) is not None)
+    wait_until(lambda: first(here.link.log, "server", "R", False) is not None)
     log = here.link.log
     answered = first(log, "server", "P", True)
     asked_again = answered + first(log[answered:], "client", "P", False, 1)
@@ -446,7 +446,7 @@ def test_probes_find_an_end_that_is_gone(place, record):
     without = here.start(command, ("a new socket",), "without", SECONDS=60, PROBES="no", **url)
     ports = list(dict.fromkeys(p.source for p in here.link.packets if p.flags == "S"))
     assert len(ports) == 2
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
 
     def probes():
         # A probe repeats the last byte number that was acknowledged, and has no byte.

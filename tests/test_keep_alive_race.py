@@ -9,9 +9,9 @@ import httpx2
 import pytest
 from sanic.config import DEFAULT_CONFIG
 
-from .support.apart import apart
 from .support.crossing import Crossing
 from .support.processes import EXAMPLES
+from .support.threads import run_in_thread
 from .test_keep_alive import get, per_connection
 
 
@@ -122,7 +122,7 @@ def test_does_not_send_again_what_may_do_harm(impatient, monkeypatch):
             await module["request"](client, "POST")
 
     with pytest.raises(httpx2.RemoteProtocolError):
-        apart(twice())
+        run_in_thread(twice())
     placed = httpx2.get(impatient.url).json()["orders"] - before
     assert placed == 1  # it was done, which the client can't know
 
@@ -138,7 +138,7 @@ def test_sends_again_on_a_fresh_connection(impatient, monkeypatch):
             await asyncio.gather(*together)
             return [(await module["request"](client, "GET")).status_code for _ in range(5)]
 
-    assert apart(ask()) == [200] * 5
+    assert run_in_thread(ask()) == [200] * 5
 
 
 def test_the_client_forgets_first(monkeypatch, port):

@@ -25,11 +25,19 @@ from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatu
 from websockets.sync.client import connect
 from websockets.sync.server import serve
 
-from .support.apart import apart
 from .support.crowd import client_of
 from .support.figures import standings
 from .support.messages import table
-from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment, until
+from .support.processes import (
+    EXAMPLES,
+    TIMEOUT,
+    Program,
+    argv,
+    copy_isolated,
+    environment,
+    wait_until,
+)
+from .support.threads import run_in_thread
 
 ROOM = "load_balancing"
 COPIES = dict(a=8001, b=8002, c=8003)
@@ -59,7 +67,7 @@ class Balanced:
             number = self.ports[COPIES[name]]
             given = {"NAME": name, "PORT": number} | SOON | options
             self.copies[name] = self._start(f"{ROOM}/server.py", **given)
-        until(lambda: all(self.state[name] == "UP" for name in names))
+        wait_until(lambda: all(self.state[name] == "UP" for name in names))
 
     def replace(self, name, told=False):
         """Stop a copy, unless it is told already, and start another in its place, when the
@@ -67,8 +75,8 @@ class Balanced:
         if not told:
             self.copies[name].send(signal.SIGTERM)
         assert self.copies[name].wait() == 0
-        until(lambda: self.state[name] == "DOWN")
-        until(lambda: self.sockets in {None, sum(self.counts)})
+        wait_until(lambda: self.state[name] == "DOWN")
+        wait_until(lambda: self.sockets in {None, sum(self.counts)})
         self.start(name)
 
     def _statistics(self, names=COPIES):
@@ -100,7 +108,7 @@ def hold(tmp_path_factory):
 
         def hold(url, **options):
             example = EXAMPLES / ROOM / "client.py"
-            home = alone(example, tmp_path_factory.mktemp("holder") / "alone")
+            home = copy_isolated(example, tmp_path_factory.mktemp("holder") / "alone")
             options = environment(URL=url, BACKOFF=0.1, **options)
             client = Program(argv(example), home, options)
             running.callback(client.stop, signal.SIGKILL)
@@ -123,9 +131,9 @@ def story(start_shared, assembled_shared, port, hold):
     balanced = Balanced(start_shared, assembled_shared[0], port)
     steps = {}
     balanced.start("a", "b")
-    until(lambda: balanced.state["c"] == "DOWN")
+    wait_until(lambda: balanced.state["c"] == "DOWN")
     clients = [hold(balanced.url, COUNT=30)]
-    until(lambda: sum(balanced.counts) == 30)
+    wait_until(lambda: sum(balanced.counts) == 30)
     clients[0].wait_for("a ")
     steps["30 clients, two copies"] = balanced.counts
     balanced.start("c")
@@ -188,7 +196,7 @@ class Asking(threading.Thread):
         self.statuses, self.names = Counter(), set()
 
     def run(self):
-        with httpx2.Client(base_url=self.url, timeout=PATIENCE) as client:
+        with httpx2.Client(base_url=self.url, timeout=TIMEOUT) as client:
             while not self.over.wait(0.01):
                 try:
                     submitted = client.post("/jobs", json={"seconds": 60})
@@ -210,7 +218,7 @@ def aged(start_shared, assembled_shared, port, hold):
     """Return what a client says whose sockets reach a maximum age, while a third copy starts."""
     balanced = Balanced(start_shared, assembled_shared[0], port)
     balanced.start("a", "b", MAX_AGE=3)
-    until(lambda: balanced.state["c"] == "DOWN")
+    wait_until(lambda: balanced.state["c"] == "DOWN")
     client = hold(balanced.url, COUNT=36)
     client.wait_for("a 18, b 18")
     balanced.start("c", MAX_AGE=3)
@@ -222,7 +230,7 @@ def aged(start_shared, assembled_shared, port, hold):
     for name in "ab":
         balanced.replace(name)
     for each in asking:  # however slow the machine, each has met all copies, and held
-        until(lambda each=each: each.names == set(COPIES) and each.statuses[200])
+        wait_until(lambda each=each: each.names == set(COPIES) and each.statuses[200])
         each.stop()
     return client.output.splitlines(), asking
 
@@ -259,7 +267,7 @@ def closings(url, count, before=lambda: None):
     def hold():
         with socket_at(url) as socket:
             socket.recv()
-            here.wait(PATIENCE)
+            here.wait(TIMEOUT)
             with pytest.raises(ConnectionClosed):
                 socket.recv()
             found.append((socket.close_code, time.monotonic()))
@@ -267,7 +275,7 @@ def closings(url, count, before=lambda: None):
     holding = [threading.Thread(target=hold) for _ in range(count)]
     for each in holding:
         each.start()
-    here.wait(PATIENCE)
+    here.wait(TIMEOUT)
     before()
     for each in holding:
         each.join()
@@ -401,7 +409,7 @@ def test_the_client_waits_longer_each_time(dismissing):
     client = client_of(ROOM, URL=url, BACKOFF=1, random=SimpleNamespace(uniform=uniform))
     held = client.Held(1)
     with pytest.raises(EOFError):
-        apart(held.hold(0))
+        run_in_thread(held.hold(0))
     assert waits == [(bound, {}) for bound in bounds]
 
 
@@ -415,7 +423,7 @@ def test_a_copy_holds_only_for_so_long(start):
     for seconds, status in (60, "pending"), (0.1, "done"):
         job = httpx2.post(f"{copy.url}/jobs", json={"seconds": seconds}).headers["Location"]
         wait = {"Prefer": "wait=60"}
-        answer = httpx2.get(f"{copy.url}{job}", headers=wait, timeout=PATIENCE)
+        answer = httpx2.get(f"{copy.url}{job}", headers=wait, timeout=TIMEOUT)
         assert (answer.status_code, answer.json()["status"]) == (200, status)
 
 
@@ -428,7 +436,7 @@ def test_a_hold_leaves_no_task():
         await asyncio.sleep(0)  # for what was cancelled to end
         return asyncio.all_tasks() - {asyncio.current_task()}
 
-    assert apart(held()) == set()
+    assert run_in_thread(held()) == set()
 
 
 # To whom
@@ -468,12 +476,12 @@ def test_round_robin_does_not_look(start, start_proxy, port, three, record):
             counts = [[len(sockets) for sockets in where.values()]]
             for socket in where["c"]:
                 socket.close()
-            until(lambda: health(three)["c"] == 0)
+            wait_until(lambda: health(three)["c"] == 0)
             counts.append([3, 3, 0])
             assert list(health(three).values()) == counts[1]
             opened(balanced.url, 6, stack)
             counts.append(list(health(three).values()))
-        until(lambda: sum(health(three).values()) == 0)
+        wait_until(lambda: sum(health(three).values()) == 0)
         found[balance] = counts
     in_turn, *by_looking = found.values()
     assert in_turn == [[3, 3, 3], [3, 3, 0], [5, 5, 2]]
@@ -601,10 +609,10 @@ def test_a_cap_makes_the_next_one_wait(start, start_proxy, port, three):
         seventh = []
         waiting = threading.Thread(target=lambda: seventh.append(socket_at(balanced.url)))
         waiting.start()
-        until(lambda: balanced.waiting == 1)
+        wait_until(lambda: balanced.waiting == 1)
         assert not seventh
         first.close()
-        waiting.join(PATIENCE)
+        waiting.join(TIMEOUT)
         with seventh[0] as socket:
             assert socket.recv() == "b"
 
@@ -618,7 +626,7 @@ def test_a_failing_check_keeps_what_is_there(start, start_proxy, port, three):
     with ExitStack() as stack:
         mine = opened(balanced.url, 3, stack)["a"]
         own.send(signal.SIGTERM)
-        until(lambda: balanced.state["a"] == "DOWN")
+        wait_until(lambda: balanced.state["a"] == "DOWN")
         assert httpx2.get(f"{own.url}/health").status_code == 503
         assert {name: len(new) for name, new in opened(balanced.url, 4, stack).items()} == {
             "a": 0,
@@ -651,7 +659,7 @@ def test_nginx_drains_by_its_file(start_proxy, port, three):
         copy = f"server 127.0.0.1:{ports[8001]} "
         file.write_text(file.read_text().replace(copy, f"{copy}down "))
         os.kill(proxy.process.pid, signal.SIGHUP)
-        until(lambda: b"shutting down" in b"".join(titles(proxy.process)))
+        wait_until(lambda: b"shutting down" in b"".join(titles(proxy.process)))
         assert not opened(proxy.url, 6, stack)["a"]
         mine.send("still there?")
         assert mine.recv() == "a: still there?"
@@ -702,7 +710,7 @@ def sockets(process):
 def test_two_sockets_a_client(start, start_proxy, port, three, record):
     """For each WebSocket a balancer has two sockets, one to the client and one to the copy: for
     ten clients twenty."""
-    until(lambda: sum(health(three).values()) == 0)
+    wait_until(lambda: sum(health(three).values()) == 0)
     rows = []
     for name in "haproxy.cfg", "nginx.conf":
         if name == "nginx.conf":
@@ -724,6 +732,6 @@ def test_two_sockets_a_client(start, start_proxy, port, three, record):
                     "sockets of the copies": sum(health(three).values()) - before[1],
                 }
             )
-        until(lambda: sum(health(three).values()) == 0)
+        wait_until(lambda: sum(health(three).values()) == 0)
     assert [row["sockets of the balancer"] for row in rows] == [20, 20]
     record("load_balancing/sockets.md", table(rows))

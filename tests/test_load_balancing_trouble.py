@@ -73,7 +73,7 @@ def test_a_wrong_file_says_little_else(wrong, right):
 def test_without_upgrade_no_socket_opens(start, before, record):
     """A nginx that does not pass `Upgrade` on opens no WebSocket: the copy sees a plain GET, and
     answers 426."""
-    copy = start(f"{ROOM}/server.py", trouble=True, NOTICE=0)
+    copy = start(f"{ROOM}/server.py", errors_expected=True, NOTICE=0)
     proxy = before(f"{ROOM}/wrong_nginx_upgrade.conf", copy.port)
     with pytest.raises(InvalidStatus) as refused:
         socket_at(proxy.url)

@@ -399,11 +399,11 @@ def test_a_failed_job_fails_the_client(canned, run):
     assert result.stderr == "the job failed: no paper\n"
 
 
-def test_the_browser_is_held(opened, server, tap):
+def test_the_browser_is_held(open_client_page, server, tap):
     """The page, opened as a file, asks with fetch, is held, and asks again when the wait is
     over."""
     wire = tap(server)
-    page = opened(wire.url)
+    page = open_client_page(wire.url)
     page.fill("#seconds", "1.9")
     page.fill("#wait", "1")
     page.click("#start")
@@ -417,11 +417,11 @@ def test_the_browser_is_held(opened, server, tap):
     assert {question.headers["cache-control"] for question in asked} == {"no-cache"}
 
 
-def test_a_browser_asks_before_it_sends_prefer(opened, server, tap):
+def test_a_browser_asks_before_it_sends_prefer(open_client_page, server, tap):
     """A page from elsewhere may not send Prefer unasked: its browser sends OPTIONS first, and
     the server allows it."""
     wire = tap(server)
-    page = opened(wire.url)
+    page = open_client_page(wire.url)
     page.fill("#seconds", "0.1")
     page.click("#start")
     page.wait_for_selector("text=the result is 42")
@@ -429,10 +429,10 @@ def test_a_browser_asks_before_it_sends_prefer(opened, server, tap):
     assert methods == ["POST", "OPTIONS", "GET"]
 
 
-def test_the_browser_stops(opened, server, tap):
+def test_the_browser_stops(open_client_page, server, tap):
     """Stop ends the question at once, while it is held: its connection is closed."""
     wire = tap(server)
-    page = opened(wire.url)
+    page = open_client_page(wire.url)
     page.fill("#seconds", "60")
     page.click("#start")
     asked(wire)
@@ -441,9 +441,9 @@ def test_the_browser_stops(opened, server, tap):
     wire.wait_until(lambda events: any(event.kind in {"end", "reset"} for event in events))
 
 
-def test_the_browser_does_not_flood(opened):
+def test_the_browser_does_not_flood(open_client_page):
     """The page pauses when its question was not held."""
-    page, times = opened("http://127.0.0.1:8000"), []
+    page, times = open_client_page("http://127.0.0.1:8000"), []
     share = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "*"}
 
     def answer(route):
@@ -461,9 +461,9 @@ def test_the_browser_does_not_flood(opened):
     assert times[1] - times[0] >= 0.99
 
 
-def test_the_browser_says_when_nobody_answers(opened, port):
+def test_the_browser_says_when_nobody_answers(open_client_page, port):
     """When no server answers the page says so."""
-    page = opened(f"http://127.0.0.1:{port()}")
+    page = open_client_page(f"http://127.0.0.1:{port()}")
     page.click("#start")
     page.wait_for_selector("text=stopped: ")
 

@@ -17,7 +17,7 @@ import httpx2
 import pytest
 
 from .support.messages import exchanges, label, messages, table, transcript
-from .support.processes import EXAMPLES, alone, environment, finish, until
+from .support.processes import EXAMPLES, copy_isolated, environment, run_to_end, wait_until
 from .test_long_polling import HELD, arrived, ask, asked, get, post, submit
 
 CROWD = 2000
@@ -40,7 +40,7 @@ def at_rest(server):
 
 
 def wait_until_held(server, number):
-    until(lambda: held(server)["questions"] == number)
+    wait_until(lambda: held(server)["questions"] == number)
 
 
 # Thousands
@@ -52,8 +52,8 @@ class Crowd:
     `answers`: what came back, as bytes, once `result()` has waited for it.
     """
 
-    def __init__(self, port, path, number, until=b"}"):
-        self.port, self.number, self.until = port, number, until
+    def __init__(self, port, path, number, wait_until=b"}"):
+        self.port, self.number, self.until = port, number, wait_until
         self.request = f"GET {path} HTTP/1.1\r\nHost: x\r\nPrefer: wait=60\r\n\r\n".encode()
         self.asked = self.answered = 0
         self.all_asked = threading.Event()
@@ -105,7 +105,7 @@ def crowd(server, path, number):
         wait_until_held(server, number)
         yield held_back
     finally:
-        server.stop(trouble=True)
+        server.stop(errors_expected=True)
         held_back.result()
 
 
@@ -182,7 +182,7 @@ def test_a_pool_of_threads_is_full_with_twenty(start, many_files, record):
         (pool, "/held", 20),
         (loop, submit(loop.url).removeprefix(loop.url), 200),
     ]:
-        everyone = Crowd(server.port, path, number, until=b"\r\n\r\n")
+        everyone = Crowd(server.port, path, number, wait_until=b"\r\n\r\n")
         everyone.all_asked.wait()
         if server is loop:
             wait_until_held(server, number)
@@ -223,7 +223,7 @@ def test_a_client_that_leaves_is_forgotten(hardened):
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nPrefer: wait=20\r\n\r\n".encode())
         wait_until_held(hardened, before["questions"] + 1)
         assert held(hardened)["tasks"] > jobs["tasks"]
-    until(lambda: held(hardened) == jobs)
+    wait_until(lambda: held(hardened) == jobs)
 
 
 def test_what_is_held_can_be_counted(hardened, beside):
@@ -235,7 +235,7 @@ def test_what_is_held_can_be_counted(hardened, beside):
     assert held(hardened)["jobs waited for"] == before["jobs waited for"] + 1
     assert {answer.result().json()["status"] for answer in answers} == {"done"}
     assert max(answer.result().elapsed.total_seconds() for answer in answers) < 10
-    until(lambda: held(hardened) == before)  # once the connections are closed
+    wait_until(lambda: held(hardened) == before)  # once the connections are closed
 
 
 def test_one_too_many_is_refused(start):
@@ -294,7 +294,7 @@ def test_a_result_is_let_go(start):
     server = start("long_polling/server_hardened.py", KEEP=0.5)
     job = submit(server.url, 0.1)
     assert ask(job).json()["status"] == "done"
-    until(lambda: ask(job).status_code == 404)
+    wait_until(lambda: ask(job).status_code == 404)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -345,7 +345,7 @@ def test_a_hold_beyond_the_servers_own_timer_is_503(start, tap, beside, record):
     """A server that holds for longer than its framework's timer answers 503 and closes, in the
     middle of the wait; one that sets that timer above its longest hold answers pending."""
     timer = {"SANIC_RESPONSE_TIMEOUT": 1}
-    wrong = tap(start("long_polling/wrong_timeout.py", trouble=True, **timer))
+    wrong = tap(start("long_polling/wrong_timeout.py", errors_expected=True, **timer))
     right = start("long_polling/server.py", MAX_WAIT=4, **timer)
     fine = beside.submit(ask, submit(right.url), "wait=4")
     answer = ask(submit(wrong.url), "wait=4")
@@ -377,7 +377,7 @@ def order(server, tap, beside):
 def test_a_handler_that_sleeps_stops_everyone(start, tap, beside, record):
     """While a handler sleeps nobody else is answered, and the job itself makes no progress: a
     job of 1 s is pending after 2. A handler that awaits keeps nobody waiting."""
-    wrong = order(start("long_polling/wrong_blocking.py", trouble=True), tap, beside)
+    wrong = order(start("long_polling/wrong_blocking.py", errors_expected=True), tap, beside)
     right = order(start("long_polling/server.py"), tap, beside)
     assert wrong.splitlines()[0] == "1. the question that is held: 200 pending"
     assert right.splitlines()[0] == "1. another question: 200 pending"
@@ -425,7 +425,7 @@ def test_awaiting_what_is_shared_lets_one_cancel_it_for_all(start, tap, beside, 
 def test_a_wait_that_runs_out_kills_the_job(start):
     """Where a handler awaits the job itself with a limit, the end of the wait is the end of the
     job."""
-    job = submit(start("long_polling/wrong_shared_future.py", trouble=True).url, 10)
+    job = submit(start("long_polling/wrong_shared_future.py", errors_expected=True).url, 10)
     assert ask(job, "wait=1").json()["status"] == "pending"
     assert ask(job).status_code == 500
 
@@ -434,12 +434,12 @@ def test_a_stop_that_lets_go_too_late_drops_everyone(start, tap, run, beside, re
     """A server that releases its holds after it has stopped, and not before, lets them hang
     until its grace is over and then drops them: the client gets no answer at all."""
     server = start(
-        "long_polling/wrong_shutdown.py", trouble=True, SANIC_GRACEFUL_SHUTDOWN_TIMEOUT=1
+        "long_polling/wrong_shutdown.py", errors_expected=True, SANIC_GRACEFUL_SHUTDOWN_TIMEOUT=1
     )
     wire = tap(server)
     client = beside.submit(run, "long_polling/client.py", URL=wire.url, SECONDS=60)
     arrived(wire)
-    server.stop(trouble=True)
+    server.stop(errors_expected=True)
     result = client.result()
     assert result.returncode == 1
     pairs = exchanges(messages(wire.events))
@@ -604,8 +604,8 @@ def test_curl_says_something(feed, tmp_path):
     """Messages can be handed in by curl, with quotes and all."""
     last = read(feed, 0, prefer=None).json()["last"]
     texts = ['say "by hand"', "C:\\new", "it's"]
-    home = alone(EXAMPLES / "long_polling/feed_say.sh", tmp_path / "hand")
-    result = finish(["sh", "feed_say.sh", *texts], home, environment(URL=feed.url))
+    home = copy_isolated(EXAMPLES / "long_polling/feed_say.sh", tmp_path / "hand")
+    result = run_to_end(["sh", "feed_say.sh", *texts], home, environment(URL=feed.url))
     assert result.returncode == 0, result.stderr
     assert [each["text"] for each in read(feed, last).json()["messages"]] == texts
 

@@ -20,11 +20,19 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.sync.server import serve
 
-from .support.apart import apart
 from .support.figures import cut
 from .support.messages import messages, table
-from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment, until
+from .support.processes import (
+    EXAMPLES,
+    TIMEOUT,
+    Program,
+    argv,
+    copy_isolated,
+    environment,
+    wait_until,
+)
 from .support.sockets import PING, TEXT, frames
+from .support.threads import run_in_thread
 
 ROOM = "notifications"
 CLIENTS = ["client.py", "client_sse.py", "client_poll.py"]
@@ -37,7 +45,7 @@ def follower(folder):
     running = []
 
     def follow(name, **variables):
-        home = alone(EXAMPLES / ROOM / name, folder / f"follower-{len(running)}")
+        home = copy_isolated(EXAMPLES / ROOM / name, folder / f"follower-{len(running)}")
         program = Program(argv(EXAMPLES / ROOM / name), home, environment(**(QUICK | variables)))
         running.append(program)
         return program
@@ -61,7 +69,7 @@ def follow_shared(tmp_path_factory):
         yield follow
 
 
-http = httpx2.Client(timeout=PATIENCE)
+http = httpx2.Client(timeout=TIMEOUT)
 
 
 def post(server, text, to="topics/news", **headers):
@@ -94,7 +102,7 @@ def received(socket, number):
 def notes(socket, number):
     found = []
     while len(found) < number:
-        note = json.loads(socket.recv(PATIENCE))
+        note = json.loads(socket.recv(TIMEOUT))
         found += [note] if "id" in note else []
     return found
 
@@ -212,7 +220,7 @@ def test_the_smallest_server_misses_nothing_meanwhile(tmp_path):
                 await program["events"](request)
         app.ctx.log.close()
 
-    apart(listen())
+    run_in_thread(listen())
     assert [json.loads(event.split("data: ")[1])["text"] for event in got] == ["first", "second"]
     assert not program["listeners"]
 
@@ -229,7 +237,7 @@ def test_a_client_goes_on_after_the_last_it_has(
     server = start_shared(f"{ROOM}/server.py", **options)
     wire = tap_shared(server)
     client = follow_shared("client.py", URL=wire.url, TOPICS="deploys", COUNT=4)
-    until(lambda: present(server) == ["ann"])
+    wait_until(lambda: present(server) == ["ann"])
     publish(server, "hello", to="users/ann")
     publish(server, "v41 is out", to="topics/deploys")
     wire.wait_until(lambda events: acks(events) == [2, 3])
@@ -240,7 +248,7 @@ def test_a_client_goes_on_after_the_last_it_has(
     publish(elsewhere, "v42 is out", to="topics/deploys")
     elsewhere.stop()
     again = start_shared(f"{ROOM}/server.py", PORT=server.port, **options)
-    until(lambda: present(again) == ["ann"])
+    wait_until(lambda: present(again) == ["ann"])
     wire.wait_until(lambda events: acks(events, last_of(events)) == [5])
     publish(again, "v43 is out", to="topics/deploys")
     assert client.wait() == 0
@@ -405,7 +413,7 @@ def test_two_who_publish_with_one_key_at_once(server):
             f"{server.url}/topics/once",
             json={"text": "once"},
             headers={"Idempotency-Key": "once"},
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
         answers.append((answer.status_code, answer.json()["id"]))
 
@@ -551,7 +559,7 @@ def test_what_comes_by_both_ways_is_sent_once():
         with program["Listener"](Hub(), {"topics/news"}, 0, None) as me:
             return [await me.next(0.1) for _ in range(3)]
 
-    found = apart(catch_up())
+    found = run_in_thread(catch_up())
     assert found == [[(1, "read 1"), (2, "read 2")], [(3, "live 3")], []]
 
 
@@ -567,15 +575,15 @@ def test_a_poll_is_held_until_there_is_something(server):
                 f"{server.url}/notifications",
                 params={"user": "poller", "topic": "held", "after": 0},
                 headers={"Prefer": "wait=100"},
-                timeout=PATIENCE,
+                timeout=TIMEOUT,
             )
         )
     )
     asking.start()
-    until(lambda: "poller" in present(server))
+    wait_until(lambda: "poller" in present(server))
     assert not answers
     (number,) = publish(server, "now", to="topics/held")
-    asking.join(PATIENCE)
+    asking.join(TIMEOUT)
     (answer,) = answers
     assert answer.headers["Preference-Applied"] == "wait=25"
     assert answer.headers["Cache-Control"] == "no-store"
@@ -624,7 +632,7 @@ def test_what_cannot_be_followed_is_refused(server, query, status, code):
         assert (answer.status_code, answer.json()["status"]) == (status, status)
     with socket_to(server, **query) as socket:
         with pytest.raises(ConnectionClosed):
-            socket.recv(PATIENCE)
+            socket.recv(TIMEOUT)
         assert socket.close_code == code
 
 
@@ -635,7 +643,7 @@ def test_what_is_no_acknowledgement_is_refused(server, text):
         socket.send(text)
         with pytest.raises(ConnectionClosed):
             while True:
-                socket.recv(PATIENCE)
+                socket.recv(TIMEOUT)
         assert socket.close_code == 1008
 
 
@@ -651,7 +659,7 @@ def test_a_restart_loses_nothing(start, tmp_path):
     with socket_to(server) as socket:
         assert received(socket, 3) == ["one", "two", "three"]
         socket.send(json.dumps({"ack": numbers[1]}))
-        until(lambda: acknowledged(server, numbers[1]))
+        wait_until(lambda: acknowledged(server, numbers[1]))
     server.stop()
     server = start(f"{ROOM}/server.py", PORT=server.port, **options)
     with socket_to(server) as socket:
@@ -687,7 +695,7 @@ def test_what_is_not_kept_any_more_is_not_passed_over(start, tmp_path):
     assert ask(server, after=last - 4).json()["message"] == f"the log has {last - 2} to {last}"
     with socket_to(server, after=last - 4) as socket:
         with pytest.raises(ConnectionClosed):
-            socket.recv(PATIENCE)
+            socket.recv(TIMEOUT)
         assert socket.close_code == 4410
     for query in {"after": last - 3}, {"user": "first-timer"}:
         found = ask(server, **query).json()["notifications"]
@@ -764,12 +772,12 @@ def test_what_comes_twice_is_kept_once(serving, run, tmp_path):
         for number in 1, 1, 2, 1:
             socket.send('{"heartbeat": 5}')
             socket.send(json.dumps({"id": number, "to": "topics/news", "text": "hello"}))
-            ack = json.loads(socket.recv(PATIENCE))
+            ack = json.loads(socket.recv(TIMEOUT))
             lines = inbox.read_text().splitlines()
             kept.append((ack["ack"], [json.loads(line)["id"] for line in lines]))
         socket.send('{"id": 3, "to": "topics/news", "text": "end"}')
         with suppress(ConnectionClosed):
-            socket.recv(PATIENCE)
+            socket.recv(TIMEOUT)
 
     result = run(f"{ROOM}/client.py", URL=serving(handler), COUNT=3, INBOX=inbox)
     assert kept == [(1, [1]), (1, [1]), (2, [1, 2]), (1, [1, 2])]
@@ -848,11 +856,11 @@ def test_a_client_that_is_refused_does_not_come_back(serving, run, code):
 def test_presence_says_who_is_here(server):
     """Who has a connection is present, once, by however many; who closes the last is not."""
     with socket_to(server, user="here"):
-        until(lambda: "here" in present(server))
+        wait_until(lambda: "here" in present(server))
         with socket_to(server, user="here"):
             pass
         assert present(server).count("here") == 1
-    until(lambda: "here" not in present(server))
+    wait_until(lambda: "here" not in present(server))
 
 
 def test_presence_is_late_by_a_ping(start, tap, follow, record):
@@ -864,13 +872,13 @@ def test_presence_is_late_by_a_ping(start, tap, follow, record):
         follow("client.py", URL=wires["ann"].url, WHO="ann"),
         follow("client_sse.py", URL=wires["bob"].url, WHO="bob"),
     ]
-    until(lambda: present(server) == ["ann", "bob"])
+    wait_until(lambda: present(server) == ["ann", "bob"])
     publish(server, "hello")
     for client in frozen:
         client.wait_for("topics/news: hello")
         client.send(signal.SIGSTOP)
     seen = len(wires["ann"].events)
-    until(lambda: present(server) == ["bob"])
+    wait_until(lambda: present(server) == ["bob"])
     sent = frames(wires["ann"].events, "server")
     pongs = len([1 for opcode, _ in frames(wires["ann"].events, "client") if opcode == 10])
     pings = [opcode for opcode, _ in sent].count(PING)
@@ -899,9 +907,9 @@ def test_presence_is_late_by_a_ping(start, tap, follow, record):
 
 
 @pytest.fixture
-def opened(page, tmp_path):
+def open_client_page(page, tmp_path):
     """Return open(url, **options): client.html, as a file, alone in its folder."""
-    folder = alone(EXAMPLES / ROOM / "client.html", tmp_path / "page")
+    folder = copy_isolated(EXAMPLES / ROOM / "client.html", tmp_path / "page")
 
     def open_page(url, **options):
         query = httpx2.QueryParams({"url": url, "topics": "news", "backoff": 0.1} | options)
@@ -917,16 +925,16 @@ def shown(page):
 
 
 def unread(page, number):
-    expect(page.locator("#unread")).to_have_text(f"{number} unread", timeout=PATIENCE * 1000)
+    expect(page.locator("#unread")).to_have_text(f"{number} unread", timeout=TIMEOUT * 1000)
 
 
-def test_a_browser_survives_a_server_that_is_killed(start, opened, tmp_path):
+def test_a_browser_survives_a_server_that_is_killed(start, open_client_page, tmp_path):
     """The page in a browser has every notification, once, in order, from a server that is killed
     twice, and when it is loaded again; and it remembers what was read."""
     options = {"LOG": tmp_path / "log.db"}
     server = start(f"{ROOM}/server.py", **options)
     publish(server, "1")
-    page = opened(server.url)
+    page = open_client_page(server.url)
     unread(page, 1)
     for number in 2, 3:
         server.stop(signal.SIGKILL)
@@ -941,24 +949,24 @@ def test_a_browser_survives_a_server_that_is_killed(start, opened, tmp_path):
     unread(page, 1)
     page.goto("about:blank")
     publish(server, "5")
-    page = opened(server.url)
+    page = open_client_page(server.url)
     unread(page, 2)
     assert shown(page) == [f"topics/news: {number}" for number in range(1, 6)]
     assert page.locator("li.new").all_inner_texts() == ["topics/news: 5", "topics/news: 4"]
     # What it took it has acknowledged, so one that remembers nothing goes on there.
-    until(lambda: ask(server).json()["notifications"] == [])
+    wait_until(lambda: ask(server).json()["notifications"] == [])
 
 
-def test_a_browser_shows_text_as_text(server, opened):
+def test_a_browser_shows_text_as_text(server, open_client_page):
     """The page shows the text of a notification as text, also if it looks like HTML."""
     publish(server, "<img src=x onerror=alert(1)>", to="topics/html")
-    page = opened(server.url, topics="html", user="html")
+    page = open_client_page(server.url, topics="html", user="html")
     unread(page, 1)
     assert shown(page) == ["topics/html: <img src=x onerror=alert(1)>"]
     assert page.locator("#notes img").count() == 0
 
 
-def test_a_browser_drops_what_comes_twice(serving, opened):
+def test_a_browser_drops_what_comes_twice(serving, open_client_page):
     """What comes twice the page acknowledges twice and shows once; heartbeats it does not show."""
     acknowledged = []
 
@@ -966,20 +974,20 @@ def test_a_browser_drops_what_comes_twice(serving, opened):
         for number in 1, 1, 2:
             socket.send('{"heartbeat": 9}')
             socket.send(json.dumps({"id": number, "to": "topics/news", "text": "x"}))
-            acknowledged.append(json.loads(socket.recv(PATIENCE))["ack"])
+            acknowledged.append(json.loads(socket.recv(TIMEOUT))["ack"])
         with suppress(ConnectionClosed):
-            socket.recv(PATIENCE)
+            socket.recv(TIMEOUT)
 
-    page = opened(serving(handler))
-    until(lambda: acknowledged == [1, 1, 2])
+    page = open_client_page(serving(handler))
+    wait_until(lambda: acknowledged == [1, 1, 2])
     unread(page, 2)
 
 
-def test_a_browser_notices_by_silence(start, opened):
+def test_a_browser_notices_by_silence(start, open_client_page):
     """A page that hears nothing, not even a heartbeat, gives the connection up and comes back; one
     that hears heartbeats stays."""
     server = start(f"{ROOM}/server.py", HEARTBEAT=0.1)
-    page = opened(server.url, silence=1.5)
+    page = open_client_page(server.url, silence=1.5)
     page.wait_for_selector("text=connected")
     server.send(signal.SIGSTOP)
     page.wait_for_selector("text=silence: coming back")
@@ -989,7 +997,7 @@ def test_a_browser_notices_by_silence(start, opened):
     unread(page, 1)
 
 
-def test_a_browser_that_is_refused_says_so(server, opened):
+def test_a_browser_that_is_refused_says_so(server, open_client_page):
     """The page says why it is refused, and does not come back."""
-    page = opened(server.url, user="Ann!")
+    page = open_client_page(server.url, user="Ann!")
     page.wait_for_selector("text=refused: user=")

@@ -16,10 +16,19 @@ from threading import Thread
 import httpx2
 import pytest
 
-from .support.apart import apart
 from .support.frames import cut as frames_in
-from .support.processes import EXAMPLES, PATIENCE, READY, Program, alone, argv, environment, until
+from .support.processes import (
+    EXAMPLES,
+    READY,
+    TIMEOUT,
+    Program,
+    argv,
+    copy_isolated,
+    environment,
+    wait_until,
+)
 from .support.sockets import CLOSE, handshake, silent
+from .support.threads import run_in_thread
 from .support.wiretap import Cut
 from .test_notifications import (
     CLIENTS,
@@ -51,7 +60,7 @@ def begin(start):
     begun = []
 
     def begin(**variables):
-        begun.append(start(f"{ROOM}/server.py", trouble=True, **variables))
+        begun.append(start(f"{ROOM}/server.py", errors_expected=True, **variables))
         return begun[-1]
 
     yield begin
@@ -67,7 +76,7 @@ class Publisher(Thread):
         self.url, self.number, self.answers = url, number, Counter()
 
     def run(self):
-        with httpx2.Client(timeout=PATIENCE) as client:
+        with httpx2.Client(timeout=TIMEOUT) as client:
             for number in range(1, self.number + 1):
                 while not self.send(client, number):
                     time.sleep(0.02)
@@ -96,7 +105,7 @@ def test_a_server_that_is_killed_loses_nothing(begin, tap, follow, tmp_path):
     server = begin(**options)
     wire = tap(server)
     clients = [follow(name, URL=wire.url, COUNT=100) for name in CLIENTS]
-    until(lambda: present(server) == ["ann"])
+    wait_until(lambda: present(server) == ["ann"])
     publisher = Publisher(server.url, 100)
     publisher.start()
     for client in clients:
@@ -105,7 +114,7 @@ def test_a_server_that_is_killed_loses_nothing(begin, tap, follow, tmp_path):
         clients[0].wait_for(f"topics/news: {seen}\n")
         server.stop(signal.SIGKILL)
         server = begin(PORT=server.port, **options)
-    publisher.join(PATIENCE)
+    publisher.join(TIMEOUT)
     assert publisher.answers["none"] >= 3
     for client in clients:
         assert client.wait() == 0
@@ -118,7 +127,7 @@ def test_a_server_that_is_killed_loses_nothing(begin, tap, follow, tmp_path):
 def test_a_kill_loses_nothing_in_either_mode(tmp_path, port, mode):
     """What was answered 201 outlives a SIGKILL the moment after, with synchronous = FULL, and with
     NORMAL as well: that is a matter of power cuts."""
-    folder = alone(EXAMPLES / ROOM / "server.py", tmp_path / "server")
+    folder = copy_isolated(EXAMPLES / ROOM / "server.py", tmp_path / "server")
     program = folder / "server.py"
     program.write_text(program.read_text().replace("synchronous = FULL", f"synchronous = {mode}"))
     env = environment(PORT=(number := port()), LOG="log.db")
@@ -138,7 +147,7 @@ def test_a_server_that_stops_says_so(begin, follow, tmp_path):
     clients = [
         follow(name, URL=server.url, COUNT=4, WHO=name[:-3].replace("_", "-")) for name in CLIENTS
     ]
-    until(lambda: len(present(server)) == 3)
+    wait_until(lambda: len(present(server)) == 3)
     publish(server, "1", "2")
     for client in clients:
         client.wait_for("topics/news: 2")
@@ -166,7 +175,7 @@ def test_a_server_that_stops_answers_and_closes(begin):
         )
         assert b"100 Continue" in late.recv(65536)  # so it is under way
         polling.sendall(2 * question)  # the second waits behind the first
-        until(lambda: present(server) == ["ann"])
+        wait_until(lambda: present(server) == ["ann"])
         told = time.monotonic()
         server.send(signal.SIGTERM)
         assert told_to_go(polling)
@@ -225,7 +234,7 @@ def test_what_is_not_acknowledged_comes_again(begin):
     publish(server, "1", "2", "3")
     for _ in "12":
         with socket_to(server) as socket:
-            got = [json.loads(socket.recv(PATIENCE))["text"] for _ in range(3)]
+            got = [json.loads(socket.recv(TIMEOUT))["text"] for _ in range(3)]
         assert got == ["1", "2", "3"]
 
 
@@ -238,9 +247,11 @@ def test_a_client_that_is_killed_keeps_what_it_took(begin, follow, tmp_path):
     publisher.start()
     for seen in range(10, 60, 10):
         client = follow("client.py", URL=server.url, INBOX=inbox)
-        until(lambda seen=seen: inbox.exists() and len(inbox.read_bytes().splitlines()) >= seen)
+        wait_until(
+            lambda seen=seen: inbox.exists() and len(inbox.read_bytes().splitlines()) >= seen
+        )
         client.stop(signal.SIGKILL)
-    publisher.join(PATIENCE)
+    publisher.join(TIMEOUT)
     left = 100 - len(inbox.read_bytes().splitlines())
     if left:
         assert follow("client.py", URL=server.url, INBOX=inbox, COUNT=left).wait() == 0
@@ -258,7 +269,7 @@ def test_a_client_that_is_frozen_and_thawed(begin, follow):
     client.wait_for("topics/news: 5")
     client.send(signal.SIGSTOP)
     publish(server, *map(str, range(6, 11)))
-    until(lambda: present(server) == [])
+    wait_until(lambda: present(server) == [])
     publish(server, *map(str, range(11, 16)))
     client.send(signal.SIGCONT)
     client.wait_for("coming back")
@@ -283,14 +294,14 @@ def test_a_slow_client_is_let_go_and_comes_back(begin, queue, patience):
         slow = open_.enter_context(
             silent(server.port, "/notifications/socket?user=slow&topic=news&after=0")
         )
-        until(lambda: "slow" in present(server))
+        wait_until(lambda: "slow" in present(server))
         fast = open_.enter_context(socket_to(server, user="fast", after=0))
-        until(lambda: "fast" in present(server))
+        wait_until(lambda: "fast" in present(server))
         for n in range(1, number + 1):
             publish(server, f"{n} {'x' * size}")
-            assert number_in(fast.recv(PATIENCE)) == n
-        until(lambda: "slow" not in present(server))
-        slow.settimeout(PATIENCE)
+            assert number_in(fast.recv(TIMEOUT)) == n
+        wait_until(lambda: "slow" not in present(server))
+        slow.settimeout(TIMEOUT)
         data = b"".join(iter(lambda: received(slow), b""))
         last, *_ = (frame for _, frame in reversed([*frames_in(data.split(b"\r\n\r\n", 1)[1])]))
         told = [
@@ -303,7 +314,7 @@ def test_a_slow_client_is_let_go_and_comes_back(begin, queue, patience):
         got = [int(note["text"].split()[0]) for note in told]
         assert 0 < len(got) < number
         with socket_to(server, user="slow", after=told[-1]["id"]) as again:
-            got += [number_in(again.recv(PATIENCE)) for _ in range(number - len(got))]
+            got += [number_in(again.recv(TIMEOUT)) for _ in range(number - len(got))]
     assert got == list(range(1, number + 1))
 
 
@@ -339,7 +350,7 @@ def test_a_full_disk_is_told_to_the_publisher(begin, record, tmp_path):
         assert stored
         assert refused == list(range(refused[0], 31))
         socket.send('{"ack": 2}')
-        until(lambda: first_for_ann(server) == 3)
+        wait_until(lambda: first_for_ann(server) == 3)
         assert post(server, "refused, and the acknowledgement with it").status_code == 507
         record("notifications/full.txt", f"{answer.status_code} {answer.text}\n")
         limit(server, resource.RLIM_INFINITY)
@@ -348,7 +359,7 @@ def test_a_full_disk_is_told_to_the_publisher(begin, record, tmp_path):
             stored.append(number)
         got = []
         while len(got) < len(stored):
-            note = json.loads(socket.recv(PATIENCE))
+            note = json.loads(socket.recv(TIMEOUT))
             got += [int(note["text"])] if "id" in note else []
     assert got == stored
     server.stop(signal.SIGKILL)
@@ -377,7 +388,7 @@ def test_two_hundred_clients_come_and_go(begin):
     without: each has all of a hundred messages, in order, and none twice."""
     server = begin()
     clients = [Client(server.port, number) for number in range(200)]
-    apart(come_and_go(server, clients))
+    run_in_thread(come_and_go(server, clients))
     assert {tuple(client.got) for client in clients} == {tuple(range(1, 101))}
     assert sum(client.connections for client in clients) > 400
 
@@ -398,9 +409,9 @@ class Client:
             await self.stay(min(end, loop.time() + self.random.uniform(2, 10)))
             await asyncio.sleep(self.random.uniform(0, 3))
         while len(self.got) < 100:
-            await self.stay(loop.time() + PATIENCE)
+            await self.stay(loop.time() + TIMEOUT)
 
-    async def stay(self, until):
+    async def stay(self, wait_until):
         """Read for so long, or until all is there; then leave with a goodbye, or without."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(handshake(self.port, f"{self.path}&after={self.seen}"))
@@ -408,7 +419,7 @@ class Client:
         self.connections += 1
         here = 0
         with suppress(TimeoutError):
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout_at(wait_until):
                 while len(self.got) < 100:
                     note = await self.message(reader)
                     if "id" in note:
@@ -436,7 +447,7 @@ class Client:
 
 async def come_and_go(server, clients):
     async def send():
-        async with httpx2.AsyncClient(timeout=PATIENCE) as client:
+        async with httpx2.AsyncClient(timeout=TIMEOUT) as client:
             for number in range(1, 101):
                 answer = await client.post(f"{server.url}/topics/news", json={"text": str(number)})
                 assert answer.status_code == 201

@@ -16,7 +16,15 @@ from websockets.sync.client import connect
 
 from .support.frames import cut
 from .support.messages import table
-from .support.processes import EXAMPLES, PATIENCE, READY, Program, alone, environment, until
+from .support.processes import (
+    EXAMPLES,
+    READY,
+    TIMEOUT,
+    Program,
+    copy_isolated,
+    environment,
+    wait_until,
+)
 from .support.sockets import CLOSE, silent
 
 ROOM = "notifications"
@@ -31,13 +39,13 @@ def ws(server):
 http = httpx2.Client()
 
 
-def publish(server, text, timeout=PATIENCE):
+def publish(server, text, timeout=TIMEOUT):
     return http.post(f"{server.url}/events", json={"text": text}, timeout=timeout)
 
 
 def clients(server, number):
     """Return once so many clients listen."""
-    until(lambda: state(server)["clients"] == number)
+    wait_until(lambda: state(server)["clients"] == number)
 
 
 def state(server):
@@ -84,7 +92,7 @@ def test_everybody_gets_every_event(start):
     """An event that is sent by POST reaches everyone who listens, in the same order; what a client
     says is read, so that its goodbye is; and a server that stops says goodbye itself."""
     # For a message that comes together with a goodbye Sanic leaves a task behind, and says so.
-    server = start(f"{ROOM}/broadcast.py", trouble=True)
+    server = start(f"{ROOM}/broadcast.py", errors_expected=True)
     with connect(ws(server)) as one, connect(ws(server)) as other:
         clients(server, 2)
         for text in "first", "second":
@@ -92,7 +100,7 @@ def test_everybody_gets_every_event(start):
             assert answer.status_code == 202
             assert answer.json() == {"clients": 2}
         for socket in one, other:
-            assert [loads(socket.recv(PATIENCE))["text"] for _ in range(2)] == ["first", "second"]
+            assert [loads(socket.recv(TIMEOUT))["text"] for _ in range(2)] == ["first", "second"]
             socket.send("I see")
             socket.send("and more")
         one.close()
@@ -100,7 +108,7 @@ def test_everybody_gets_every_event(start):
         clients(server, 1)
         assert server.stop() == 0
         with pytest.raises(ConnectionClosed):
-            other.recv(PATIENCE)
+            other.recv(TIMEOUT)
         assert other.close_code != 1006  # which is none
     assert "Traceback" not in server.output
 
@@ -139,10 +147,10 @@ def slow(start_shared):
         with ExitStack() as open_:
             reader, dead = two(server, open_)
             answered = flood(server)
-            until(lambda reader=reader, n=answered: len(reader.got) >= n)
+            wait_until(lambda reader=reader, n=answered: len(reader.got) >= n)
             left = state(server)
             if name == "broadcast.py":
-                until(lambda server=server, reader=reader: idle(server, reader))
+                wait_until(lambda server=server, reader=reader: idle(server, reader))
                 left = state(server)
             last = last_frame(dead) if name == "broadcast.py" else None
         found[name] = reader.got, left, last, answered
@@ -155,7 +163,7 @@ def idle(server, reader):
 
 def last_frame(socket):
     """Read what a client has not read so far; return the last frame's opcode and close code."""
-    socket.settimeout(PATIENCE)
+    socket.settimeout(TIMEOUT)
     data = b"".join(iter(lambda: socket.recv(2**20), b""))
     *_, (_, frame) = cut(data.split(b"\r\n\r\n", 1)[1])
     return frame["opcode"], int.from_bytes(frame["payload"][:2])
@@ -197,22 +205,22 @@ def test_a_queue_without_a_bound_grows(slow, record):
 def test_a_set_that_changes_ends_the_loop(start, record):
     """Who comes while the loop waits for another changes the set: the loop ends in an error, and
     the publisher is answered 500."""
-    server = start(f"{ROOM}/wrong_broadcast_set.py", trouble=True)
+    server = start(f"{ROOM}/wrong_broadcast_set.py", errors_expected=True)
     answers = []
 
     def publish_all():
         with httpx2.Client() as client:
             while len(answers) < EVENTS and (not answers or answers[-1] == 202):
                 body = {"text": f"{len(answers)} {BIG}"}
-                answer = client.post(f"{server.url}/events", json=body, timeout=PATIENCE)
+                answer = client.post(f"{server.url}/events", json=body, timeout=TIMEOUT)
                 answers.append(answer.status_code)
 
     with ExitStack() as open_:
         _, dead = two(server, open_)
-        dead.settimeout(PATIENCE)
+        dead.settimeout(TIMEOUT)
         publishing = Thread(target=publish_all)
         publishing.start()
-        until(lambda: waits(answers))
+        wait_until(lambda: waits(answers))
         while publishing.is_alive():  # somebody comes, and the slow one reads a little
             Reader(open_.enter_context(connect(ws(server))))
             for _ in range(50):
@@ -252,7 +260,7 @@ def test_a_message_made_for_each_client_costs_as_often(tmp_path, port, record):
 
 def serialised(name, texts, folder, number):
     """Return how often a program calls json.dumps while twenty clients get these events."""
-    home = alone(EXAMPLES / ROOM / name, folder)
+    home = copy_isolated(EXAMPLES / ROOM / name, folder)
     argv = [sys.executable, "-m", "cProfile", "-o", "profile", name]
     program = Program(argv, home, environment(PORT=number), number).wait_for(*READY)
     with ExitStack() as open_:
@@ -262,7 +270,7 @@ def serialised(name, texts, folder, number):
         for text in texts:
             assert publish(program, text).json() == {"clients": 20}
         for socket in sockets:
-            assert [loads(socket.recv(PATIENCE))["text"] for _ in texts] == texts
+            assert [loads(socket.recv(TIMEOUT))["text"] for _ in texts] == texts
     stats = pstats.Stats(str(home / "profile")).stats
     return sum(
         calls

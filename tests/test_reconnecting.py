@@ -31,10 +31,18 @@ from websockets.sync.client import connect
 from websockets.sync.server import serve
 from websockets.utils import accept_key
 
-from .support.apart import apart
 from .support.bars import histograms
 from .support.messages import table
-from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment, until
+from .support.processes import (
+    EXAMPLES,
+    TIMEOUT,
+    Program,
+    argv,
+    copy_isolated,
+    environment,
+    wait_until,
+)
+from .support.threads import run_in_thread
 
 ROOM = "reconnecting"
 
@@ -52,7 +60,7 @@ def follow(tmp_path):
     running = []
 
     def follow(name, **variables):
-        home = alone(EXAMPLES / ROOM / name, tmp_path / f"follower-{len(running)}")
+        home = copy_isolated(EXAMPLES / ROOM / name, tmp_path / f"follower-{len(running)}")
         running.append(Program(argv(EXAMPLES / ROOM / name), home, environment(**variables)))
         return running[-1]
 
@@ -242,7 +250,7 @@ def test_a_storm_for_real(monkeypatch, port):
         follows = [module(monkeypatch, name, BACKOFF=3)["follow"] for name in names]
         return await asyncio.gather(*(Restarted(f, port(), 150).run() for f in follows))
 
-    jittered, fixed = apart(both())
+    jittered, fixed = run_in_thread(both())
     assert min(len(jittered), len(fixed)) >= 150
     assert busiest(fixed, 0.75) > 2 * busiest(jittered, 0.75)
 
@@ -259,7 +267,7 @@ def test_comes_back_after_a_restart(start, follow):
     client.wait_for("closed with 1012")
     server = start(f"{ROOM}/server.py", PORT=server.port, TICK=0.05)
     seen = client.output.count("tick")
-    until(lambda: client.output.count("tick") > seen)
+    wait_until(lambda: client.output.count("tick") > seen)
     server.stop(signal.SIGKILL)
     client.wait_for("closed with 1006")
     start(f"{ROOM}/server.py", PORT=server.port, TICK=0.05)
@@ -283,7 +291,7 @@ def test_a_connection_alone_is_no_success(serving, run, follow, record):
     assert len(dropped) == 5
     record("reconnecting/client.txt", result.stdout + result.stderr)
     wrong = follow("wrong_counts_connect.py", URL=url, BACKOFF=0.01, TRIES=5)
-    until(lambda: len(dropped) > 5 + 50)
+    wait_until(lambda: len(dropped) > 5 + 50)
     assert wrong.process.poll() is None
 
 
@@ -427,7 +435,7 @@ def test_without_a_word_it_waits_at_random(canned, monkeypatch):
 
     # Its own name for it only: the libraries sleep too, for no time.
     monkeypatch.setitem(room["send"].__globals__, "asyncio", SimpleNamespace(sleep=sleep))
-    assert apart(ask()).status_code == 200
+    assert run_in_thread(ask()).status_code == 200
     assert len(set(waits)) == 5
     assert all(0 < seconds <= 4 * 2**n for n, seconds in enumerate(waits))
 
@@ -482,7 +490,7 @@ def test_what_may_be_sent_again(start, canned, monkeypatch, port):
             async with httpx2.AsyncClient(base_url=url) as client:
                 return await room["send"](client, *arguments)
 
-        return apart(ask())
+        return run_in_thread(ask())
 
     with pytest.raises(httpx2.TransportError):
         send(server.url, "POST", "/orders")
@@ -557,7 +565,7 @@ def pinging(port, **options):
     options |= {"ping_interval": 1, "ping_timeout": 1, "compression": None}
     with connect(f"ws://127.0.0.1:{port}", **options) as client:
         with pytest.raises(ConnectionClosed):
-            client.recv(PATIENCE)
+            client.recv(TIMEOUT)
         return client.close_code
 
 
@@ -649,7 +657,7 @@ def test_a_browser_does_not_sit_out_a_long_wait(start, page, tmp_path):
     """A page that waits to come back does so at once when the network is there again, or when
     somebody looks at it."""
     server = start(f"{ROOM}/server.py", TICK=0.1)
-    folder = alone(EXAMPLES / ROOM / "client.html", tmp_path / "page")
+    folder = copy_isolated(EXAMPLES / ROOM / "client.html", tmp_path / "page")
     # No wait is short by chance.
     page.add_init_script("Math.random = () => 1;")
     page.goto(f"file://{folder}/client.html?url={server.url}&backoff=0.2")
@@ -704,7 +712,7 @@ STAGE = """
 @pytest.fixture
 def staged(page, tmp_path):
     """Return client.html, open in a browser, with neither time nor a network."""
-    folder = alone(EXAMPLES / ROOM / "client.html", tmp_path / "staged")
+    folder = copy_isolated(EXAMPLES / ROOM / "client.html", tmp_path / "staged")
     page.add_init_script(STAGE)
     page.goto(f"file://{folder}/client.html?backoff=1&tries=3&silence=1000")
     return page

@@ -17,7 +17,15 @@ from websockets.sync.server import serve
 
 from .support.figures import cut
 from .support.messages import messages, table
-from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment, finish
+from .support.processes import (
+    EXAMPLES,
+    TIMEOUT,
+    Program,
+    argv,
+    copy_isolated,
+    environment,
+    run_to_end,
+)
 from .support.sockets import CLOSE, PONG, TEXT, closings, frames
 
 ROOM = "reliable_websockets"
@@ -32,7 +40,7 @@ def follower(folder):
 
     def follow(name, **variables):
         example = EXAMPLES / ROOM / name
-        home = alone(example, folder / f"follower-{len(running)}")
+        home = copy_isolated(example, folder / f"follower-{len(running)}")
         program = Program(argv(example), home, environment(**(QUICK | variables)))
         running.append(program)
         return program
@@ -228,12 +236,12 @@ def test_survives_a_server_that_is_killed(start, follow, tmp_path, name):
     assert client.output.endswith("1 to 150: 0 lost, 0 twice\n")
 
 
-def test_a_browser_survives_a_server_that_is_killed(start, opened, tmp_path):
+def test_a_browser_survives_a_server_that_is_killed(start, open_client_page, tmp_path):
     """The page gets every event, once, in order, from a server killed three times in
     mid-conversation."""
     options = {"TICK": 0.02, "KEEP": 10**6, "LOG": tmp_path / "events.log"}
     server = start(f"{ROOM}/server.py", **options)
-    page = opened(server.url, backoff=0.1, script=WATCH)
+    page = open_client_page(server.url, backoff=0.1, script=WATCH)
     for seen in 1, 30, 60:
         page.wait_for_selector(f"text=/^{seen} tick/")
         server.stop(signal.SIGKILL)
@@ -256,18 +264,18 @@ def test_an_event_that_was_accepted_outlives_the_server(start, tmp_path):
     server.stop(signal.SIGKILL)
     server = start(f"{ROOM}/server.py", PORT=server.port, **options)
     with connect(ws(server)) as socket:
-        assert json.loads(socket.recv(PATIENCE)) == {"id": 1, "text": "kept"}
+        assert json.loads(socket.recv(TIMEOUT)) == {"id": 1, "text": "kept"}
     assert publish(server, "next") == [2]
 
 
-def test_what_was_seen_is_not_shown_twice(canned_events, follow, opened):
+def test_what_was_seen_is_not_shown_twice(canned_events, follow, open_client_page):
     """An event that comes again, and a heartbeat, are not taken for new ones."""
     texts = ['{"id": 1, "text": "tick"}', '{"id": 1, "text": "tick"}', '{"heartbeat": 1}']
     url = canned_events(*texts, '{"id": 2, "text": "tick"}')
     client = follow("client.py", URL=url, COUNT=2)
     assert client.wait() == 0
     assert client.output == "1 tick\n2 tick\n1 to 2: 0 lost, 0 twice\n"
-    page = opened(url)
+    page = open_client_page(url)
     page.wait_for_selector("text=/^2 tick/")
     assert page.locator("#events li").all_inner_texts() == ["1 tick", "2 tick"]
 
@@ -341,9 +349,9 @@ def test_the_bound_doubles_up_to_a_minute(wait):
         assert min(waits) < bound * 0.1
 
 
-def test_the_browser_backs_off_at_random(opened, port):
+def test_the_browser_backs_off_at_random(open_client_page, port):
     """The page waits as the client does: at random, below a bound that doubles."""
-    page = opened(
+    page = open_client_page(
         f"http://127.0.0.1:{port()}",
         script="""
             window.delays = [];
@@ -456,11 +464,11 @@ def test_a_frozen_client_is_noticed_by_a_ping(start, follow, name):
     assert ids(client.output)[: seen + 2] == list(range(1, seen + 3))
 
 
-def test_a_browser_notices_by_silence(start, opened):
+def test_a_browser_notices_by_silence(start, open_client_page):
     """A page cannot ping: it gives up a connection on which not even a heartbeat came, and comes
     back when the server does."""
     server = start(f"{ROOM}/server.py", TICK=0.05)
-    page = opened(
+    page = open_client_page(
         server.url,
         silence=1,
         backoff=0.1,
@@ -479,10 +487,10 @@ def test_a_browser_notices_by_silence(start, opened):
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-def test_a_heartbeat_keeps_a_browser(start, opened):
+def test_a_heartbeat_keeps_a_browser(start, open_client_page):
     """While nothing happens the server sends heartbeats, and the page stays."""
     server = start(f"{ROOM}/server.py", TICK=0, HEARTBEAT=0.1)
-    page = opened(
+    page = open_client_page(
         server.url,
         silence=2.5,
         script=WATCH,
@@ -492,10 +500,10 @@ def test_a_heartbeat_keeps_a_browser(start, opened):
     assert page.evaluate("sockets.length") == 1
 
 
-def test_a_browser_answers_pings_by_itself(start, tap, opened):
+def test_a_browser_answers_pings_by_itself(start, tap, open_client_page):
     """A browser answers the server's pings by itself, and no program on the page sees them."""
     wire = tap(start(f"{ROOM}/server.py", TICK=0, PING=0.2))
-    page = opened(wire.url)
+    page = open_client_page(wire.url)
     wire.wait_until(lambda events: [o for o, _ in frames(events, "client")].count(PONG) >= 3)
     assert page.inner_text("#state") == "connected"
     assert page.evaluate("'ping' in WebSocket.prototype") is False
@@ -517,12 +525,12 @@ WATCH = """
 
 
 @pytest.fixture
-def opened(page, tmp_path):
+def open_client_page(page, tmp_path):
     """Return open(url, **options): client.html, as a file, alone in its folder."""
     number = count()
 
     def open_page(url, script="", **options):
-        folder = alone(EXAMPLES / ROOM / "client.html", tmp_path / f"page-{next(number)}")
+        folder = copy_isolated(EXAMPLES / ROOM / "client.html", tmp_path / f"page-{next(number)}")
         query = "&".join(f"{name}={value}" for name, value in ({"url": url} | options).items())
         if script:
             page.add_init_script(script)
@@ -579,12 +587,12 @@ def test_what_is_not_in_the_log_is_refused(start, name):
                 publish(server, "more")
             else:
                 socket.send('{"text": "more"}')
-            assert json.loads(socket.recv(PATIENCE)) == {"id": number + 1, "text": "more"}
+            assert json.loads(socket.recv(TIMEOUT)) == {"id": number + 1, "text": "more"}
     for after in 1, 7:
         assert refusal(server, after) == "the log has 4 to 6"
     for after in 0, 3:  # 0: has seen none, and gets what there is
         with connect(ws(server, f"/events?after={after}")) as socket:
-            assert json.loads(socket.recv(PATIENCE))["id"] == 4
+            assert json.loads(socket.recv(TIMEOUT))["id"] == 4
     # The log that the client knows is not there any more.
     assert refusal(start(f"{ROOM}/{name}", TICK=0), 1) == "the log has none"
 
@@ -593,7 +601,7 @@ def refusal(server, after):
     """Return the reason with which a client is refused."""
     with connect(ws(server, f"/events?after={after}")) as socket:
         with pytest.raises(ConnectionClosed):
-            socket.recv(PATIENCE)
+            socket.recv(TIMEOUT)
         assert socket.close_code == 4410
         return socket.close_reason
 
@@ -612,10 +620,10 @@ def test_curl_publishes(server, tmp_path, words):
     """Publishing is one request by curl: whoever listens gets the event, under the number that
     the answer names."""
     with connect(ws(server, "/events")) as socket:
-        home = alone(EXAMPLES / ROOM / "publish.sh", tmp_path / "hand")
-        result = finish(["sh", "publish.sh", *words], home, environment(URL=server.url))
+        home = copy_isolated(EXAMPLES / ROOM / "publish.sh", tmp_path / "hand")
+        result = run_to_end(["sh", "publish.sh", *words], home, environment(URL=server.url))
         assert result.returncode == 0, result.stderr
-        event = json.loads(socket.recv(PATIENCE))
+        event = json.loads(socket.recv(TIMEOUT))
     assert event == json.loads(result.stdout) | {"text": "".join(words) or "hello"}
 
 
@@ -638,7 +646,7 @@ def test_a_client_that_names_no_event_gets_the_next_one(server):
     publish(server, "before")
     with connect(ws(server, "/events")) as socket:
         (number,) = publish(server, "after")
-        assert json.loads(socket.recv(PATIENCE)) == {"id": number, "text": "after"}
+        assert json.loads(socket.recv(TIMEOUT)) == {"id": number, "text": "after"}
 
 
 def test_a_client_that_never_got_through_gives_up_at_once(run, port, canned):

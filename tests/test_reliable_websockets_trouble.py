@@ -15,10 +15,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 from websockets.sync.client import connect
 
-from .support.apart import apart
 from .support.messages import table
-from .support.processes import PATIENCE
+from .support.processes import TIMEOUT
 from .support.sockets import closings, frames, silent
+from .support.threads import run_in_thread
 
 ROOM = "reliable_websockets"
 SERVERS = ["server.py", "server_websockets.py"]
@@ -32,7 +32,7 @@ def until_closed(socket):
     """Read to the end of a connection; return the exception that says how it came."""
     with pytest.raises(ConnectionClosed) as closed:
         while True:
-            socket.recv(PATIENCE)
+            socket.recv(TIMEOUT)
     return closed.value
 
 
@@ -171,7 +171,7 @@ def test_sanic_says_1000_when_it_stops(start):
     stopped, as if all had been said."""
     server = start(f"{ROOM}/wrong_server_push_only.py")
     with connect(ws(server)) as socket:
-        socket.recv(PATIENCE)
+        socket.recv(TIMEOUT)
         server.stop()
         until_closed(socket)
         assert socket.close_code == 1000
@@ -218,7 +218,7 @@ def test_a_handler_that_only_sends_closes_healthy_clients(start, record):
         error = until_closed(talking)
         assert error.rcvd.code == 1011
         for _ in range(20):  # it has been asked as often
-            silent.recv(PATIENCE)
+            silent.recv(TIMEOUT)
     server.stop(signal.SIGKILL)  # Sanic leaves a task behind for the message nobody read
     record("reliable_websockets/wrong_server_push_only.txt", f"{type(error).__name__}: {error}\n")
 
@@ -245,12 +245,12 @@ def test_a_blocked_loop_costs_healthy_clients(start, record):
     server = start(f"{ROOM}/wrong_server_blocking.py")
     options = {"ping_interval": 0.3, "ping_timeout": 0.3, "close_timeout": 0.3}
     with connect(ws(server), **options) as healthy, connect(ws(server), ping_interval=None) as busy:
-        healthy.recv(PATIENCE)
-        busy.recv(PATIENCE)
+        healthy.recv(TIMEOUT)
+        busy.recv(TIMEOUT)
         busy.send('{"seconds": 3}')
         error = until_closed(healthy)
         assert error.sent.code == 1011
-        assert json.loads(busy.recv(PATIENCE))["text"] == "done"  # the server was well
+        assert json.loads(busy.recv(TIMEOUT))["text"] == "done"  # the server was well
     record("reliable_websockets/wrong_server_blocking.txt", f"{type(error).__name__}: {error}\n")
 
 
@@ -279,7 +279,7 @@ def visit(server):
     """Come and go; return how the server received us."""
     with connect(ws(server, "/events")) as socket:
         try:
-            socket.recv(PATIENCE)
+            socket.recv(TIMEOUT)
         except ConnectionClosed as closed:
             return f"closed: {closed.rcvd.code} {closed.rcvd.reason}"
         return "let in"
@@ -292,7 +292,7 @@ def test_clients_that_left_are_forgotten(start, name):
     server = start(f"{ROOM}/{name}", TICK=0.05, MAX_CLIENTS=2)
     for number in range(10):
         with connect(ws(server, "/events")) as socket:
-            socket.recv(PATIENCE)
+            socket.recv(TIMEOUT)
             if number % 2:
                 socket.socket.close()  # and no goodbye
 
@@ -301,7 +301,7 @@ def test_the_end_of_receiving_ends_the_sending(tmp_path, port, monkeypatch):
     """On websockets nothing of a client that left goes on: the end of the receiving loop ends
     the sending, though no event has come since."""
     server = importlib.import_module(f"examples.{ROOM}.server_websockets")
-    monkeypatch.setattr(server, "HEARTBEAT", 10 * PATIENCE)  # which would end it as well
+    monkeypatch.setattr(server, "HEARTBEAT", 10 * TIMEOUT)  # which would end it as well
     monkeypatch.setattr(server, "clients", set(), raising=False)
 
     async def come_and_leave():
@@ -316,10 +316,10 @@ def test_the_end_of_receiving_ends_the_sending(tmp_path, port, monkeypatch):
             ) as socket:
                 assert json.loads(await socket.recv())["id"] == 1
                 during = asyncio.all_tasks() - before
-            _, left = await asyncio.wait(during, timeout=PATIENCE)
+            _, left = await asyncio.wait(during, timeout=TIMEOUT)
             assert not left
 
-    apart(come_and_leave())
+    run_in_thread(come_and_leave())
 
 
 @pytest.mark.parametrize("name", SERVERS)
@@ -330,7 +330,7 @@ def test_a_client_that_does_not_read_is_let_go(start, name):
     with silent(server.port, "/events?after=0") as hanging:
         hanging.recv(1)  # it is in
         assert flood(server, name) < 4_500
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while refused(server, 2):
             assert time.monotonic() < deadline, "the one that hangs still has its place"
             time.sleep(0.1)
@@ -357,7 +357,7 @@ def flood(server, name):
                 client.post(f"{server.url}/events", json={"text": text})
             else:
                 reader.send(json.dumps({"text": text}))
-            assert json.loads(reader.recv(PATIENCE))["text"] == text
+            assert json.loads(reader.recv(TIMEOUT))["text"] == text
         return server.status("VmRSS") - before
 
 
@@ -372,7 +372,7 @@ def refused(server, number):
         closed = 0
         for client in clients:
             try:
-                client.recv(PATIENCE)
+                client.recv(TIMEOUT)
             except ConnectionClosed:
                 closed += 1
         return closed
@@ -407,7 +407,7 @@ def grown(server, number):
     """Open so many idle connections and return by how many KiB each made the server grow."""
 
     async def hold():
-        options = {"ping_interval": None, "open_timeout": PATIENCE}
+        options = {"ping_interval": None, "open_timeout": TIMEOUT}
         opened = []
         for wanted in 50, 50 + number:
             while len(opened) < wanted:
@@ -417,7 +417,7 @@ def grown(server, number):
             client.transport.abort()
 
     sizes = []
-    apart(hold())
+    run_in_thread(hold())
     return (sizes[1] - sizes[0]) / number
 
 

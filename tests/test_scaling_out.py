@@ -16,12 +16,11 @@ from redis import Redis
 from websockets.sync.client import connect
 from websockets.sync.server import serve
 
-from .conftest import needs
-from .support.crowd import WEB, Crowd, client_of, insist, ready
+from .support.crowd import WEB, Crowd, client_of, publish_until_accepted, ready
 from .support.figures import moved
 from .support.messages import messages, table
-from .support.parts import PATH
-from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment
+from .support.parts import PATH, require_program
+from .support.processes import EXAMPLES, TIMEOUT, Program, argv, copy_isolated, environment
 from .support.sockets import TEXT, frames
 
 ROOM = "scaling_out"
@@ -39,7 +38,7 @@ def told(socket, count):
     """Return the texts of the next events, without heartbeats."""
     texts = []
     while len(texts) < count:
-        event = json.loads(socket.recv(PATIENCE))
+        event = json.loads(socket.recv(TIMEOUT))
         texts += [event["text"]] if "text" in event else []
     return texts
 
@@ -51,7 +50,7 @@ def follow(tmp_path_factory):
 
     def follow(**variables):
         example = EXAMPLES / ROOM / "client.py"
-        home = alone(example, folder / f"follower-{len(running)}")
+        home = copy_isolated(example, folder / f"follower-{len(running)}")
         quick = {"BACKOFF": 0.1, "TRIES": 1000}
         running.append(Program(argv(example), home, environment(**(quick | variables))))
         return running[-1]
@@ -217,7 +216,7 @@ def test_a_frozen_gateway_draws_clients(start_proxy, port, gateways):
     and those who leave it change nothing; a request that stays until `proxy_read_timeout` goes
     on to the other gateway, and the next one goes there right away."""
     with socket.create_server(("127.0.0.1", number := port())) as frozen:
-        frozen.settimeout(PATIENCE)
+        frozen.settimeout(TIMEOUT)
         proxy = start_proxy(
             f"{ROOM}/nginx.conf",
             {8000: port(), 8001: number, 8002: gateways[0].port},
@@ -229,7 +228,7 @@ def test_a_frozen_gateway_draws_clients(start_proxy, port, gateways):
 
         def ask():
             """Return a client that asks, and its connection to the frozen gateway."""
-            client = socket.create_connection(("127.0.0.1", proxy.port), PATIENCE)
+            client = socket.create_connection(("127.0.0.1", proxy.port), TIMEOUT)
             client.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
             return client, frozen.accept()[0]
 
@@ -241,7 +240,7 @@ def test_a_frozen_gateway_draws_clients(start_proxy, port, gateways):
 
         first = ask()
         with connect(f"ws://127.0.0.1:{proxy.port}/events") as there:  # at the other one
-            there.recv(PATIENCE)
+            there.recv(TIMEOUT)
             leave(*first)
             for _ in range(3):
                 leave(*ask())
@@ -325,10 +324,10 @@ def cluster(tmp_path, port):
     running = []
 
     def cluster(**variables):
-        needs("redis-server")
-        needs(variables.get("PROXY", "haproxy"))
+        require_program("redis-server")
+        require_program(variables.get("PROXY", "haproxy"))
         example, number = EXAMPLES / ROOM / "cluster.py", port()
-        home = alone(example, tmp_path / f"cluster-{number}")
+        home = copy_isolated(example, tmp_path / f"cluster-{number}")
         env = environment(PORT=number, **variables)
         running.append(Program(argv(example), home, env, number))
         return running[-1].wait_for("server listening on")
@@ -357,7 +356,7 @@ def test_one_command_starts_a_cluster(cluster, follow):
     for name, number in parts.items():
         os.kill(number, signal.SIGKILL)
         program.wait_for(f"{name:<10} ended with -9")
-        insist([program.url], name, "jobs")
+        publish_until_accepted([program.url], name, "jobs")
         client.wait_for(f"{name}: done")
     assert program.stop(signal.SIGINT) == 0
     assert not [number for number in parts_of(program).values() if Path(f"/proc/{number}").exists()]
@@ -389,11 +388,11 @@ def test_what_is_missing_is_named(tmp_path, port, variables, words):
             busy.close()
         ran = subprocess.run(
             [sys.executable, example.name],
-            cwd=alone(example, tmp_path / "alone"),
+            cwd=copy_isolated(example, tmp_path / "alone"),
             env=env,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
     assert ran.returncode == 1
     assert ran.stdout == ""

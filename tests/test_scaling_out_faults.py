@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from .support.crowd import WEB, Crowd, client_of, insist
-from .support.processes import PATIENCE, until
+from .support.crowd import WEB, Crowd, client_of, publish_until_accepted
+from .support.processes import TIMEOUT, wait_until
 
 ROOM = "scaling_out"
 GATEWAY = {"ROLE": "gateway", "HEARTBEAT": 0.3, "RETRY": 0.1}
@@ -19,7 +19,7 @@ class Cluster:
     def __init__(self, start, assembled, port):
         start_proxy, start_redis = assembled
         self.redis = start_redis("--appendfsync", "always")
-        self._kept, self._start = start_redis.kept, start
+        self._kept, self._start = start_redis.stop_at_end, start
         self.place = GATEWAY | {"REDIS": f"redis://127.0.0.1:{self.redis.port}"}
         self.gateways = [start(f"{ROOM}/cluster.py", **self.place) for _ in range(2)]
         ports = {8001: self.gateways[0].port, 8002: self.gateways[1].port}
@@ -40,11 +40,11 @@ class Cluster:
 
     def crowd(self, last=NUMBERS[-1], **settings):
         """Return twenty clients that have just come, half of them through each proxy."""
-        seen, _ = insist(self.urls, "before")
+        seen, _ = publish_until_accepted(self.urls, "before")
         client = client_of(ROOM, **({"BACKOFF": 0.1, "TRIES": 10**6} | settings))
         sockets = [url.replace("http", "ws") for url in self.urls]
         crowd = Crowd(client, [[sockets[number % 2]] for number in range(20)], seen, last)
-        insist(self.urls, "begin")
+        publish_until_accepted(self.urls, "begin")
         crowd.wait_for("begin")
         return crowd
 
@@ -52,7 +52,7 @@ class Cluster:
         """Publish texts, half of them through each proxy; return the answers that were no 201."""
         refused = []
         for number, text in enumerate(texts):
-            _, statuses = insist(self.urls[:: 1 if number % 2 else -1], text)
+            _, statuses = publish_until_accepted(self.urls[:: 1 if number % 2 else -1], text)
             refused += statuses[:-1]
         return refused
 
@@ -114,7 +114,7 @@ def test_a_proxy_is_reloaded(cluster, name, number):
     before = children(proxy)
     cluster.publish(NUMBERS[:20])
     proxy.process.send_signal(number)
-    until(lambda: children(proxy) - before and children(proxy) & before)
+    wait_until(lambda: children(proxy) - before and children(proxy) & before)
     cluster.publish(NUMBERS[20:])
     exact(crowd)
     assert crowd.said == []
@@ -128,7 +128,7 @@ def test_redis_is_killed(cluster):
     crowd.wait_for(NUMBERS[19])
     cluster.redis.stop(signal.SIGKILL)
     for url in cluster.urls:
-        answer = WEB.post(f"{url}/events", json={"text": "in vain"}, timeout=PATIENCE)
+        answer = WEB.post(f"{url}/events", json={"text": "in vain"}, timeout=TIMEOUT)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     cluster.again("redis")
     cluster.publish(NUMBERS[20:])
@@ -146,7 +146,7 @@ def test_a_gateway_is_frozen(cluster):
     cluster.publish(NUMBERS[20:])
     exact(crowd)
     cluster.gateways[0].send(signal.SIGCONT)
-    insist([cluster.gateways[0].url], "thawed", patience=PATIENCE)
+    publish_until_accepted([cluster.gateways[0].url], "thawed", patience=TIMEOUT)
 
 
 @pytest.mark.parametrize("name", ["haproxy", "nginx"])
@@ -179,13 +179,13 @@ def test_a_worker_is_killed(cluster, worker):
     six jobs comes once."""
     jobs = [f"job {number}" for number in range(6)]
     crowd = cluster.crowd(last="all ended")
-    insist(cluster.urls, jobs[0], "jobs")
-    victim = worker(WORK=PATIENCE).wait_for(f"took {jobs[0]}")
+    publish_until_accepted(cluster.urls, jobs[0], "jobs")
+    victim = worker(WORK=TIMEOUT).wait_for(f"took {jobs[0]}")
     victim.stop(signal.SIGKILL)
     for job in jobs[1:]:
-        insist(cluster.urls, job, "jobs")
+        publish_until_accepted(cluster.urls, job, "jobs")
     other = worker(WORK=0).wait_for(f"ended {jobs[0]}").wait_for(f"ended {jobs[5]}")
-    insist(cluster.urls, "all ended")
+    publish_until_accepted(cluster.urls, "all ended")
     for told in crowd.end():
         assert sorted(told[1:-1]) == [f"{job}: done" for job in jobs]
     assert other.output.count("took") == len(jobs)
@@ -195,31 +195,31 @@ def test_a_worker_is_frozen(cluster, worker):
     """A worker is frozen with a job in hand, another one does it, and the first, thawed, ends it
     as well: done twice, the job has one result."""
     crowd = cluster.crowd(last="both ended")
-    insist(cluster.urls, "twice", "jobs")
+    publish_until_accepted(cluster.urls, "twice", "jobs")
     first = worker(WORK=1).wait_for("took twice")
     first.send(signal.SIGSTOP)
     worker(WORK=0).wait_for("ended twice")
     first.send(signal.SIGCONT)
     first.wait_for("ended twice")
-    insist(cluster.urls, "both ended")
+    publish_until_accepted(cluster.urls, "both ended")
     assert all(told == ["begin", "twice: done", "both ended"] for told in crowd.end())
 
 
 def test_a_job_that_kills_workers_is_given_up(cluster, worker):
     """A job that three workers have taken and not ended is given up, and that is its result."""
     crowd = cluster.crowd(last="deadly: given up")
-    insist(cluster.urls, "deadly", "jobs")
+    publish_until_accepted(cluster.urls, "deadly", "jobs")
     for _ in range(3):
-        victim = worker(WORK=PATIENCE, IDLE=0.01).wait_for("took deadly")
+        victim = worker(WORK=TIMEOUT, IDLE=0.01).wait_for("took deadly")
         victim.stop(signal.SIGKILL)
-    worker(WORK=PATIENCE, IDLE=0.01).wait_for("ended deadly")
+    worker(WORK=TIMEOUT, IDLE=0.01).wait_for("ended deadly")
     assert all(told == ["begin", "deadly: given up"] for told in crowd.end())
 
 
 def test_a_worker_that_is_told_to_stop_ends_its_job(cluster, worker):
     """A worker that is told to stop ends the job that it has in hand, and takes no other."""
     for job in "one", "two":
-        insist(cluster.urls, job, "jobs")
+        publish_until_accepted(cluster.urls, job, "jobs")
     stopped = worker(WORK=1).wait_for("took one")
     assert stopped.stop() == 0
     assert "ended one" in stopped.output
@@ -232,5 +232,5 @@ def test_workers_outlive_redis(cluster, worker):
     lasting = worker(WORK=0)
     cluster.redis.stop(signal.SIGKILL)
     cluster.again("redis")
-    insist(cluster.urls, "later", "jobs")
+    publish_until_accepted(cluster.urls, "later", "jobs")
     lasting.wait_for("ended later")

@@ -15,10 +15,10 @@ from redis.exceptions import ConnectionError
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from .support.apart import apart
 from .support.crowd import WEB, ready
-from .support.processes import EXAMPLES, PATIENCE, until
+from .support.processes import EXAMPLES, TIMEOUT, wait_until
 from .support.sockets import silent
+from .support.threads import run_in_thread
 
 ROOM = "scaling_out"
 GATEWAY = {"ROLE": "gateway", "HEARTBEAT": 0.3, "RETRY": 0.1}
@@ -43,7 +43,7 @@ def told(socket, count):
     """Return the texts of the next events, without heartbeats."""
     texts = []
     while len(texts) < count:
-        event = json.loads(socket.recv(PATIENCE))
+        event = json.loads(socket.recv(TIMEOUT))
         texts += [event["text"]] if "text" in event else []
     return texts
 
@@ -52,7 +52,7 @@ def closed(socket):
     """Return the code with which a server closes."""
     with pytest.raises(ConnectionClosed):
         while True:
-            socket.recv(PATIENCE)
+            socket.recv(TIMEOUT)
     return socket.close_code
 
 
@@ -142,9 +142,9 @@ def test_the_library_sends_again(redis, tap, port):
 
         return tap(redis, on_data=lose)
 
-    apart(add("by itself", lossy()))
+    run_in_thread(add("by itself", lossy()))
     with pytest.raises(ConnectionError):
-        apart(add("as here", lossy(), retry=Retry(NoBackoff(), 0)))
+        run_in_thread(add("as here", lossy(), retry=Retry(NoBackoff(), 0)))
     with Redis(port=redis.port) as asking:
         assert [asking.xlen(name) for name in ("by itself", "as here")] == [2, 1]
 
@@ -160,7 +160,7 @@ def test_a_gateway_sends_nothing_twice(start, redis, tap):
 
     settings = GATEWAY | {"REDIS": address(tap(redis, on_data=lose))}
     gateway = start(f"{ROOM}/cluster.py", **settings)
-    answer = WEB.post(f"{gateway.url}/events", json={"text": "doubtful"}, timeout=PATIENCE)
+    answer = WEB.post(f"{gateway.url}/events", json={"text": "doubtful"}, timeout=TIMEOUT)
     assert answer.status_code == 503
     with Redis(port=redis.port, decode_responses=True) as asking:
         texts = [fields["text"] for _, fields in asking.xrevrange("events", count=20)]
@@ -199,7 +199,7 @@ def test_what_comes_while_redis_is_asked_is_not_waited_for():
             return json.loads(message)
 
     tail = gateway["Tail"](Slow())
-    assert apart(first()) == {"id": "2-0", "text": "next"}
+    assert run_in_thread(first()) == {"id": "2-0", "text": "next"}
 
 
 # Trimmed
@@ -243,12 +243,12 @@ def test_a_client_that_names_no_event_gets_the_next_one(gateway):
     """A client that names no id gets only what is still to come, and a heartbeat that says from
     where."""
     with connect(ws(gateway)) as other:
-        while "heartbeat" not in json.loads(other.recv(PATIENCE)):
+        while "heartbeat" not in json.loads(other.recv(TIMEOUT)):
             pass
         (last,) = publish(gateway, "before")
         assert told(other, 1) == ["before"]  # so the gateway has it
         with connect(ws(gateway)) as socket:
-            assert json.loads(socket.recv(PATIENCE)) == {"heartbeat": last}
+            assert json.loads(socket.recv(TIMEOUT)) == {"heartbeat": last}
             publish(gateway, "after")
             assert told(socket, 1) == told(other, 1) == ["after"]
 
@@ -286,7 +286,7 @@ def test_limits_of_a_gateway(start, redis):
         while WEB.get(f"{full.url}/health").json() != {"clients": 0}:
             pass
         with connect(ws(full)) as first:
-            first.recv(PATIENCE)
+            first.recv(TIMEOUT)
             with connect(ws(full)) as second:
                 assert closed(second) == 1013
             assert WEB.get(f"{full.url}/health").json() == {"clients": 1}
@@ -323,7 +323,7 @@ def test_a_redis_without_a_file_loses_all(start, start_redis):
     with connect(ws(gateway, "0-0")) as socket:
         assert told(socket, 2) == ["ready", "lost"]
         redis.stop(signal.SIGKILL)
-        start_redis.kept(redis.again())
+        start_redis.stop_at_end(redis.again())
         code = closed(socket)
     while code == 1013:  # it was away just then: come back
         with connect(ws(gateway, last)) as socket:
@@ -345,9 +345,9 @@ def test_a_kill_loses_nothing(start_redis, policy):
         for _ in range(20):
             client.xadd("events", {"text": "x"})
         if policy == "everysec":
-            until(lambda: client.info("persistence")["aof_buffer_length"] == 0)
+            wait_until(lambda: client.info("persistence")["aof_buffer_length"] == 0)
         redis.stop(signal.SIGKILL)
-    start_redis.kept(redis.again())
+    start_redis.stop_at_end(redis.again())
     with Redis(port=redis.port) as client:
         assert client.xlen("events") == 20
 
@@ -359,7 +359,7 @@ def test_a_failover_loses_what_the_replica_has_not(start_redis, port):
     replica = start_redis("--replicaof", "127.0.0.1", str(primary.port))
     with Redis(port=primary.port) as one, Redis(port=replica.port) as two:
         one.xadd("events", {"text": "early"})
-        assert one.wait(1, PATIENCE * 1000) == 1
+        assert one.wait(1, TIMEOUT * 1000) == 1
         two.replicaof("127.0.0.1", port())  # the network between them is cut
         one.xadd("events", {"text": "late"})
         assert one.wait(1, 100) == 0

@@ -12,10 +12,10 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from .conftest import needs
 from .support.figures import cut
 from .support.messages import messages, table
-from .support.processes import EXAMPLES, PATIENCE
+from .support.parts import require_program
+from .support.processes import EXAMPLES, TIMEOUT
 from .support.wiretap import Tap
 
 ROOM = "security"
@@ -29,7 +29,7 @@ def closed(socket):
     """Read to the end of a connection; return (code, reason) of the server's close frame."""
     with pytest.raises(ConnectionClosed) as caught:
         while True:
-            socket.recv(PATIENCE)
+            socket.recv(TIMEOUT)
     return caught.value.rcvd.code, caught.value.rcvd.reason
 
 
@@ -88,7 +88,7 @@ def with_third_parties(browser, home, allowed):
     (home / "Default" / "Preferences").write_text(json.dumps({"profile": settings}))
     with browser.browser_type.launch_persistent_context(
         home,
-        executable_path=needs("chromium"),
+        executable_path=require_program("chromium"),
         chromium_sandbox=False,
         args=["--disable-gpu", "--no-first-run", "--disable-background-networking"],
     ) as context:
@@ -196,7 +196,7 @@ def test_a_program_may_say_any_origin(bank):
     cookie = {"Cookie": f"session={session_of(server)}"}
     for origin in None, server.url:
         with connect(ws(server, "/socket"), origin=origin, additional_headers=cookie) as socket:
-            assert socket.recv(PATIENCE) == "alice has 1000 coins"
+            assert socket.recv(TIMEOUT) == "alice has 1000 coins"
         with pytest.raises(InvalidStatus, match="401"):
             connect(ws(server, "/socket"), origin=origin).__enter__()
 

@@ -14,9 +14,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from .support.apart import apart
-from .support.processes import EXAMPLES, PATIENCE
+from .support.processes import EXAMPLES, TIMEOUT
 from .support.recorder import stable
+from .support.threads import run_in_thread
 from .test_security import closed, ws
 
 ROOM = "security"
@@ -56,8 +56,8 @@ def test_the_first_message_says_who_it_is(server):
     for key, user in ("alice-key", "alice"), ("bob-key", "bob"):
         with connect(ws(server, "/events")) as socket:
             socket.send(json.dumps({"token": token(server, key), "after": 0}))
-            assert json.loads(socket.recv(PATIENCE)) == {"user": user}
-            assert json.loads(socket.recv(PATIENCE))["id"] == 1
+            assert json.loads(socket.recv(TIMEOUT)) == {"user": user}
+            assert json.loads(socket.recv(TIMEOUT))["id"] == 1
 
 
 def test_each_hears_of_its_own_at_once(start):
@@ -68,16 +68,16 @@ def test_each_hears_of_its_own_at_once(start):
         both = (alice, "alice"), (bob, "bob")
         for socket, user in both:
             socket.send(json.dumps({"token": token(server, f"{user}-key"), "after": 0}))
-            assert json.loads(socket.recv(PATIENCE)) == {"user": user}
-            assert json.loads(socket.recv(PATIENCE))["id"] == 1
+            assert json.loads(socket.recv(TIMEOUT)) == {"user": user}
+            assert json.loads(socket.recv(TIMEOUT))["id"] == 1
             socket.send("more")
             socket.send("and more")
-            assert socket.ping().wait(PATIENCE)
+            assert socket.ping().wait(TIMEOUT)
         for _, user in reversed(both):
             token(server, f"{user}-key")
         for socket, user in both:
             event = {"id": 2, "text": f"{user} got a token"}
-            assert json.loads(socket.recv(PATIENCE)) == event
+            assert json.loads(socket.recv(TIMEOUT)) == event
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_ticket_lets_in_once(server):
     """A ticket lets its user in, once; the second time it is closed with 4401."""
     address = ws(server, f"/events/ticket?ticket={ticket(server, 'bob-key')}")
     with connect(address) as socket:
-        assert json.loads(socket.recv(PATIENCE)) == {"user": "bob"}
+        assert json.loads(socket.recv(TIMEOUT)) == {"user": "bob"}
     with connect(address) as socket:
         assert closed(socket) == (4401, "get a new ticket")
 
@@ -183,7 +183,7 @@ def test_a_token_that_runs_out_ends_the_connection(brief):
         with connect(address) as socket:
             for word in words:
                 socket.send(word)
-            assert json.loads(socket.recv(PATIENCE)) == {"user": "alice"}
+            assert json.loads(socket.recv(TIMEOUT)) == {"user": "alice"}
             assert closed(socket) == (4401, "the token has run out")
 
 
@@ -218,11 +218,11 @@ def test_a_server_that_looks_once_never_ends(start):
     first = hello(server, after=1)
     with connect(ws(server, "/events")) as old:
         old.send(first)
-        assert json.loads(old.recv(PATIENCE)) == {"user": "alice"}
+        assert json.loads(old.recv(TIMEOUT)) == {"user": "alice"}
         while lets_in(server, first):
             time.sleep(0.05)
         token(server)  # and that is an event
-        assert json.loads(old.recv(PATIENCE))["id"] == 2
+        assert json.loads(old.recv(TIMEOUT))["id"] == 2
 
 
 def lets_in(server, first):
@@ -230,7 +230,7 @@ def lets_in(server, first):
     with connect(ws(server, "/events")) as socket:
         socket.send(first)
         try:
-            return socket.recv(PATIENCE)
+            return socket.recv(TIMEOUT)
         except ConnectionClosed:
             return False
 
@@ -264,7 +264,7 @@ def test_a_message_over_the_limit_is_1009(limited):
     """A message of the limit's size is taken, and one byte more is closed with 1009."""
     with connect(ws(limited, "/echo"), **behind("10.0.0.1")) as socket:
         socket.send("x" * 10_000)
-        assert len(socket.recv(PATIENCE)) == 10_000
+        assert len(socket.recv(TIMEOUT)) == 10_000
         socket.send("x" * 10_001)
         assert closed(socket)[0] == 1009
 
@@ -279,12 +279,12 @@ def test_too_many_messages_are_4429(limited):
     ):
         for socket in first, second, first, second, first:
             socket.send("x")
-            assert socket.recv(PATIENCE) == "x"
+            assert socket.recv(TIMEOUT) == "x"
         for socket in first, second:
             socket.send("x")
             assert closed(socket) == (4429, "too many messages")
         other.send("x")
-        assert other.recv(PATIENCE) == "x"
+        assert other.recv(TIMEOUT) == "x"
 
 
 def test_coming_back_brings_no_new_burst(limited):
@@ -293,7 +293,7 @@ def test_coming_back_brings_no_new_burst(limited):
     with connect(ws(limited, "/echo"), **options) as socket:
         for _ in range(5):
             socket.send("x")
-            assert socket.recv(PATIENCE) == "x"
+            assert socket.recv(TIMEOUT) == "x"
     with connect(ws(limited, "/echo"), **options) as socket:
         socket.send("x")
         assert closed(socket) == (4429, "too many messages")
@@ -346,7 +346,7 @@ def test_a_client_that_left_is_forgotten_by_itself(monkeypatch):
         await asyncio.sleep(0.05)  # however late: a loop keeps the order of its timers
         assert not limits["buckets"]
 
-    apart(come_and_go())
+    run_in_thread(come_and_go())
 
 
 def test_the_bucket_fills_again(start):
@@ -356,7 +356,7 @@ def test_the_bucket_fills_again(start):
         for _ in range(20):
             time.sleep(0.01)  # ten times what it takes
             socket.send("x")
-            assert socket.recv(PATIENCE) == "x"
+            assert socket.recv(TIMEOUT) == "x"
 
 
 def test_too_many_connections_are_4429(limited):
@@ -368,17 +368,17 @@ def test_too_many_connections_are_4429(limited):
                 assert closed(third) == (4429, "too many connections")
         wait_for_place(limited, options)
         first.send("x")
-        assert first.recv(PATIENCE) == "x"
+        assert first.recv(TIMEOUT) == "x"
 
 
 def wait_for_place(server, options):
     """Return once a connection is taken; the server hears a little later that one has gone."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while time.monotonic() < end:
         with connect(ws(server, "/echo"), **options) as socket:
             try:
                 socket.send("x")
-                return socket.recv(PATIENCE)
+                return socket.recv(TIMEOUT)
             except ConnectionClosed:
                 time.sleep(0.02)
     raise AssertionError("there never was a place again")
@@ -390,7 +390,7 @@ def test_a_client_cannot_choose_its_address(limited, start):
     alone = start(f"{ROOM}/server_limits.py", EACH=1)
     with connect(ws(alone, "/echo"), **behind("10.1.1.1")) as first:
         first.send("x")
-        first.recv(PATIENCE)
+        first.recv(TIMEOUT)
         with connect(ws(alone, "/echo"), **behind("10.1.1.2")) as second:
             assert closed(second) == (4429, "too many connections")
     with (
@@ -400,7 +400,7 @@ def test_a_client_cannot_choose_its_address(limited, start):
     ):
         for socket in first, second:
             socket.send("x")
-            socket.recv(PATIENCE)
+            socket.recv(TIMEOUT)
         assert closed(third) == (4429, "too many connections")
 
 
@@ -483,7 +483,7 @@ def logged(server, assembled_shared, browser, port):
         log = front.folder / "access.log"
         # After a thousand, so that how many there were changes no size.
         with connect(ws(front, f"/events/ticket?ticket={used}&after=1000")) as socket:
-            socket.recv(PATIENCE)
+            socket.recv(TIMEOUT)
         lines(log, 1)
         with browser.new_context(user_agent="Mozilla/5.0") as context:
             page = context.new_page()
@@ -496,7 +496,7 @@ def logged(server, assembled_shared, browser, port):
 
 def lines(log, number):
     """Return a log once it has so many lines."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while log.read_text().count("\n") < number:
         assert time.monotonic() < end, log.read_text()
         time.sleep(0.02)
@@ -538,7 +538,7 @@ def test_the_log_of_sanic_has_addresses_as_well(start):
     server = start(f"{ROOM}/server_auth.py", SANIC_ACCESS_LOG="true")
     used = ticket(server)
     with connect(ws(server, f"/events/ticket?ticket={used}")) as socket:
-        socket.recv(PATIENCE)
+        socket.recv(TIMEOUT)
     server.wait_for(f"/events/ticket?ticket={used}")
 
 
@@ -546,7 +546,7 @@ def test_sanic_writes_no_access_log_unless_asked(server):
     """Sanic writes no access log unless it is asked to."""
     used = ticket(server)
     with connect(ws(server, f"/events/ticket?ticket={used}")) as socket:
-        socket.recv(PATIENCE)
+        socket.recv(TIMEOUT)
     assert used not in server.output
 
 

@@ -20,8 +20,6 @@ from typing import NamedTuple
 import httpx2
 import pytest
 
-from .conftest import needs
-from .support.apart import apart
 from .support.browsing import expect_accessible
 from .support.figures import timeline
 from .support.messages import (
@@ -36,7 +34,9 @@ from .support.messages import (
     told,
     transcript,
 )
-from .support.processes import EXAMPLES, PATIENCE, Program, alone, argv, environment
+from .support.parts import require_program
+from .support.processes import EXAMPLES, TIMEOUT, Program, argv, copy_isolated, environment
+from .support.threads import run_in_thread
 from .support.wiretap import Cut, Tap
 
 HERE = "server_sent_events"
@@ -152,7 +152,10 @@ def test_the_least_of_it(start, record):
     """The small server tells curl each number of its countdown as one event, and then ends."""
     url = f"{start(f'{HERE}/server_small.py', STEP=0.01).url}/countdown"
     told = subprocess.run(
-        [needs("curl"), "--silent", "--no-buffer", url], capture_output=True, text=True, check=True
+        [require_program("curl"), "--silent", "--no-buffer", url],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert told.stdout == "data: 3\n\ndata: 2\n\ndata: 1\n\nevent: done\ndata: lift-off\n\n"
     record("server_sent_events/countdown.txt", told.stdout)
@@ -161,7 +164,7 @@ def test_the_least_of_it(start, record):
 def test_the_first_event_does_not_wait_for_the_second(start):
     """The first event of the small server is there when the second is an hour away."""
     server = start(f"{HERE}/server_small.py", STEP=3600)
-    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as plain:
+    with socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as plain:
         plain.sendall(b"GET /countdown HTTP/1.1\r\nHost: localhost\r\n\r\n")
         heard = b""
         while not heard.endswith(b"\r\ndata: 3\n\n\r\n"):
@@ -268,7 +271,7 @@ def test_curl_listens(runs, start, tmp_path, record):
     server = start(f"{HERE}/server.py")
     script = EXAMPLES / HERE / "client.sh"
     options = environment(URL=server.url, SECONDS_OF_WORK=60)
-    curl = Program(argv(script), alone(script, tmp_path / "curl"), options)
+    curl = Program(argv(script), copy_isolated(script, tmp_path / "curl"), options)
     curl.wait_for("progress")
     assert curl.process.poll() is None
     server.stop()
@@ -301,11 +304,11 @@ def shown(page):
     return page.locator("#answers li").all_inner_texts()
 
 
-def test_the_browser_listens(opened, quick, tap):
+def test_the_browser_listens(open_client_page, quick, tap):
     """The page, opened as a file, shows each event as it comes, and closes on the last one, so
     that the browser does not come back."""
     wire = tap(quick)
-    page = opened(wire.url)
+    page = open_client_page(wire.url)
     page.fill("#seconds", "0.5")
     for _ in range(2):
         page.click("#start")
@@ -316,10 +319,10 @@ def test_the_browser_listens(opened, quick, tap):
     assert len(asked) == 4  # two jobs handed in, each asked about once
 
 
-def test_the_browser_stops(opened, server, tap):
+def test_the_browser_stops(open_client_page, server, tap):
     """Stop closes the stream at once."""
     wire = tap(server)
-    page = opened(wire.url)
+    page = open_client_page(wire.url)
     page.fill("#seconds", "60")
     page.click("#start")
     wire.wait_until(lambda events: any(b"retry: " in event.data for event in events))
@@ -328,7 +331,7 @@ def test_the_browser_stops(opened, server, tap):
     wire.wait_until(lambda events: any(e.source == "client" and e.kind != "data" for e in events))
 
 
-def test_the_browser_shows_what_was_wrong(canned, opened, port):
+def test_the_browser_shows_what_was_wrong(canned, open_client_page, port):
     """What the server refuses is shown, and so is why a job failed, and that nobody answers."""
     allowed = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "Location"}
     submitted = (202, allowed | {"Location": "/jobs/x"}, {"status": "pending"})
@@ -339,13 +342,13 @@ def test_the_browser_shows_what_was_wrong(canned, opened, port):
         ([submitted, failed], "stopped: no paper"),
     ]:
         server = canned(*answers)
-        page = opened(server.url)
+        page = open_client_page(server.url)
         page.click("#start")
         page.wait_for_selector(f"text={words}")
     for _ in range(20):  # time enough to come back, if it had not closed
         page.evaluate("(url) => fetch(url).then((answer) => answer.text())", server.url)
     assert len(server.requests) == 22
-    page = opened(f"http://127.0.0.1:{port()}")
+    page = open_client_page(f"http://127.0.0.1:{port()}")
     page.click("#start")
     page.wait_for_selector("text=stopped:")
 
@@ -358,12 +361,12 @@ def cut_after_each(event, seen):
             return Cut(event.data.index(b"\n\n\r\n", event.data.index(b"id: " + number)) + 4)
 
 
-def test_the_browser_comes_back_by_itself(opened, quick, tap):
+def test_the_browser_comes_back_by_itself(open_client_page, quick, tap):
     """A browser whose connection is cut again and again comes back by itself each time, and
     shows each event once, in order."""
     seen = set()
     wire = tap(quick, on_data=lambda event: cut_after_each(event, seen))
-    page = opened(wire.url)
+    page = open_client_page(wire.url)
     page.fill("#seconds", "0.5")
     page.click("#start")
     page.wait_for_selector("text=the result is 42")
@@ -701,7 +704,7 @@ def test_the_board_forgets_who_left(start):
         assert next(body) == b": listening\n\n"
         assert httpx2.post(url, content="hello").json() == {"shown to": 1}
         assert next(body) == b"data: hello\n\n"
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while httpx2.post(url, content="hello").json() != {"shown to": 0}:
         assert time.monotonic() < end
 
@@ -709,7 +712,7 @@ def test_the_board_forgets_who_left(start):
 def test_a_stopping_board_ends_its_streams(start):
     """When the board stops, each stream ends as an answer should, and not in the middle."""
     board = start(f"{HERE}/board.py", SANIC_GRACEFUL_SHUTDOWN_TIMEOUT=1)
-    with httpx2.stream("GET", f"{board.url}/notices", timeout=PATIENCE) as answer:
+    with httpx2.stream("GET", f"{board.url}/notices", timeout=TIMEOUT) as answer:
         body = answer.iter_raw()
         assert next(body) == b": listening\n\n"
         board.send(signal.SIGTERM)
@@ -759,7 +762,7 @@ def test_cut_at_every_byte(quick, tap, monkeypatch):
             state.update(left=offset, connection=0)
             assert await listen() == expected, offset
 
-    apart(try_all())
+    run_in_thread(try_all())
 
 
 def test_nothing_lost_nothing_twice_while_it_runs(quick, tap, run):
@@ -977,7 +980,7 @@ def test_what_counts_as_failures_in_a_row(canned, monkeypatch):
         async with httpx2.AsyncClient(verify=False) as http:
             return [event.id async for event in client.events(http, server.url)]
 
-    assert apart(listen()) == ["1", "2"]
+    assert run_in_thread(listen()) == ["1", "2"]
     assert waits == [(0, 1), (1, 7), (0, 0.05), (1, 7), (0, 0.05)]
 
 
@@ -1121,8 +1124,8 @@ def test_an_event_costs_less_than_a_question(runs, server, record):
     question, answer = found[2], found[3]
     sizes = [len(data) for _, data in pieces(answer)]
     runs["client.py, limited"].result()
-    quiet = messages(runs["client.py, limited"].wire.events)[-1]
-    heartbeat = next(data for _, data in pieces(quiet) if b": still here" in data)
+    open_page = messages(runs["client.py, limited"].wire.events)[-1]
+    heartbeat = next(data for _, data in pieces(open_page) if b": still here" in data)
     with Tap(server.port) as wire, httpx2.Client() as client:
         client.get(submit(wire.url, 60))
         asked, told_pending = messages(wire.events)[-2:]
@@ -1144,9 +1147,9 @@ def test_an_event_costs_less_than_a_question(runs, server, record):
 # The panel, and what is wrong
 
 
-def test_the_panel_is_live(live, quiet):
+def test_the_panel_is_live(live, open_page):
     """Served by make serve, the panel draws the question and each event as it comes."""
-    page = quiet(f"{live.url}/techniques/server-sent-events/")
+    page = open_page(f"{live.url}/techniques/server-sent-events/")
     page.wait_for_selector(".panel[data-state=live]")
     client = page.frame_locator(".panel iframe")
     client.locator("#seconds").fill("2.5")
@@ -1160,10 +1163,10 @@ def test_the_panel_is_live(live, quiet):
     assert asked == ["POST /jobs", "GET /jobs/…/events"]
 
 
-def test_the_panel_replays(static, quiet):
+def test_the_panel_replays(static, open_page):
     """On a static host the panel plays the recorded stream, its question open to the end."""
-    quiet.context.clock.install()  # before the page sets its timers
-    page = quiet(f"{static.url}/techniques/server-sent-events/")
+    open_page.context.clock.install()  # before the page sets its timers
+    page = open_page(f"{static.url}/techniques/server-sent-events/")
     page.wait_for_selector(".panel[data-state=replay]")
     page.click(".panel button")
     page.clock.run_for(7000)

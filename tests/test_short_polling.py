@@ -15,10 +15,10 @@ from typing import NamedTuple
 import httpx2
 import pytest
 
-from .support.apart import apart
 from .support.figures import chart, readable_alone, timeline
 from .support.messages import counts, exchanges, label, late, messages, table, trace, transcript
 from .support.processes import EXAMPLES
+from .support.threads import run_in_thread
 from .support.wiretap import Tap
 
 
@@ -383,7 +383,7 @@ def test_counts_the_failures_in_a_row():
 
     for _ in range(2):
         asking = request(Client(503, 500, 502, 200), "GET", "http://x")
-        assert apart(asking).status_code == 200
+        assert run_in_thread(asking).status_code == 200
     assert rows == [0, 1, 2] * 2
 
 
@@ -472,9 +472,9 @@ def test_curl_polls(runs, record):
     record("short_polling/curl.txt", result.stdout)
 
 
-def test_the_browser_polls(opened, server):
+def test_the_browser_polls(open_client_page, server):
     """The page, opened as a file, polls with fetch until the job is done."""
-    page = opened(server.url)
+    page = open_client_page(server.url)
     page.fill("#seconds", "1.5")
     page.fill("#interval", "1")
     page.click("#start")
@@ -489,9 +489,9 @@ def test_the_browser_polls(opened, server):
     assert shown == ["pending", "done", "the result is 42"]
 
 
-def test_the_browser_stops(opened, server):
+def test_the_browser_stops(open_client_page, server):
     """Stop ends the polling at once, in the middle of an interval too."""
-    page = opened(server.url)
+    page = open_client_page(server.url)
     page.fill("#seconds", "60")
     page.fill("#interval", "60")
     page.click("#start")
@@ -500,10 +500,10 @@ def test_the_browser_stops(opened, server):
     assert page.is_enabled("#start")
 
 
-def test_the_browser_refuses_an_interval_that_is_none(opened, tap, server):
+def test_the_browser_refuses_an_interval_that_is_none(open_client_page, tap, server):
     """Without an interval, or with one of zero, the page asks nothing."""
     wire = tap(server)
-    page = opened(wire.url)
+    page = open_client_page(wire.url)
     for interval in "", "0":
         page.fill("#interval", interval)
         page.click("#start")
@@ -511,7 +511,7 @@ def test_the_browser_refuses_an_interval_that_is_none(opened, tap, server):
     assert wire.connections == 0
 
 
-def test_the_browser_shows_what_was_wrong(canned, opened):
+def test_the_browser_shows_what_was_wrong(canned, open_client_page):
     """What the server says was wrong is shown, and so is why a job failed."""
     allowed = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "Location"}
     submitted = (202, allowed | {"Location": "/jobs/x"}, {"status": "pending"})
@@ -520,15 +520,15 @@ def test_the_browser_shows_what_was_wrong(canned, opened):
         ([submitted, (404, allowed, "no job has this token")], "stopped: no job has this token"),
         ([submitted, (200, allowed, {"status": "failed", "error": "no paper"})], "no paper"),
     ]:
-        page = opened(canned(*answers).url)
+        page = open_client_page(canned(*answers).url)
         page.fill("#interval", "0.1")
         page.click("#start")
         page.wait_for_selector(f"text={words}")
 
 
-def test_the_browser_says_when_nobody_answers(opened, port):
+def test_the_browser_says_when_nobody_answers(open_client_page, port):
     """When no server answers the page says so."""
-    page = opened(f"http://127.0.0.1:{port()}")
+    page = open_client_page(f"http://127.0.0.1:{port()}")
     page.click("#start")
     page.wait_for_selector("text=stopped:")
 

@@ -12,9 +12,9 @@ from sanic.config import DEFAULT_CONFIG
 from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed
 
-from .conftest import needs
 from .support.figures import ladders
 from .support.messages import messages, table
+from .support.parts import require_program
 from .support.processes import EXAMPLES
 from .test_load_balancing import socket_at
 from .test_load_balancing_trouble import UNCHECKED, before  # noqa: F401
@@ -150,7 +150,10 @@ def test_haproxy_has_no_defaults(tmp_path, record):
     bare = re.sub(r"(?m)^ +timeout (connect|client|server) .*\n", "", text)
     (tmp_path / "haproxy.cfg").write_text(bare)
     ran = subprocess.run(
-        [needs("haproxy"), "-c", "-f", "haproxy.cfg"], cwd=tmp_path, capture_output=True, text=True
+        [require_program("haproxy"), "-c", "-f", "haproxy.cfg"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert ran.returncode == 0
     said = re.sub(r"\(\d+\) ", "", ran.stdout + ran.stderr)
@@ -188,7 +191,7 @@ def test_the_servers_timer_before_the_hold_is_503(start, before, name):  # noqa:
     """Sanic's timer below the hold is a 503 in the middle of the wait, in the format of the
     application's own errors, through nginx and HAProxy alike."""
     timer = {"SANIC_RESPONSE_TIMEOUT": 0.5}
-    wrong = start("long_polling/wrong_timeout.py", trouble=True, **timer)
+    wrong = start("long_polling/wrong_timeout.py", errors_expected=True, **timer)
     changes = UNCHECKED if name == HAPROXY else {}
     answer = ask(submit(before(name, wrong.port, **changes).url), wait=20)
     assert answer.status_code == 503

@@ -11,7 +11,15 @@ import pytest
 
 from .support.figures import timeline
 from .support.messages import exchanges, label, messages, table, trace, transcript
-from .support.processes import EXAMPLES, JOB_SERVERS, READY, Program, alone, environment, named
+from .support.processes import (
+    EXAMPLES,
+    JOB_SERVERS,
+    READY,
+    Program,
+    copy_isolated,
+    environment,
+    named,
+)
 
 # Those whose jobs can be told to fail.
 FAILING = [name for name in JOB_SERVERS if name in named("server*.py", '"fail"')]
@@ -414,7 +422,7 @@ def test_ctrl_c_ends_a_client_quietly(name, start, tmp_path):
     # The hardened poller is told half a minute by its own server: too long to wait for here.
     kind = "server_hardened.py" if name == "token/client_hardened.py" else "server.py"
     server = start(f"{name.split('/')[0]}/{kind}")
-    folder = alone(EXAMPLES / name, tmp_path / "client")
+    folder = copy_isolated(EXAMPLES / name, tmp_path / "client")
     variables = environment(URL=server.url, SECONDS=60, WAIT=1)
     program = Program([sys.executable, name.split("/")[1]], folder, variables)
     # It waits now for the next question. While an answer comes in, asyncio may trip over itself.
@@ -443,10 +451,10 @@ def test_each_job_has_a_key_of_its_own(canned, run):
 # The browser
 
 
-def test_the_browser_hands_in_and_asks(opened, server, tap):
+def test_the_browser_hands_in_and_asks(open_client_page, server, tap):
     """The page, opened as a file, hands in a job, asks about it, and about one that never was."""
     wire = tap(server)
-    page = opened(wire.url)
+    page = open_client_page(wire.url)
     assert page.is_disabled("#ask")
     page.click("#submit")
     page.wait_for_selector("text=202 {")
@@ -460,8 +468,8 @@ def test_the_browser_hands_in_and_asks(opened, server, tap):
     assert guessed.target == "/jobs/made-up"
 
 
-def test_the_browser_says_when_nobody_answers(opened, port):
+def test_the_browser_says_when_nobody_answers(open_client_page, port):
     """When no server answers the page says so."""
-    page = opened(f"http://127.0.0.1:{port()}")
+    page = open_client_page(f"http://127.0.0.1:{port()}")
     page.click("#submit")
     page.wait_for_selector("text=No answer from")

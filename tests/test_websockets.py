@@ -38,7 +38,7 @@ from .support import frames as framing
 from .support.figures import crossing, timeline
 from .support.frames import conversation, costs, frames, hexdump, said, transcript
 from .support.messages import exchanges, messages, table, trace
-from .support.processes import EXAMPLES, READY, Program, complain, environment
+from .support.processes import EXAMPLES, READY, Program, assert_clean_output, environment
 from .support.recorder import stable
 from .support.wiretap import Event, Tap
 
@@ -224,7 +224,7 @@ def test_a_client_that_vanishes_leaves_nothing(start):
     job, goodbye = b'{"id": 1, "submit": {"seconds": 0.2}}', struct.pack("!H", 1000)
     job, goodbye = FRAMES["encode"](1, job), FRAMES["encode"](8, goodbye)
     for name in SERVERS:
-        server = start(f"websockets/{name}", trouble=True)  # looked for below
+        server = start(f"websockets/{name}", errors_expected=True)  # looked for below
         for how in "goodbye", "hang up", "reset":
             with raw(server) as (plain, _):
                 plain.sendall(job)
@@ -249,8 +249,8 @@ def test_a_client_that_vanishes_leaves_nothing(start):
         with connect(address(server.url)) as ws:  # and still serves; the others' jobs end
             ask(ws, {"id": 1, "submit": {"seconds": 0.3}})
             assert json.loads(ws.recv(30))["status"] == "done"
-        assert server.stop(trouble=True) == 0
-        complain(SANICS.sub("", server.output))
+        assert server.stop(errors_expected=True) == 0
+        assert_clean_output(SANICS.sub("", server.output))
 
 
 # Bad input
@@ -386,10 +386,10 @@ def test_a_wrong_accept_is_refused(run, port, name):
     assert "Sec-WebSocket-Accept" in result.stderr
 
 
-def test_a_browser_refuses_a_wrong_accept(opened, port):
+def test_a_browser_refuses_a_wrong_accept(open_client_page, port):
     """A browser that gets the accept value of another key opens nothing: 1006."""
     with answering(port(), WRONG_ACCEPT) as url:
-        page = opened(url)
+        page = open_client_page(url)
         page.click("#open")
         page.wait_for_selector("text=closed: 1006")
         assert page.locator("#messages li").count() == 1
@@ -1034,10 +1034,10 @@ def test_from_how_many_messages_on_it_costs_less(sanic, start, tap, record):
             submitted = client.post("/jobs", json={"seconds": 0})
             done = client.get(submitted.headers["Location"], headers=prefer)
             assert done.json()["status"] == "done"
-    with connect(address(ws.url)) as opened:
+    with connect(address(ws.url)) as open_client_page:
         for number in range(1, 4):
-            ask(opened, {"id": number, "submit": {"seconds": 0}})
-            assert json.loads(opened.recv(30))["status"] == "done"
+            ask(open_client_page, {"id": number, "submit": {"seconds": 0}})
+            assert json.loads(open_client_page.recv(30))["status"] == "done"
 
     def size(found):
         return sum(len(each.data) for each in found)
@@ -1105,9 +1105,9 @@ def test_costs(runs, record):
 # The browser
 
 
-def test_the_browser_talks_both_ways(opened, server):
+def test_the_browser_talks_both_ways(open_client_page, server):
     """The page, opened as a file, submits, asks and is told, all on one socket."""
-    page = opened(server.url)
+    page = open_client_page(server.url)
     assert page.is_disabled("#submit") and page.is_disabled("#ask")
     page.click("#open")
     page.fill("#seconds", "3")  # time enough to ask while it runs
@@ -1131,17 +1131,17 @@ def test_the_browser_talks_both_ways(opened, server):
     assert page.is_enabled("#open") and page.is_disabled("#ask")
 
 
-def test_the_browser_says_when_nobody_answers(opened, port):
+def test_the_browser_says_when_nobody_answers(open_client_page, port):
     """When no server answers the page says so, with code 1006, and may try again."""
-    page = opened(f"http://127.0.0.1:{port()}")
+    page = open_client_page(f"http://127.0.0.1:{port()}")
     page.click("#open")
     page.wait_for_selector("text=closed: 1006")
     assert page.is_enabled("#open")
 
 
-def test_the_browser_shows_what_was_wrong(opened, server):
+def test_the_browser_shows_what_was_wrong(open_client_page, server):
     """What the server says was wrong is shown, and the socket stays open."""
-    page = opened(server.url)
+    page = open_client_page(server.url)
     page.click("#open")
     page.wait_for_selector("text=open")
     page.evaluate("document.getElementById('seconds').max = 99")
@@ -1197,10 +1197,10 @@ def test_a_browser_answers_pings_by_itself(local):
 # The panel
 
 
-def test_the_panel_is_live(live, quiet):
+def test_the_panel_is_live(live, open_page):
     """Served by make serve, the panel runs the printed client on a socket to the printed
     server, and draws each message."""
-    page = quiet(f"{live.url}/techniques/websockets/")
+    page = open_page(f"{live.url}/techniques/websockets/")
     page.wait_for_selector(".panel[data-state=live]")
     client = page.frame_locator(".panel iframe")
     client.locator("#open").click()
@@ -1219,10 +1219,10 @@ def test_the_panel_is_live(live, quiet):
     assert page.locator(".panel-wire rect.late").count() == 0
 
 
-def test_the_panel_replays(static, quiet):
+def test_the_panel_replays(static, open_page):
     """On a static host the panel replays the recorded run: the push comes when the job ends."""
-    quiet.context.clock.install()  # before the page sets its timers
-    page = quiet(f"{static.url}/techniques/websockets/")
+    open_page.context.clock.install()  # before the page sets its timers
+    page = open_page(f"{static.url}/techniques/websockets/")
     page.wait_for_selector(".panel[data-state=replay]")
     page.click(".panel button")
     page.clock.run_for(7000)

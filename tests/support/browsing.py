@@ -1,5 +1,7 @@
 """What is expected of a page in a browser."""
 
+from contextlib import contextmanager
+
 from axe_playwright_python.sync_playwright import Axe
 
 DESKTOP = {"width": 1280, "height": 720}
@@ -49,3 +51,34 @@ def expect(page, part, options):
         axe.axe_script = ""  # it is large, and this page has read it
     results = axe.run(page, context=part, options={"resultTypes": ["violations"]} | options)
     assert results.violations_count == 0, results.generate_report()
+
+
+@contextmanager
+def watched_pages(browser):
+    """Yield open(url) -> page; fail on an error in a console, a failed request, and a request
+    to another host than the page's."""
+    problems, hosts = [], set()
+
+    def on_request(request):
+        if request.url.startswith("http"):
+            hosts.add(request.url.split("/")[2])
+
+    def on_failure(request):
+        if request.failure != "net::ERR_ABORTED":  # the browser left the page
+            problems.append(f"{request.failure}: {request.url}")
+
+    with browser.new_context() as context:
+
+        def open_page(url):
+            page = context.new_page()
+            page.on("console", lambda m: m.type in {"error", "warning"} and problems.append(m.text))
+            page.on("pageerror", lambda error: problems.append(str(error)))
+            page.on("response", lambda r: r.status >= 400 and problems.append(r.url))
+            page.on("requestfailed", on_failure)
+            page.on("request", on_request)
+            page.goto(url, wait_until="networkidle")
+            return page
+
+        open_page.context, open_page.hosts, open_page.problems = context, hosts, problems
+        yield open_page
+    assert not problems

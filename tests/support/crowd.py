@@ -11,7 +11,7 @@ import httpx2
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from .processes import EXAMPLES, PATIENCE
+from .processes import EXAMPLES, TIMEOUT
 
 
 def client_of(room, **settings):
@@ -58,14 +58,14 @@ class Crowd:
 
     def wait_for(self, text):
         """Return once every client has been told this."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while not all(text in told for told in self.told):
             assert time.monotonic() < end, [len(told) for told in self.told]
             time.sleep(0.01)
 
     def end(self):
         """Return what each was told, when all have been told the last."""
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT)
         assert not self._thread.is_alive(), [len(told) for told in self.told]
         return self.told
 
@@ -74,12 +74,12 @@ class Crowd:
 WEB = httpx2.Client()
 
 
-def insist(urls, text, what="events", patience=1):
+def publish_until_accepted(urls, text, what="events", patience=1):
     """Publish until it was accepted, at one address after the other; return (its id, statuses).
 
     It is sent under one key, so that it is there once however often it is sent.
     """
-    key, statuses, end = str(uuid.uuid4()), [], time.monotonic() + PATIENCE
+    key, statuses, end = str(uuid.uuid4()), [], time.monotonic() + TIMEOUT
     headers = {"Idempotency-Key": key}
     while time.monotonic() < end:
         for url in urls:
@@ -100,11 +100,11 @@ def insist(urls, text, what="events", patience=1):
 
 def ready(gateway):
     """Return a gateway once it has begun to read the log, and takes clients."""
-    id, _ = insist([gateway.url], "ready")
+    id, _ = publish_until_accepted([gateway.url], "ready")
     address = f"ws://127.0.0.1:{gateway.port}/events?after={id}"
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while time.monotonic() < end:
         with connect(address) as socket, suppress(ConnectionClosed):
-            socket.recv(PATIENCE)  # a heartbeat
+            socket.recv(TIMEOUT)  # a heartbeat
             return gateway
     raise AssertionError("it does not read")

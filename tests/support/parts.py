@@ -6,7 +6,9 @@ import shutil
 import socket
 import time
 
-from .processes import EXAMPLES, PATIENCE, Program, environment
+import pytest
+
+from .processes import EXAMPLES, TIMEOUT, Program, environment
 
 # Where Debian keeps servers: not on the path of a user who is not root.
 PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/usr/local/sbin"])
@@ -26,7 +28,7 @@ class Part(Program):
 
     def answering(self):
         """Return once it takes connections; fail if it ends without."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while self.process.poll() is None and time.monotonic() < end:
             try:
                 socket.create_connection(("127.0.0.1", self.port)).close()
@@ -76,3 +78,16 @@ def redis(folder, port, *options):
     folder.mkdir()
     argv = [found("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
     return Part([*argv, "--appendonly", "yes", *options], folder, port).answering()
+
+
+def require_program(program, package=None):
+    """Return the path of a program; skip the test by name without it, and fail where CI is set."""
+    path = found(program)
+    if not path:
+        skip_or_fail(f"{program} is not installed: sudo apt-get install {package or program}")
+    return path
+
+
+def skip_or_fail(message):
+    """Skip the test with a message that says what is missing; fail it where CI is set."""
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(message)

@@ -1,8 +1,7 @@
 """Start the programs of examples/ as a reader would, and stop them again.
 
-Every program runs as a copy of its file, alone in an empty folder, so each
-proof also proves that the file needs no other. To save time its process is
-forked from an interpreter that has imported the libraries: forkserver.py.
+Every program runs as a copy of its file in an empty folder, so each proof also
+proves that the file needs no other.
 """
 
 import os
@@ -18,17 +17,16 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from .forkserver import Forked
-
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 
-# The last word of a server before it serves, signals included: Sanic's, and that of websockets.
+# The line that a server prints when it accepts connections and handles signals: Sanic's, and that
+# of websockets.
 READY = ("Worker ready", "server listening on")
-PATIENCE = 30  # seconds until a wait counts as failed; never reached when all is well
+TIMEOUT = 30  # seconds until a wait counts as failed; not reached when a test passes
 
-# What a program prints when it lost a task, a socket or an exception.
-TROUBLE = ("Traceback", "was destroyed", "never retrieved", "never awaited", "Warning:")
+# What a program prints when it leaks a task or a socket, or loses an exception.
+ERROR_SIGNS = ("Traceback", "was destroyed", "never retrieved", "never awaited", "Warning:")
 
 
 def commands(example):
@@ -102,22 +100,17 @@ class Ports:
         raise RuntimeError("no port left for this worker")
 
 
-def until(condition):
-    """Return what a condition says, as soon as that is true."""
-    end = time.monotonic() + PATIENCE
-    while not (said := condition()):
-        assert time.monotonic() < end, "this never came"
+def wait_until(condition):
+    """Call `condition` until it returns something true; return that."""
+    end = time.monotonic() + TIMEOUT
+    while not (result := condition()):
+        assert time.monotonic() < end, f"not true after {TIMEOUT} s"
         time.sleep(0.01)
-    return said
+    return result
 
 
-def begin(argv, folder, env, stdout, stderr):
-    """Start a program, in a session of its own; return its Popen, or what is like one.
-
-    `python name.py` is forked; another command, or one with options, is started from nothing.
-    """
-    if argv[0] == sys.executable and str(argv[1]).endswith(".py") and len(argv) == 2:
-        return Forked(str(argv[1]), folder, env, stdout, stderr)
+def spawn(argv, folder, env, stdout, stderr):
+    """Start a program in a session of its own; return its Popen."""
     return subprocess.Popen(
         argv,
         cwd=folder,
@@ -129,21 +122,24 @@ def begin(argv, folder, env, stdout, stderr):
     )
 
 
-def finish(argv, folder, env):
-    """Run a program to its end; return what subprocess.run does."""
+def run_to_end(argv, folder, env):
+    """Run a program to its end; return a CompletedProcess.
+
+    Unlike subprocess.run, on a timeout this kills everything that the program started.
+    """
     with TemporaryFile("w+") as stdout, TemporaryFile("w+") as stderr:
-        process = begin(argv, folder, env, stdout.fileno(), stderr.fileno())
+        process = spawn(argv, folder, env, stdout.fileno(), stderr.fileno())
         try:
-            code = process.wait(PATIENCE)
+            code = process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait(PATIENCE)
+            process.wait(TIMEOUT)
             raise
-        said = []
+        output = []
         for file in stdout, stderr:
             file.seek(0)
-            said.append(file.read())
-    return subprocess.CompletedProcess(argv, code, *said)
+            output.append(file.read())
+    return subprocess.CompletedProcess(argv, code, *output)
 
 
 class Program:
@@ -153,11 +149,11 @@ class Program:
         self.port, self.folder = port, folder
         self.url = f"http://127.0.0.1:{port}"
         self._lines = []
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._closed = False
         self._ready = 0
         output, theirs = os.pipe()
-        self.process = begin(argv, folder, env, theirs, theirs)
+        self.process = spawn(argv, folder, env, theirs, theirs)
         os.close(theirs)
         self._reader = threading.Thread(target=self._read, args=[output], daemon=True)
         self._reader.start()
@@ -165,16 +161,16 @@ class Program:
     def _read(self, output):
         with open(output) as pipe:
             for line in pipe:
-                with self._news:
+                with self._changed:
                     self._lines.append(line)
-                    self._news.notify_all()
-        with self._news:
+                    self._changed.notify_all()
+        with self._changed:
             self._closed = True
-            self._news.notify_all()
+            self._changed.notify_all()
 
     @property
     def output(self):
-        with self._news:
+        with self._changed:
             return "".join(self._lines)
 
     def wait_for(self, *texts):
@@ -183,8 +179,8 @@ class Program:
         def printed():
             return any(text in line for line in self._lines for text in texts)
 
-        with self._news:
-            self._news.wait_for(lambda: self._closed or printed(), PATIENCE)
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or printed(), TIMEOUT)
             found = printed()
         assert found, f"never printed {texts}, but:\n{self.output}"
         if texts == READY:
@@ -198,18 +194,18 @@ class Program:
 
     def wait(self):
         """Wait until the program ends by itself; return its exit code."""
-        code = self.process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
+        code = self.process.wait(TIMEOUT)
+        self._reader.join(TIMEOUT)
         return code
 
     def send(self, number):
         with suppress(ProcessLookupError):  # it ended by itself, just now
             os.killpg(self.process.pid, number)
 
-    def stop(self, number=signal.SIGTERM, trouble=False):
+    def stop(self, number=signal.SIGTERM, errors_expected=False):
         """End the program with a signal and check that it left nothing behind.
 
-        `trouble`: whether it may have printed tracebacks, as wrong programs do.
+        `errors_expected`: whether it may have printed tracebacks, as wrong programs do.
         """
         if self.process.poll() is None:
             self.send(number)
@@ -231,15 +227,15 @@ class Program:
             pass
         else:
             raise AssertionError("left processes behind")
-        if not trouble:
-            complain(self.output)
+        if not errors_expected:
+            assert_clean_output(self.output)
         return code
 
 
-def complain(output):
-    """Fail if a program printed a traceback or lost something on its way out."""
-    trouble = [word for word in TROUBLE if word in output]
-    assert not trouble, f"the program printed {trouble}:\n{output}"
+def assert_clean_output(output):
+    """Fail if a program printed a traceback, or a warning about what it left open."""
+    found = [sign for sign in ERROR_SIGNS if sign in output]
+    assert not found, f"the program printed {found}:\n{output}"
 
 
 def environment(**variables):
@@ -257,7 +253,7 @@ def argv(example):
     return [interpreter, example.name]
 
 
-def alone(example, folder):
+def copy_isolated(example, folder):
     """Copy one example into an empty folder, as a reader would; return that folder."""
     folder.mkdir()
     shutil.copy(example, folder)

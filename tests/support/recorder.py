@@ -92,10 +92,15 @@ class Recorder:
         )
 
 
+def pages():
+    """Return the Markdown files of docs/, without the copies that `make build` puts there."""
+    docs = ROOT / "docs"
+    found = sorted(docs.rglob("*.md"))
+    return [
+        page for page in found if page.relative_to(docs).parts[0] not in {"examples", "snippets"}
+    ]
+
+
 def shown_on(name):
     """Return the pages that show a recorded file or a program."""
-    return [
-        str(page.relative_to(ROOT))
-        for page in sorted((ROOT / "docs").rglob("*.md"))
-        if f'"{name}' in page.read_text()
-    ]
+    return [str(page.relative_to(ROOT)) for page in pages() if f'"{name}' in page.read_text()]

@@ -5,9 +5,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from .support.figures import chart, timeline
-from .support.messages import table
-from .support.recorder import Recorder, stable
+from ..support.figures import chart, timeline
+from ..support.messages import table
+from ..support.recorder import Recorder, stable
 
 TOKENS = ["AAAAAAAAAAAAAAAAAAAAAA", "BBBBBBBBBBBBBBBBBBBBBB"]
 KEY = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"

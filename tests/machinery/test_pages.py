@@ -4,9 +4,15 @@ import re
 
 import pytest
 
-from .conftest import watched
-from .support.browsing import DESKTOP, PHONE, darken, expect_accessible, expect_contrast
-from .support.processes import ROOT
+from ..support.browsing import (
+    DESKTOP,
+    PHONE,
+    darken,
+    expect_accessible,
+    expect_contrast,
+    watched_pages,
+)
+from ..support.processes import ROOT
 from .test_laws import PAGES
 
 
@@ -35,7 +41,7 @@ PATHS = [
 @pytest.fixture(scope="module")
 def reader(browser):
     """Return open(url) -> page, in one browser that keeps what it has loaded, as a reader's."""
-    with watched(browser) as open_page:
+    with watched_pages(browser) as open_page:
         yield open_page
 
 
@@ -52,7 +58,7 @@ def visit(request, live, reader, tab):
     tab.evaluate("localStorage.clear()")  # and which was dark in the end
     tab.set_viewport_size(DESKTOP)
     reader.hosts.clear()
-    reader.troubles.clear()
+    reader.problems.clear()
     tab.goto(f"{live.url}/{request.param}", wait_until="networkidle")
     return tab
 
@@ -60,7 +66,7 @@ def visit(request, live, reader, tab):
 def test_no_other_host_is_asked(visit, live, reader):
     """No page asks any other host for anything, fails to load something or logs an error."""
     assert reader.hosts == {f"127.0.0.1:{live.port}"}
-    assert not reader.troubles
+    assert not reader.problems
 
 
 def test_nothing_scrolls_sideways_on_a_phone(visit):
@@ -132,17 +138,17 @@ def test_accessible(visit, seen):
     expect_contrast(visit)
 
 
-def test_the_decision_fits_on_one_screen(live, quiet):
+def test_the_decision_fits_on_one_screen(live, open_page):
     """The list by which to choose fits on one screen of 720 pixels, below the bar of the site."""
-    page = quiet(f"{live.url}/start/choosing/")
+    page = open_page(f"{live.url}/start/choosing/")
     page.set_viewport_size(DESKTOP)
     bar, tree = (page.locator(part).bounding_box()["height"] for part in (".md-header", ".tree"))
     assert bar + tree <= DESKTOP["height"]
 
 
-def test_the_menu_is_accessible(live, quiet):
+def test_the_menu_is_accessible(live, open_page):
     """The menu of a phone, opened, breaks no rule of axe."""
-    page = quiet(f"{live.url}/")
+    page = open_page(f"{live.url}/")
     page.set_viewport_size(PHONE)
     page.click("label.md-header__button[for='__drawer']")
     expect_accessible(page, ".md-sidebar--primary")
@@ -150,10 +156,10 @@ def test_the_menu_is_accessible(live, quiet):
     expect_accessible(page, ".md-sidebar--primary")
 
 
-def test_the_search_is_accessible(live, quiet, search_index):
+def test_the_search_is_accessible(live, open_page, search_index):
     """The search, opened and with results, breaks no rule of axe."""
-    quiet.context.route("**/search_index.json", lambda route: route.fulfill(path=search_index))
-    page = quiet(f"{live.url}/")
+    open_page.context.route("**/search_index.json", lambda route: route.fulfill(path=search_index))
+    page = open_page(f"{live.url}/")
     page.keyboard.press("/")
     page.keyboard.type("retry")
     page.wait_for_selector(".md-search-result__item")

@@ -9,8 +9,8 @@ import sys
 import httpx2
 import pytest
 
-from .support.browsing import PHONE, expect_accessible
-from .support.processes import EXAMPLES, ROOT, Program, environment
+from ..support.browsing import PHONE, expect_accessible
+from ..support.processes import EXAMPLES, ROOT, Program, environment
 
 # Served
 
@@ -126,10 +126,10 @@ def test_serve_prints_its_address_and_stops_cleanly(site, port):
 # The panels
 
 
-def test_the_panel_is_live(live, quiet):
+def test_the_panel_is_live(live, open_page):
     """Served by make serve, the panel runs the printed client against the printed server, says
     that it is live, and draws each request."""
-    page = quiet(f"{live.url}/techniques/short-polling/")
+    page = open_page(f"{live.url}/techniques/short-polling/")
     page.wait_for_selector(".panel[data-state=live]")
     assert "Live." in page.inner_text(".panel")
     client = page.frame_locator(".panel iframe")
@@ -143,9 +143,9 @@ def test_the_panel_is_live(live, quiet):
     assert "200 done" in page.locator(".panel-wire text.down").all_text_contents()
 
 
-def test_the_token_panel_is_live(live, quiet):
+def test_the_token_panel_is_live(live, open_page):
     """The panel of the token hands in a job, asks about it, and is refused a made-up token."""
-    page = quiet(f"{live.url}/start/token/")
+    page = open_page(f"{live.url}/start/token/")
     client = page.frame_locator(".panel iframe")
     client.locator("#submit").click()
     client.get_by_text("202 {").wait_for()
@@ -155,8 +155,8 @@ def test_the_token_panel_is_live(live, quiet):
     client.get_by_text("404 {").wait_for()
     assert page.locator(".panel-wire line.down").count() == 3
     # The browser's console reports the 404 that was asked for, and nothing else.
-    assert all("made-up" in each or "404" in each for each in quiet.troubles)
-    quiet.troubles.clear()
+    assert all("made-up" in each or "404" in each for each in open_page.problems)
+    open_page.problems.clear()
     page.set_viewport_size(PHONE)
     inside = page.frames[1]
     assert inside.evaluate(
@@ -164,10 +164,10 @@ def test_the_token_panel_is_live(live, quiet):
     )
 
 
-def test_a_held_question_is_seen(live, quiet):
+def test_a_held_question_is_seen(live, open_page):
     """While a question is held, the panel of long polling shows it as open; one question is
     enough."""
-    page = quiet(f"{live.url}/techniques/long-polling/")
+    page = open_page(f"{live.url}/techniques/long-polling/")
     client = page.frame_locator(".panel iframe")
     client.locator("#seconds").fill("1.5")
     client.locator("#start").click()
@@ -181,10 +181,10 @@ def test_a_held_question_is_seen(live, quiet):
     assert max(heights) > 50  # a second is 56 high
 
 
-def test_a_held_question_is_replayed(static, quiet):
+def test_a_held_question_is_replayed(static, open_page):
     """On a static host the panel of long polling plays the recorded run."""
-    quiet.context.clock.install()  # before the page sets its timers
-    page = quiet(f"{static.url}/techniques/long-polling/")
+    open_page.context.clock.install()  # before the page sets its timers
+    page = open_page(f"{static.url}/techniques/long-polling/")
     page.wait_for_selector(".panel[data-state=replay]")
     page.click(".panel button")
     page.clock.run_for(7000)
@@ -193,10 +193,10 @@ def test_a_held_question_is_replayed(static, quiet):
     assert page.locator(".panel-wire .late").count() == 0
 
 
-def test_the_panel_replays(static, quiet):
+def test_the_panel_replays(static, open_page):
     """On a static host the panel says that it replays, and plays the recorded run."""
-    quiet.context.clock.install()  # before the page sets its timers
-    page = quiet(f"{static.url}/techniques/short-polling/")
+    open_page.context.clock.install()  # before the page sets its timers
+    page = open_page(f"{static.url}/techniques/short-polling/")
     page.wait_for_selector(".panel[data-state=replay]")
     assert "Replay." in page.inner_text(".panel")
     page.click(".panel button")

@@ -13,15 +13,16 @@ import httpx2
 import pytest
 import trustme
 
-from .conftest import needs, starter
-from .support.processes import (
+from ..conftest import starter
+from ..support.parts import require_program
+from ..support.processes import (
     EXAMPLES,
-    PATIENCE,
     READY,
+    TIMEOUT,
     Program,
-    alone,
+    assert_clean_output,
     commands,
-    complain,
+    copy_isolated,
     environment,
     is_server,
     needed_server,
@@ -43,7 +44,7 @@ LONGER = {"load_balancing/client.py": {"SECONDS": 3}}  # in which it is to open 
 
 
 @pytest.fixture(scope="session")
-def kept(tmp_path_factory, port):
+def shared_server(tmp_path_factory, port):
     """Return a function that returns a running server, started once for all its clients."""
     with starter(tmp_path_factory.mktemp("kept"), port) as start:
         yield cache(start)
@@ -62,17 +63,17 @@ def place(name):
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
-def test_runs_alone(name, place, registry, kept, port, record):
+def test_runs_alone(name, place, registry, shared_server, port, record):
     """Each example, copied alone into an empty folder, runs with the command that it names."""
     example = EXAMPLES / name
-    folder = alone(example, place)
+    folder = copy_isolated(example, place)
     command = dict(commands(example))["Run"]
     record(f"{name}.run", f"{command}\n")
     if command.startswith("sudo "):
         return  # as root, which these tests need not be; its room runs it in a place of its own
     if "cluster.py" in example.read_text():  # it starts these
-        needs("redis-server")
-        needs("haproxy")
+        require_program("redis-server")
+        require_program("haproxy")
     if is_server(example):
         number = port()
         program = Program(["sh", "-c", f"exec {command}"], folder, environment(PORT=number), number)
@@ -86,7 +87,7 @@ def test_runs_alone(name, place, registry, kept, port, record):
             # meet it while it stops, and then it ends with 130, but as quietly.
             assert program.stop(signal.SIGINT) in {0, 130}
         return
-    server = kept(needed_server(example))
+    server = shared_server(needed_server(example))
     result = subprocess.run(
         command,
         shell=True,
@@ -94,9 +95,9 @@ def test_runs_alone(name, place, registry, kept, port, record):
         env=environment(URL=server.url, **(QUICK | LONGER.get(name, {}))),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
-    complain(result.stdout + result.stderr)
+    assert_clean_output(result.stdout + result.stderr)
     assert result.returncode == 0, result.stderr
     assert result.stdout
 
@@ -109,12 +110,12 @@ def test_a_configuration_is_accepted(name, tmp_path, record):
     record(f"{name}.run", f"{command}\n")
     program, *options = command.split()
     check = "-c" if program == "haproxy" else "-t"
-    folder = alone(example, tmp_path / "alone")
+    folder = copy_isolated(example, tmp_path / "alone")
     if "site.pem" in example.read_text():  # it says that it needs one
         certificate = trustme.CA().issue_cert("127.0.0.1")
         certificate.private_key_and_cert_chain_pem.write_to_path(folder / "site.pem")
     result = subprocess.run(
-        [needs(program), *options, check],
+        [require_program(program), *options, check],
         cwd=folder,
         capture_output=True,
         text=True,

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from .support.messages import counts, exchanges, messages
-from .support.wiretap import Event, Tap
+from ..support.messages import counts, exchanges, messages
+from ..support.wiretap import Event, Tap
 
 REQUESTS = (
     b"POST /jobs HTTP/1.1\r\nHost: a\r\nContent-Length: 14\r\n\r\n"

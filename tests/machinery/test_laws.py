@@ -8,18 +8,17 @@ import tomllib
 from functools import cache
 from html.parser import HTMLParser
 from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import markdown
 import pytest
 from mkdocs.config import load_config
 
-from .support.processes import EXAMPLES, ROOT, environment
-from .support.recorder import SNIPPETS, shown_on
+from ..support.processes import EXAMPLES, ROOT, environment
+from ..support.recorder import SNIPPETS, pages, shown_on
 
 DOCS = ROOT / "docs"
-PAGES = {  # rglob does not follow the links to examples/ and snippets/
-    str(path.relative_to(DOCS)): path.read_text() for path in sorted(DOCS.rglob("*.md"))
-}
+PAGES = {str(path.relative_to(DOCS)): path.read_text() for path in pages()}
 TEACHING = [
     name for name in PAGES if name.split("/")[0] in {"start", "techniques", "systems", "production"}
 ]
@@ -29,7 +28,7 @@ PROGRAMS = sorted(
     for path in EXAMPLES.glob("*/*")
     if path.is_file() and path.suffix in {".py", ".sh", ".html", ".conf", ".cfg"}
 )
-TESTS = sorted((ROOT / "tests").glob("test_*.py"))
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 INCLUDE = re.compile(r'^( *)--8<-- "([\w./-]+?)(?::([\w-]+))?"$', re.MULTILINE)
 
 
@@ -37,11 +36,16 @@ def source(path):
     return ast.parse(path.read_text())
 
 
+def module(path):
+    """Return the name by which pages cite a test module."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
 @cache
 def proofs():
     """Return every proof there is: its identifier and its docstring."""
     return {
-        f"tests.{path.stem}.{node.name}": ast.get_docstring(node) or ""
+        f"{module(path)}.{node.name}": ast.get_docstring(node) or ""
         for path in TESTS
         for node in source(path).body
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
@@ -176,16 +180,17 @@ def recorded_names():
                     and getattr(node.func, "id", "") == "record"
                     and isinstance(node.args[0], ast.Constant)
                 ):
-                    made[node.args[0].value] = f"tests.{path.stem}.{function.name}"
+                    made[node.args[0].value] = f"{module(path)}.{function.name}"
     for path in PROGRAMS:
         if path.suffix != ".html" and path.parent.name != "site":
             name = f"{path.relative_to(EXAMPLES)}.run"
             kind = (
                 "a_configuration_is_accepted" if path.suffix in {".conf", ".cfg"} else "runs_alone"
             )
-            made[name] = f"tests.test_examples.test_{kind}"
+            made[name] = f"tests.machinery.test_examples.test_{kind}"
     folders = {name.split("/")[0] for name in made} - {"proofs"}
-    return made | {f"{name}/about.txt": "tests.test_laws.test_recordings_say" for name in folders}
+    made_by = f"{module(Path(__file__))}.{test_recordings_say_where_they_come_from.__name__}"
+    return made | {f"{name}/about.txt": made_by for name in folders}
 
 
 def test_every_recording_is_used_and_made(record):

@@ -1,0 +1,34 @@
+"""How the tests start programs, and end them."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from ..support.processes import environment, run_to_end, wait_until
+
+
+def test_a_program_that_does_not_end_is_killed(tmp_path, monkeypatch):
+    """A program that does not end in time is killed, with what it started, and fails the test."""
+    monkeypatch.setattr("tests.support.processes.TIMEOUT", 0.5)
+    (tmp_path / "hangs.py").write_text(
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "open('pid', 'w').write(str(child.pid))\n"
+        "child.wait()\n"
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_to_end([sys.executable, "hangs.py"], tmp_path, environment())
+    pid = int((tmp_path / "pid").read_text())
+    wait_until(lambda: not is_running(pid))
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, signal.SIGCONT)
+    except ProcessLookupError:
+        return False
+    with open(f"/proc/{pid}/stat") as stat:
+        return stat.read().rpartition(")")[2].split()[0] != "Z"  # a zombie has ended
