@@ -1,4 +1,4 @@
-"""What each tool shows of a connection: curl, logs, asyncio, a watch, tcpdump, the browser."""
+"""What each tool shows of a connection: curl, logs, asyncio, a watchdog, tcpdump, the browser."""
 
 import asyncio
 import faulthandler
@@ -28,20 +28,19 @@ from .support.processes import (
     environment,
     wait_until,
 )
-from .support.recorder import stable
+from .support.recorder import stable, wrap_lines
 from .support.threads import run_in_thread
-from .test_security_tokens import folded
 
-ROOM = "debugging"
+TOPIC = "debugging"
 
 
 @pytest.fixture(scope="module")
 def server(start_shared):
-    return start_shared(f"{ROOM}/server.py", HOLD=0.1, FRAMES="DEBUG")
+    return start_shared(f"{TOPIC}/server.py", HOLD=0.1, LOG_LEVEL="DEBUG")
 
 
 def wire_lines(output):
-    """Return what curl says of the wire, without what it says of itself, its version included."""
+    """Return curl's lines about requests and responses, without its own notes and its version."""
     output = re.sub(r"User-Agent: curl/[\w.]+", "User-Agent: curl/7.88.1", output)
     return re.sub(r"(?m)^[{}] \[\d+ bytes data\]\n|(?m:^)\*.*\n|\* Conn.*\n", "", output)
 
@@ -49,28 +48,29 @@ def wire_lines(output):
 # curl
 
 
-def test_curl_shows_a_held_answer(server, run, record):
-    """`curl --verbose` shows what is asked, with > before each line, and what is answered, with <
-    before each."""
-    output = run(f"{ROOM}/poll.sh", URL=server.url).stdout
+def test_curl_shows_request_and_response(server, run, record):
+    """`curl --verbose` marks the lines of the request with `>` and those of the response with
+    `<`."""
+    output = run(f"{TOPIC}/poll.sh", URL=server.url).stdout
     assert "> GET /poll HTTP/1.1" in output
     assert "< HTTP/1.1 200 OK" in output
     record("debugging/poll.txt", wire_lines(output) + "\n")
 
 
-def test_curl_shows_a_stream_as_it_comes(server, run, record):
-    """`curl --no-buffer` shows the events of a stream, whose type and encoding stand above them."""
-    output = run(f"{ROOM}/stream.sh", URL=server.url).stdout
+def test_curl_shows_an_event_stream(server, run, record):
+    """`curl --verbose --no-buffer` shows the content type and the transfer encoding of a stream,
+    and then its events."""
+    output = run(f"{TOPIC}/stream.sh", URL=server.url).stdout
     assert "< content-type: text/event-stream" in output
     assert "< transfer-encoding: chunked" in output
     assert output.count("data: event") == 3
     record("debugging/stream.txt", wire_lines(output))
 
 
-def test_without_buffer_events_come_one_by_one(start, tmp_path):
-    """With `--no-buffer` the first event is there long before the stream ends."""
-    slow = start(f"{ROOM}/server.py", HOLD=60)
-    example = EXAMPLES / ROOM / "stream.sh"
+def test_curl_without_buffering_prints_each_event_on_arrival(start, tmp_path):
+    """With `--no-buffer` curl prints the first event long before the stream ends."""
+    slow = start(f"{TOPIC}/server.py", HOLD=60)
+    example = EXAMPLES / TOPIC / "stream.sh"
     curl = Program(
         argv(example), copy_isolated(example, tmp_path / "stream"), environment(URL=slow.url)
     )
@@ -80,21 +80,21 @@ def test_without_buffer_events_come_one_by_one(start, tmp_path):
     curl.wait()  # for both, the shell and curl: the last of them closes the pipe
 
 
-def test_curl_opens_a_socket_far_enough_to_see(server, run, record):
-    """curl takes the 101, with the accept that belongs to the key, and shows the bytes of the first
-    frame; a socket stays open, so it gives up after some seconds."""
-    output = run(f"{ROOM}/handshake.sh", URL=server.url, SECONDS_TO_LISTEN=1).stdout
+def test_curl_shows_the_handshake_and_the_first_frame(server, run, record):
+    """curl shows the `101` with the `Sec-WebSocket-Accept` that belongs to the key, and the bytes
+    of the first frame; the connection stays open, so curl ends with its own timeout."""
+    output = run(f"{TOPIC}/handshake.sh", URL=server.url, LISTEN_SECONDS=1).stdout
     assert output.startswith("HTTP/1.1 101 Switching Protocols^M\n")
     assert "sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in output
-    # A whole text message, 0x81, of five bytes, 0x05.
+    # A final text frame, 0x81, of five bytes, 0x05.
     assert output.endswith("^M\n^M\nM-^A^Ehello")
     record("debugging/handshake.txt", output + "\n")
 
 
 @pytest.mark.parametrize("name", ["poll.sh", "stream.sh", "handshake.sh"])
-def test_a_script_that_finds_no_server_ends_with_an_error(name, run, port):
-    """A script that finds no server ends with an error."""
-    result = run(f"{ROOM}/{name}", URL=f"http://127.0.0.1:{port()}")
+def test_a_script_reports_that_it_cannot_connect(name, run, port):
+    """A script that cannot connect prints so and exits with an error."""
+    result = run(f"{TOPIC}/{name}", URL=f"http://127.0.0.1:{port()}")
     assert result.returncode not in {0, 28}
     assert "Failed to connect" in result.stdout + result.stderr
 
@@ -103,26 +103,26 @@ def test_a_script_that_finds_no_server_ends_with_an_error(name, run, port):
 
 
 def test_the_library_logs_each_frame(server, run, record):
-    """The debug log of websockets has each line of the handshake and each frame, with its
-    direction, kind and length."""
-    output = run(f"{ROOM}/debug_log.py", URL=server.url).stdout
+    """The debug log of websockets contains each line of the handshake and each frame, with its
+    direction, type and length."""
+    output = run(f"{TOPIC}/debug_log.py", URL=server.url).stdout
     for line in "< TEXT 'hello' [5 bytes]", "> TEXT 'bye' [3 bytes]", "< CLOSE 1000 (OK) [2 bytes]":
         assert line in output
     record("debugging/debug_log.txt", output)
 
 
-def test_sanic_logs_each_frame_as_well(server):
-    """Sanic logs each frame, with its direction, kind and length, once its logger of WebSockets is
-    set to DEBUG."""
+def test_sanic_logs_each_frame(server):
+    """Sanic logs each frame, with its direction, type and length, once its logger
+    `sanic.websockets` is set to `DEBUG`."""
     with connect(f"{server.url.replace('http', 'ws')}/socket") as socket:
         socket.send("six words")
         for line in "< TEXT 'six words' [9 bytes]", "> TEXT 'six words' [9 bytes]":
             server.wait_for(line)
 
 
-def test_the_log_ends_with_one_clear_line(run, port):
-    """Without a server the program ends with one line and an error."""
-    result = run(f"{ROOM}/debug_log.py", URL=f"http://127.0.0.1:{port()}")
+def test_the_log_reports_that_it_cannot_connect(run, port):
+    """The logging client prints one line and exits with an error if it cannot connect."""
+    result = run(f"{TOPIC}/debug_log.py", URL=f"http://127.0.0.1:{port()}")
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1
 
@@ -130,64 +130,63 @@ def test_the_log_ends_with_one_clear_line(run, port):
 # What blocks
 
 
-def test_the_debug_mode_says_that_something_blocked(start, record):
-    """In asyncio's debug mode a handler that blocks the loop is reported afterwards, with how long
-    it took, and under the name of Sanic's own task: the handler's is not there."""
-    server = start(f"{ROOM}/server_watched.py", LIMIT=60, BLOCK=0.3, PYTHONASYNCIODEBUG=1)
-    # On a busy machine other tasks are slow as well: what began before, or took less.
+def test_asyncio_debug_mode_reports_a_blocked_loop(start, record):
+    """In asyncio's debug mode a handler that blocks the loop is reported afterwards, with its
+    duration, under the name of Sanic's own task; the handler is not named."""
+    server = start(f"{TOPIC}/server_watched.py", BLOCK_LIMIT=60, BLOCK=0.3, PYTHONASYNCIODEBUG=1)
+    # On a busy machine other tasks are reported, too: earlier ones and shorter ones.
     before = len(server.output)
     httpx2.get(f"{server.url}/blocking")
-    told = re.compile(r"(?m)^Executing <Task.*(coro=<\w+\(\)).* took (?!0\.[012])[\d.]+ seconds$")
-    line = wait_until(lambda: told.search(server.output[before:]))
+    report = re.compile(r"(?m)^Executing <Task.*(coro=<\w+\(\)).* took (?!0\.[012])[\d.]+ seconds$")
+    line = wait_until(lambda: report.search(server.output[before:]))
     assert "blocking" not in line[0]
     name = line[1]
     record("debugging/debug_mode.txt", f"Executing <Task … {name} … took … seconds\n")
 
 
-def test_without_the_debug_mode_nothing_is_said(watched):
-    """Without the debug mode asyncio says nothing of it."""
+def test_without_debug_mode_asyncio_reports_nothing(watched):
+    """Without its debug mode, asyncio does not report a blocked loop."""
     assert "Executing <Task" not in watched.output
 
 
 @pytest.fixture(scope="module")
 def watched(start_shared):
-    """Return a server that watches its loop, after the loop was blocked."""
-    server = start_shared(f"{ROOM}/server_watched.py", BLOCK=3)
+    """Return a server with a watchdog, after its loop was blocked."""
+    server = start_shared(f"{TOPIC}/server_watched.py", BLOCK=3)
     httpx2.get(f"{server.url}/blocking", timeout=TIMEOUT)
     return server.wait_for("in blocking")
 
 
-def test_the_watch_names_the_line(watched, record):
-    """A watch by faulthandler names the very line on which the loop hangs, while it hangs."""
-    said = watched.output[: watched.output.index("in blocking") + len("in blocking")]
-    said = said[said.rindex("Timeout (") :]  # a busy machine may have had one before
-    first = re.search(r'File ".*server_watched.py", line (\d+) in blocking', said)
-    lines = (EXAMPLES / ROOM / "server_watched.py").read_text().splitlines()
+def test_the_watch_names_the_blocking_line(watched, record):
+    """A watchdog built on `faulthandler` names the line that blocks the loop, while it blocks."""
+    dump = watched.output[: watched.output.index("in blocking") + len("in blocking")]
+    dump = dump[dump.rindex("Timeout (") :]  # a busy machine may have had one before
+    first = re.search(r'File ".*server_watched.py", line (\d+) in blocking', dump)
+    lines = (EXAMPLES / TOPIC / "server_watched.py").read_text().splitlines()
     assert "time.sleep(BLOCK)" in lines[int(first[1]) - 1]
-    head = re.sub(r"0x\w+", "…", said[: said.index("in blocking")])
+    head = re.sub(r"0x\w+", "…", dump[: dump.index("in blocking")])
     record("debugging/watched.txt", re.sub(r'"/.*/', '"…/', head) + "in blocking\n  …\n")
 
 
-def test_a_server_that_stopped_is_not_watched(monkeypatch):
-    """With the server the watch ends, its last alarm included: a program that goes on for a while
-    is told of nothing."""
-    said = []
-    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda limit: said.append("on"))
-    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: said.append("off"))
-    monkeypatch.setenv("LIMIT", "0")  # so that it is put off at every turn of the loop
-    room = runpy.run_path(str(EXAMPLES / ROOM / "server_watched.py"))
+def test_the_watch_ends_with_the_server(monkeypatch):
+    """The watchdog ends with the server, its last pending dump included."""
+    calls = []
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda limit: calls.append("on"))
+    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: calls.append("off"))
+    monkeypatch.setenv("BLOCK_LIMIT", "0")  # so that every turn of the loop postpones the dump
+    server = runpy.run_path(str(EXAMPLES / TOPIC / "server_watched.py"))
 
-    async def live_and_stop():
+    async def start_and_stop():
         app = SimpleNamespace(ctx=SimpleNamespace())
-        await room["start"](app)
+        await server["start_watch"](app)
         await asyncio.sleep(0)
-        await room["stop"](app)
+        await server["stop_watch"](app)
         for _ in range(5):
             await asyncio.sleep(0)
 
-    run_in_thread(live_and_stop())
-    assert set(said[:-1]) == {"on"}
-    assert said[-1] == "off"
+    run_in_thread(start_and_stop())
+    assert set(calls[:-1]) == {"on"}
+    assert calls[-1] == "off"
 
 
 # tcpdump
@@ -213,12 +212,12 @@ until grep -q '^IP6 .* Flags .R' captured; do sleep 0.05; done
 
 @pytest.fixture(scope="module")
 def captured(tmp_path_factory):
-    """Return what capture.sh showed of two connections, in a network of their own."""
+    """Return what capture.sh printed about two connections, in a network namespace of its own."""
     for program in "tcpdump", "ip", "unshare":
         require_program(program, {"ip": "iproute2", "unshare": "util-linux"}.get(program))
     folder = tmp_path_factory.mktemp("capture") / "both"
-    copy_isolated(EXAMPLES / ROOM / "server.py", folder)
-    shutil.copy(EXAMPLES / ROOM / "capture.sh", folder)
+    copy_isolated(EXAMPLES / TOPIC / "server.py", folder)
+    shutil.copy(EXAMPLES / TOPIC / "capture.sh", folder)
     # A network and processes of its own; all of them end with the shell.
     space = ["unshare", "--net", "--pid", "--fork", "--kill-child"]
     if os.geteuid():
@@ -238,9 +237,9 @@ def captured(tmp_path_factory):
     return (folder / "captured").read_text()
 
 
-def test_tcpdump_shows_who_hung_up(captured, record):
-    """`tcpdump` shows who ended a connection: the first F or R on it comes from the client if that
-    had enough, and from the server if that was killed."""
+def test_tcpdump_shows_which_side_closed(captured, record):
+    """`tcpdump` shows which side closed a connection: the first F or R comes from the client if the
+    client closed it, and from the server if the server was killed."""
     for port, ended_by in (18001, "18001 >"), (18002, "8000 >"):
         lines = [line for line in captured.splitlines() if str(port) in line]
         first = next(line for line in lines if re.search(r"\[[FR]", line))
@@ -259,8 +258,9 @@ def test_tcpdump_shows_who_hung_up(captured, record):
     )
 
 
-def test_tcpdump_sees_version_6_as_well(captured):
-    """`tcpdump` sees who hangs up over IPv6 as well: where nobody listens, an R answers the S."""
+def test_tcpdump_captures_ipv6(captured):
+    """The filter of capture.sh matches IPv6 as well: on a port without a listener, the S is
+    followed by an R."""
     lines = [line for line in captured.splitlines() if line.startswith("IP6")]
     if not lines:
         skip_or_fail("this kernel has no IPv6")
@@ -269,14 +269,14 @@ def test_tcpdump_sees_version_6_as_well(captured):
     assert re.fullmatch(r"IP6 ::1\.8000 > ::1\.\d+: Flags \[R\.\]", answered)
 
 
-def test_tcpdump_is_not_for_everyone():
-    """A user who is not root, and whose tcpdump was given no right, is told that by capture.sh."""
+def test_tcpdump_needs_permission():
+    """Without root and without a file capability, capture.sh prints *You don't have permission*."""
     require_program("tcpdump")
     # Without new privileges: not even those that the file of the program may have been given.
     user = ["--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
     result = subprocess.run(
         [require_program("setpriv", "util-linux"), "--no-new-privs", *user, "sh", "-s"],
-        input=(EXAMPLES / ROOM / "capture.sh").read_text(),
+        input=(EXAMPLES / TOPIC / "capture.sh").read_text(),
         cwd="/",
         env=environment(PATH=parts.PATH),
         capture_output=True,
@@ -288,7 +288,7 @@ def test_tcpdump_is_not_for_everyone():
 
 
 def arrows(line):
-    """Return what of a captured line is drawn: a packet, and before it the kill."""
+    """Return the parts of the figure for a captured line: a packet, and the kill before it."""
     source, flags = re.search(r"127\.0\.0\.1\.(\d+) > .*Flags \[(\w)", line).groups()
     words = {"S": "S: opens", "F": "F: ends", "R": "R: breaks off"}[flags]
     if source == "8000":
@@ -315,8 +315,8 @@ STREAM = """(url) => new Promise((done) => {
 
 
 def test_the_browser_shows_frames_and_events(server, page, record):
-    """The network events of the browser, which its developer tools show, have each frame of a
-    socket and each event of a stream, with its id."""
+    """The browser's network events, which its developer tools show, contain each WebSocket message
+    and each event of a stream, with its id."""
     page.goto(f"{server.url}/nothing")
     cdp = page.context.new_cdp_session(page)
     cdp.send("Network.enable")
@@ -344,9 +344,9 @@ def test_the_browser_shows_frames_and_events(server, page, record):
     record("debugging/browser.txt", "\n".join(line.rstrip(": ") for line in seen) + "\n")
 
 
-def test_a_page_can_ask_how_its_requests_went(server, page):
-    """`performance.getEntriesByType("resource")` tells a page the status, protocol and times of its
-    requests, and nothing of its sockets."""
+def test_resource_timing_lists_requests_but_not_websockets(server, page):
+    """`performance.getEntriesByType("resource")` lists the status, protocol and times of a page's
+    requests, and no WebSocket."""
     page.goto(f"{server.url}/nothing")
     page.evaluate(POLL, server.url)
     page.evaluate(TRACE, server.url)
@@ -360,51 +360,51 @@ def test_a_page_can_ask_how_its_requests_went(server, page):
 
 
 NAMED = """(url) => new Promise((done) => {
-    const source = new EventSource(url), heard = [];
-    source.onmessage = ({ data }) => heard.push(data);
-    source.addEventListener("done", ({ data }) => heard.push(`done: ${data}`));
-    source.onerror = () => { source.close(); done(heard); };
+    const source = new EventSource(url), received = [];
+    source.onmessage = ({ data }) => received.push(data);
+    source.addEventListener("done", ({ data }) => received.push(`done: ${data}`));
+    source.onerror = () => { source.close(); done(received); };
 })"""
 
 
-def test_an_event_with_a_name_is_no_message(canned, page):
-    """`onmessage` hears no event that has a name: that one needs a listener of the name; and an
-    event whose blank line is missing is never heard of."""
+def test_onmessage_ignores_named_and_unfinished_events(canned, page):
+    """`onmessage` does not fire for an event with a name, which needs a listener of that name; an
+    event without its final blank line is not dispatched at all."""
     stream = "event: done\ndata: 42\n\ndata: plain\n\ndata: no blank line\n"
     head = {"Content-Type": "text/event-stream", "Access-Control-Allow-Origin": "*"}
     assert page.evaluate(NAMED, canned((200, head, stream)).url) == ["done: 42", "plain"]
 
 
-TROUBLES = {
-    "`fetch` of another origin that allows nobody": (
+FAILURES = {
+    "`fetch` from another origin, without CORS headers": (
         "(url) => fetch(`${url.replace('127.0.0.1', 'localhost')}/poll`).catch(() => 0)"
     ),
-    "`EventSource` of something else": """(url) => new Promise((done) => {
+    "`EventSource` on a response that is not an event stream": """(url) => new Promise((done) => {
         new EventSource(`${url}/poll`).onerror = done;
     })""",
-    "`WebSocket` where there is none": """(url) => new Promise((done) => {
+    "`WebSocket` on a path that does not upgrade": """(url) => new Promise((done) => {
         new WebSocket(`${url.replace("http", "ws")}/poll`).onclose = done;
     })""",
-    "`WebSocket`, and nobody listens": """(url) => new Promise((done) => {
-        new WebSocket("ws://127.0.0.1:NOBODY/socket").onclose = done;
+    "`WebSocket` on a port without a listener": """(url) => new Promise((done) => {
+        new WebSocket("ws://127.0.0.1:CLOSED_PORT/socket").onclose = done;
     })""",
 }
 
 
-def test_what_the_console_says(server, browser, port, record):
-    """What Chromium's console says of a missing permission, of a stream of another type, of a
-    socket where there is none, and of one where nobody listens."""
-    said, nobody = {}, str(port())
+def test_the_console_names_the_cause(server, browser, port, record):
+    """Chromium's console names the cause of a failure that a page cannot see: a missing CORS
+    header, another content type, a response without an upgrade, a refused connection."""
+    printed, closed_port = {}, str(port())
     with browser.new_context() as context:
-        for what, script in TROUBLES.items():
+        for what, script in FAILURES.items():
             page = context.new_page()
             page.goto(f"{server.url}/nothing")
             with page.expect_console_message(
                 lambda m: not m.text.startswith("Failed to load")
             ) as message:
-                script = script.replace("NOBODY", nobody)
+                script = script.replace("CLOSED_PORT", closed_port)
                 page.evaluate(f"(url) => {{ ({script})(url); }}", server.url)
-            said[what] = message.value.text
+            printed[what] = message.value.text
             page.close()
     expected = [
         "blocked by CORS policy: No 'Access-Control-Allow-Origin' header",
@@ -412,8 +412,8 @@ def test_what_the_console_says(server, browser, port, record):
         "Unexpected response code: 200",
         "net::ERR_CONNECTION_REFUSED",
     ]
-    for words, part in zip(said.values(), expected, strict=True):
+    for words, part in zip(printed.values(), expected, strict=True):
         assert part in words
-    rows = [f"# {what.replace('`', '')}\n{words}\n" for what, words in said.items()]
+    rows = [f"# {what.replace('`', '')}\n{words}\n" for what, words in printed.items()]
     text = "\n".join(rows).replace(f"localhost:{server.port}", "localhost:8000")
-    record("debugging/console.txt", folded(stable(text)))
+    record("debugging/console.txt", wrap_lines(stable(text)))

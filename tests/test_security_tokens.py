@@ -6,7 +6,6 @@ import json
 import re
 import runpy
 import time
-from textwrap import fill
 from types import SimpleNamespace
 
 import httpx2
@@ -15,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from .support.processes import EXAMPLES, TIMEOUT
-from .support.recorder import stable
+from .support.recorder import stable, wrap_lines
 from .support.threads import run_in_thread
 from .test_security import closed, ws
 
@@ -463,15 +462,6 @@ def test_sanic_inflates_nothing(limited):
 LINK = "token=secret-of-a-link"
 
 
-def folded(text):
-    """Return a text with its long lines folded, so that a page shows them whole."""
-    lines = [
-        fill(line, 70, subsequent_indent="    ", break_on_hyphens=False)
-        for line in text.splitlines()
-    ]
-    return "\n".join(lines) + "\n"
-
-
 @pytest.fixture(scope="module")
 def logged(server, assembled_shared, browser, port):
     """Return {configuration: (nginx's access log, the ticket that went into it)}."""
@@ -510,10 +500,10 @@ def test_an_access_log_has_what_is_in_addresses(logged, server, record):
     log, used = logged["wrong_nginx.conf"]
     assert f"ticket={used}" in log
     assert len(re.findall(LINK, log)) == 2
-    record("security/wrong_access.txt", folded(stable(log)))
+    record("security/wrong_access.txt", wrap_lines(stable(log)))
     log, used = logged["nginx.conf"]
     assert used not in log and LINK not in log and "?" not in log
-    record("security/access.txt", folded(stable(log)))
+    record("security/access.txt", wrap_lines(stable(log)))
 
 
 def test_a_ticket_from_a_log_is_worth_nothing(logged, server):

@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["websockets==17.4"]
 # ///
-"""Everything that passes on a WebSocket, said by the library itself.
+"""Log every frame of a WebSocket connection, by the library's logger.
 
 - Run: `uv run debug_log.py`
 - or: `pip install websockets==17.4 && python debug_log.py`
@@ -20,9 +20,10 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
+TIMEOUT = 10  # seconds, for the whole conversation
 
 # --8<-- [start:log]
-# In a program of yours: add %(asctime)s, and drop the stream.
+# In your program, add %(asctime)s and omit `stream`.
 logging.basicConfig(format="%(message)s", stream=sys.stdout)
 logging.getLogger("websockets").setLevel(logging.DEBUG)
 # --8<-- [end:log]
@@ -30,7 +31,8 @@ logging.getLogger("websockets").setLevel(logging.DEBUG)
 
 # --8<-- [start:main]
 async def main():
-    async with connect(f"{URL.replace('http', 'ws', 1)}/socket") as ws:
+    url = f"{URL.replace('http', 'ws', 1)}/socket"
+    async with asyncio.timeout(TIMEOUT), connect(url) as ws:
         await ws.recv()
         await ws.send("bye")
         async for _ in ws:
@@ -42,4 +44,6 @@ if __name__ == "__main__":
     try:
         asyncio.run(main())
     except (OSError, WebSocketException) as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
+        sys.exit(f"cannot reach {URL}: {error!r}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# A request and its answer, with all headers.
+# A request and its response, with all headers.
 #
 # Run:    sh poll.sh
 # Needs:  curl, and server.py, running; its address is in URL
@@ -9,6 +9,6 @@ set -eu
 
 # --8<-- [start:poll]
 URL=${URL:-http://127.0.0.1:8000}
-# What --verbose says goes to stderr; here all goes to stdout.
-curl --verbose --no-progress-meter --stderr - "$URL/poll"
+# --verbose writes to stderr; --stderr - sends that to stdout.
+curl --verbose --no-progress-meter --max-time 60 --stderr - "$URL/poll"
 # --8<-- [end:poll]

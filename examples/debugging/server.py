@@ -2,12 +2,12 @@
 # requires-python = ">=3.11"
 # dependencies = ["sanic==25.12.1"]
 # ///
-"""Something to look at: a held answer, a stream, a socket.
+"""A held response, an event stream and a WebSocket to look at.
 
 - Run: `uv run server.py`
 - or: `pip install sanic==25.12.1 && python server.py`
-- Try: any of the tools on the same page; FRAMES=DEBUG in the
-  environment logs each frame
+- Try: any of the tools on the same page; with LOG_LEVEL=DEBUG in the
+  environment, Sanic logs each WebSocket frame
 - Source: 426 and Upgrade, RFC 9110 §15.5.22
 """
 
@@ -15,34 +15,36 @@ import asyncio
 import logging
 import os
 
-from sanic import Blueprint, Sanic, json
+from sanic import Sanic, json
 
+HOST = os.environ.get("HOST", "127.0.0.1")
+PORT = int(os.environ.get("PORT", 8000))
 HOLD = float(os.environ.get("HOLD", 1))  # seconds
-EVENTS = int(os.environ.get("EVENTS", 3))  # in the stream
+EVENT_COUNT = int(os.environ.get("EVENT_COUNT", 3))
 
-bp = Blueprint("debugging")
+app = Sanic("debugging")
 
 
 # --8<-- [start:server]
-@bp.get("/poll")
+@app.get("/poll")
 async def poll(request):
-    """Hold the question, then answer."""
+    """Hold the request, then respond."""
     await asyncio.sleep(HOLD)
     return json({"status": "done"})
 
 
-@bp.get("/events")
+@app.get("/events")
 async def events(request):
-    """Send some events, and end."""
+    """Send a few events, then end the stream."""
     stream = await request.respond(content_type="text/event-stream")
-    for number in range(1, EVENTS + 1):
+    for number in range(1, EVENT_COUNT + 1):
         await stream.send(f"id: {number}\ndata: event {number}\n\n")
         await asyncio.sleep(HOLD)
 
 
-@bp.websocket("/socket")
-async def socket(request, ws):
-    """Greet, send back what comes, and end after "bye"."""
+@app.websocket("/socket")
+async def echo(request, ws):
+    """Send a greeting, then echo messages until "bye"."""
     await ws.send("hello")
     async for message in ws:
         await ws.send(message)
@@ -52,13 +54,11 @@ async def socket(request, ws):
 
 
 if __name__ == "__main__":
-    app = Sanic("debugging")
     app.config.FALLBACK_ERROR_FORMAT = "json"
-    app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
-    app.config.WEBSOCKET_MAX_SIZE = 10_000  # bytes; more is a 1009
-    app.blueprint(bp)
+    app.config.REQUEST_MAX_SIZE = 10_000  # bytes; above it, 413
+    app.config.WEBSOCKET_MAX_SIZE = 10_000  # bytes; above it, 1009
     # --8<-- [start:log]
-    frames = os.environ.get("FRAMES", "WARNING")  # or DEBUG
-    logging.getLogger("sanic.websockets").setLevel(frames)
+    level = os.environ.get("LOG_LEVEL", "WARNING")  # or DEBUG
+    logging.getLogger("sanic.websockets").setLevel(level)
     # --8<-- [end:log]
-    app.run(port=int(os.environ.get("PORT", 8000)), single_process=True)
+    app.run(host=HOST, port=PORT, single_process=True)

@@ -15,51 +15,50 @@ import faulthandler
 import os
 import time
 
-from sanic import Blueprint, Sanic, json
+from sanic import Sanic, json
 
-LIMIT = float(os.environ.get("LIMIT", 1))  # seconds
+HOST = os.environ.get("HOST", "127.0.0.1")
+PORT = int(os.environ.get("PORT", 8000))
+BLOCK_LIMIT = float(os.environ.get("BLOCK_LIMIT", 1))  # seconds
 BLOCK = float(os.environ.get("BLOCK", 2))  # seconds
 
-bp = Blueprint("debugging_watched")
+app = Sanic("debugging_watched")
 
 
 # --8<-- [start:block]
-@bp.get("/blocking")
+@app.get("/blocking")
 async def blocking(request):
-    """Do something slow in the loop, and hold up everyone."""
-    time.sleep(BLOCK)  # noqa: ASYNC251, the mistake to be found
+    """Block the event loop, and with it every other client."""
+    time.sleep(BLOCK)  # noqa: ASYNC251, the fault to be found
     return json({"status": "done"})
 # --8<-- [end:block]
 
 
 # --8<-- [start:watch]
-async def watch():
-    """Put off an alarm, over and over, for as long as the loop runs.
+async def watch_loop():
+    """Postpone a traceback dump for as long as the loop runs.
 
-    The alarm is a thread of its own: it rings when nothing else can.
+    The dump comes from a thread of its own, so that a blocked loop
+    does not prevent it.
     """
     while True:
-        faulthandler.dump_traceback_later(LIMIT)
-        await asyncio.sleep(LIMIT / 4)
+        faulthandler.dump_traceback_later(BLOCK_LIMIT)
+        await asyncio.sleep(BLOCK_LIMIT / 4)
 
 
-@bp.before_server_start
-async def start(app):
-    """Begin to watch."""
-    app.ctx.watching = asyncio.create_task(watch())
+@app.before_server_start
+async def start_watch(app):
+    app.ctx.watch = asyncio.create_task(watch_loop())
 
 
-@bp.after_server_stop
-async def stop(app):
-    """End the watch, and put its last alarm off for good."""
-    app.ctx.watching.cancel()
+@app.after_server_stop
+async def stop_watch(app):
+    app.ctx.watch.cancel()
     faulthandler.cancel_dump_traceback_later()
 # --8<-- [end:watch]
 
 
 if __name__ == "__main__":
-    app = Sanic("debugging_watched")
     app.config.FALLBACK_ERROR_FORMAT = "json"
-    app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
-    app.blueprint(bp)
-    app.run(port=int(os.environ.get("PORT", 8000)), single_process=True)
+    app.config.REQUEST_MAX_SIZE = 10_000  # bytes; above it, 413
+    app.run(host=HOST, port=PORT, single_process=True)

@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import re
 import uuid
+from textwrap import fill
 
 from websockets.utils import accept_key
 
@@ -66,6 +67,15 @@ def stable(text):
         new = {old: stand_in(kind, number) for number, old in enumerate(found, 1)}
         text = pattern.sub(lambda m, new=new: m[0].replace(m[1], new[m[1]]), text)
     return text
+
+
+def wrap_lines(text):
+    """Return a text with its long lines wrapped, so that a page shows them in full."""
+    lines = [
+        fill(line, 70, subsequent_indent="    ", break_on_hyphens=False)
+        for line in text.splitlines()
+    ]
+    return "\n".join(lines) + "\n"
 
 
 class Recorder:
