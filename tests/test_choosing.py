@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from .support.figures import held, race
+from .support.figures import race
 from .support.frames import conversation, costs
-from .support.messages import late, messages, stream_trace, table, trace
+from .support.messages import held, late, messages, stream_trace, table, trace
 
 JOB = 4.5  # as it is drawn; it takes twice as many seconds, as a busy machine is late each time
 SLOW = {"SECONDS": 2 * JOB, "INTERVAL": 2}

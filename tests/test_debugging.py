@@ -17,7 +17,6 @@ import pytest
 from websockets.sync.client import connect
 
 from .support import parts
-from .support.figures import cut
 from .support.parts import require_program, skip_or_fail
 from .support.processes import (
     EXAMPLES,
@@ -29,6 +28,7 @@ from .support.processes import (
     wait_until,
 )
 from .support.recorder import stable, wrap_lines
+from .support.sequence import in_order, sequence_diagram
 from .support.threads import run_in_thread
 
 TOPIC = "debugging"
@@ -246,13 +246,15 @@ def test_tcpdump_shows_which_side_closed(captured, record):
         assert first.startswith(f"IP 127.0.0.1.{ended_by}")
     captured = re.sub(r"(?m)^IP6 .*\n", "", captured)  # shown by another proof
     record("debugging/captured.txt", captured)
+    drawn = in_order([row for line in captured.splitlines() for row in arrows(line)])
+    record("debugging/ends.json", drawn)
     record(
         "debugging/ends.svg",
-        cut(
-            [drawn for line in captured.splitlines() for drawn in arrows(line)],
-            "Who ended two connections",
-            "Two connections as TCP has them. On the first, the client opens with S, the server "
-            "answers S, then the client ends with F and the server follows. On the second, the "
+        sequence_diagram(
+            drawn,
+            "Who closed two connections",
+            "Two connections, packet by packet. On the first, the client sends S, the server "
+            "responds with S, then the client sends F and the server follows. On the second, the "
             "server is killed, and its F comes first.",
         ),
     )
@@ -290,10 +292,10 @@ def test_tcpdump_needs_permission():
 def arrows(line):
     """Return the parts of the figure for a captured line: a packet, and the kill before it."""
     source, flags = re.search(r"127\.0\.0\.1\.(\d+) > .*Flags \[(\w)", line).groups()
-    words = {"S": "S: opens", "F": "F: ends", "R": "R: breaks off"}[flags]
+    words = {"S": "S: opens", "F": "F: closes", "R": "R: resets"}[flags]
     if source == "8000":
         first = flags == "F" and line.split("> ")[1].startswith("127.0.0.1.18002")
-        return [("cut", "killed", ""), ("down", words, "")] if first else [("down", words, "")]
+        return [("cross", "killed", ""), ("down", words, "")] if first else [("down", words, "")]
     which = {"18001": "the first", "18002": "the second"}[source]
     return [("up", words, which if flags == "S" else "")]
 

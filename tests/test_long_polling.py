@@ -13,9 +13,9 @@ from typing import NamedTuple
 import httpx2
 import pytest
 
-from .support.figures import timeline
 from .support.messages import counts, exchanges, label, messages, table, trace, transcript
 from .support.messages import late as in_halves
+from .support.sequence import sequence_diagram
 from .support.wiretap import Tap
 
 HELD = {"Prefer": "wait=20"}
@@ -235,16 +235,15 @@ def test_holds_until_done(runs, record):
     shown = messages(runs["as it is"].wire.events)
     record("long_polling/wire.html", transcript(shown, "Long polling on the wire"))
     drawn = trace(found, 2, [0, 4.5], step=0.5)
-    record("long_polling/trace.json", drawn)
+    record("long_polling/timeline.json", drawn)
     record(
         "long_polling/timeline.svg",
-        timeline(
+        sequence_diagram(
             drawn,
-            "s",
             "Long polling, drawn from a run",
-            "The client posts a job at 0, is told 202 pending, and asks at once. The question "
-            "is held until the job ends at 4.5 seconds; the answer, 200 done, comes at that "
-            "moment. Nothing is late.",
+            "The client submits a job at 0 and receives 202 pending. It sends its poll at once; "
+            "the server holds this request until the job ends at 4.5 seconds, and responds 200 "
+            "done at that moment. Nothing is late.",
         ),
     )
 
@@ -289,15 +288,16 @@ def test_pending_when_the_wait_is_over(runs, record):
         assert "retry-after" not in answer.headers
     assert late(runs["short"]) > 3 * late(run)
     record("long_polling/held_for_2.txt", result.stdout)
+    drawn = trace(found, 2, [0, 4.5], step=0.5)
+    record("long_polling/held_for_2.json", drawn)
     record(
         "long_polling/held_for_2.svg",
-        timeline(
-            trace(found, 2, [0, 4.5], step=0.5),
-            "s",
-            "A wait that is shorter than the job",
-            "The question is held from 0 to 2 seconds and answered 200 pending, asked again and "
-            "held until 4 seconds, answered 200 pending, asked once more and answered 200 done "
-            "at 4.5 seconds, when the job ends.",
+        sequence_diagram(
+            drawn,
+            "A hold that is shorter than the job",
+            "The request is held from 0 to 2 seconds; the response is 200 pending. The next one "
+            "is held until 4 seconds, with the same response. The third is held until the job "
+            "ends at 4.5 seconds; its response is 200 done.",
         ),
     )
 

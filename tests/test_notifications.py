@@ -20,7 +20,6 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.sync.server import serve
 
-from .support.figures import cut
 from .support.messages import messages, table
 from .support.processes import (
     EXAMPLES,
@@ -31,6 +30,7 @@ from .support.processes import (
     environment,
     wait_until,
 )
+from .support.sequence import in_order, sequence_diagram
 from .support.sockets import PING, TEXT, frames
 from .support.threads import run_in_thread
 
@@ -253,15 +253,17 @@ def test_a_client_goes_on_after_the_last_it_has(
     publish(again, "v43 is out", to="topics/deploys")
     assert client.wait() == 0
     rows = story(wire)
+    drawn = in_order(rows)
+    record("notifications/timeline.json", drawn)
     record(
         "notifications/timeline.svg",
-        cut(
-            rows,
+        sequence_diagram(
+            drawn,
             "Notifications across a server that was killed",
-            "The client opens a WebSocket and is sent notifications 2 and 3, each of which it "
-            "acknowledges. The server is killed; the client tries in vain. Notification 5 is "
-            "sent meanwhile. The client comes back with after=3, is sent 5 from the log, and "
-            "then 7 as it happens.",
+            "The client opens a WebSocket and receives notifications 2 and 3, each of which it "
+            "acknowledges. The server is killed; the client cannot reconnect. Notification 5 is "
+            "published meanwhile. The client reconnects with after=3, receives 5 from the log, "
+            "and then 7 live.",
         ),
     )
     assert [words for kind, words, _ in rows if kind == "up"] == [
@@ -286,11 +288,11 @@ def story(wire):
     for connection in range(1, wire.connections + 1):
         told = [message for message in parsed if message.connection == connection]
         if not [message for message in told if message.status == 101]:
-            if rows[-1][0] != "vain":
-                rows.append(("vain", "tries in vain", ""))
+            if rows[-1][0] != "lost":
+                rows.append(("lost", "cannot reconnect", ""))
             continue
         if connection > 1:
-            rows.append(("back", "started again", ""))
+            rows.append(("start", "restarted", ""))
         rows.append(("up", told[0].target.split("&")[-1] if connection > 1 else "user=ann", ""))
         for opcode, payload in frames(wire.events, "server", connection):
             note = json.loads(payload) if opcode == TEXT else {}
@@ -299,7 +301,7 @@ def story(wire):
                 rows.append(("down", f"{note['id']} {note['text']}", where))
                 rows.append(("up", f"ack {note['id']}", ""))
         if connection == 1:
-            rows.append(("cut", "killed", ""))
+            rows.append(("cross", "killed", ""))
     return rows
 
 

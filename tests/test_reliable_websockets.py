@@ -15,7 +15,6 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.sync.server import serve
 
-from .support.figures import cut
 from .support.messages import messages, table
 from .support.processes import (
     EXAMPLES,
@@ -26,6 +25,7 @@ from .support.processes import (
     environment,
     run_to_end,
 )
+from .support.sequence import in_order, sequence_diagram
 from .support.sockets import CLOSE, PONG, TEXT, closings, frames
 
 ROOM = "reliable_websockets"
@@ -132,14 +132,16 @@ def test_comes_back_and_goes_on(runs, record):
     assert output.endswith("1 to 6: 0 lost, 0 twice\n")
     record("reliable_websockets/client.txt", output)
     record("reliable_websockets/wire.html", back_on_the_wire(wire))
+    drawn = in_order(story(wire))
+    record("reliable_websockets/timeline.json", drawn)
     record(
         "reliable_websockets/timeline.svg",
-        cut(
-            story(wire),
-            "A WebSocket, cut and resumed",
-            "The client opens a WebSocket with after=0 and is sent events 1, 2 and 3. The server "
-            "is killed; the client tries in vain. Events 4 and 5 happen. The client comes back "
-            "with after=3, is sent 4 and 5 from the log, and then 6 as it happens.",
+        sequence_diagram(
+            drawn,
+            "A WebSocket that is cut and resumed",
+            "The client opens a WebSocket with after=0 and receives events 1, 2 and 3. The server "
+            "is killed; the client cannot reconnect. Events 4 and 5 are published. The client "
+            "reconnects with after=3, receives 4 and 5 from the log, and then 6 live.",
         ),
     )
 
@@ -151,17 +153,17 @@ def story(wire):
     for connection in range(1, wire.connections + 1):
         told = [m for m in parsed if m.connection == connection]
         if not [m for m in told if m.status == 101]:
-            if rows[-1][0] != "vain":
-                rows.append(("vain", "tries in vain", ""))
+            if rows[-1][0] != "lost":
+                rows.append(("lost", "cannot reconnect", ""))
             continue
         if connection > 1:
-            rows.append(("back", "started again", ""))
+            rows.append(("start", "restarted", ""))
         rows.append(("up", told[0].target, ""))
         for event in events_of(wire, connection):
             where = "live" if connection == 1 or event["id"] > 5 else "from the log"
             rows.append(("down", f"{event['id']} {event['text']}", where))
         if connection == 1:
-            rows.append(("cut", "killed", ""))
+            rows.append(("cross", "killed", ""))
     return rows
 
 

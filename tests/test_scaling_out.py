@@ -17,10 +17,10 @@ from websockets.sync.client import connect
 from websockets.sync.server import serve
 
 from .support.crowd import WEB, Crowd, client_of, publish_until_accepted, ready
-from .support.figures import moved
 from .support.messages import messages, table
 from .support.parts import PATH, require_program
 from .support.processes import EXAMPLES, TIMEOUT, Program, argv, copy_isolated, environment
+from .support.sequence import in_order, sequence_diagram
 from .support.sockets import TEXT, frames
 
 ROOM = "scaling_out"
@@ -107,21 +107,24 @@ def test_resumed_at_another_gateway(runs, record):
     three = next(id for id, text in texts.items() if text == "three")
     assert asked == [["/events?after=0-0"], [f"/events?after={three}"]]
     assert output.endswith("6 events, 6 different\n")
-    rows = [("up", "A", "after 0-0")]
-    rows += [("down", "A", text) for text in events_of(at_a)]
-    rows += [("cut", "A", "killed"), ("note", "B", "four, five published")]
-    rows += [("up", "B", "after three")]
-    rows += [("down", "B", text) for text in events_of(at_b)]
+    a, _, b = lanes = ["gateway A", "client", "gateway B"]
+    rows = [("up", "after 0-0", "", a)]
+    rows += [("down", text, "", a) for text in events_of(at_a)]
+    rows += [("cross", "killed", "", a), ("note", "four, five published", "", b)]
+    rows += [("up", "after three", "", b)]
+    rows += [("down", text, "", b) for text in events_of(at_b)]
     assert len(rows) == 10
+    drawn = in_order(rows, lanes)
     record("scaling_out/client.txt", output)
+    record("scaling_out/timeline.json", drawn)
     record(
         "scaling_out/timeline.svg",
-        moved(
-            rows,
-            "A client goes on at another gateway",
-            "The client asks gateway A for everything after 0-0 and is sent one, two and three. "
-            "Gateway A is killed. Four and five are published at gateway B. The client asks "
-            "gateway B for what came after three, and is sent four, five and six.",
+        sequence_diagram(
+            drawn,
+            "A client resumes at another gateway",
+            "The client requests all events after 0-0 from gateway A and receives one, two and "
+            "three. Gateway A is killed. Four and five are published at gateway B. The client "
+            "requests the events after three from gateway B, and receives four, five and six.",
         ),
     )
 

@@ -12,10 +12,10 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from .support.figures import cut
 from .support.messages import messages, table
 from .support.parts import require_program
 from .support.processes import EXAMPLES, TIMEOUT
+from .support.sequence import in_order, sequence_diagram
 from .support.wiretap import Tap
 
 ROOM = "security"
@@ -149,22 +149,24 @@ def test_a_page_of_another_origin_reads_and_acts(hijacked, bank, elsewhere, reco
     assert "Cookie: session=" in refused
     assert answer == "403"
     rows = [
-        ("up", "alice's cookie, Origin: evil", "the first"),
-        ("down", "101", "does not look"),
+        ("up", "alice's cookie, Origin: evil", "server 1"),
+        ("down", "101", "no check"),
         ("down", "alice has 1000 coins", ""),
         ("up", "give all coins to mallory", ""),
         ("down", "done for alice", ""),
-        ("up", "alice's cookie, Origin: evil", "the second"),
-        ("down", "403", "looks"),
+        ("up", "alice's cookie, Origin: evil", "server 2"),
+        ("down", "403", "checks it"),
     ]
+    drawn = in_order(rows)
+    record("security/hijack.json", drawn)
     record(
         "security/hijack.svg",
-        cut(
-            rows,
-            "A page of another origin opens a socket",
-            "The page of another origin asks for a socket; the browser adds the cookie of alice. "
-            "The server that does not look at Origin answers 101, tells the page what alice has "
-            "and does what it asks. The server that looks answers 403.",
+        sequence_diagram(
+            drawn,
+            "A page of another origin opens a WebSocket",
+            "The page of another origin requests a WebSocket; the browser adds the cookie of "
+            "alice. The server that does not check Origin responds with 101, sends what alice has "
+            "and does what the page wants. The server that checks Origin responds with 403.",
         ),
     )
     lines = [line for line in request.split("\r\n") if re.match("GET|Host|Origin|Cookie|Upg", line)]

@@ -21,7 +21,6 @@ import httpx2
 import pytest
 
 from .support.browsing import expect_accessible
-from .support.figures import timeline
 from .support.messages import (
     counts,
     exchanges,
@@ -36,6 +35,7 @@ from .support.messages import (
 )
 from .support.parts import require_program
 from .support.processes import EXAMPLES, TIMEOUT, Program, argv, copy_isolated, environment
+from .support.sequence import sequence_diagram
 from .support.threads import run_in_thread
 from .support.wiretap import Cut, Tap
 
@@ -192,15 +192,14 @@ def test_one_question_and_an_answer_that_goes_on(runs, record):
         stream_transcript(found[2:], "Server-sent events on the wire", found[0].at, 2, 0.5),
     )
     drawn = stream_trace(found, 2, [0, 4.5], step=0.5)
-    record("server_sent_events/trace.json", drawn)
-    figure = timeline(
+    record("server_sent_events/timeline.json", drawn)
+    figure = sequence_diagram(
         drawn,
-        "s",
         "Server-sent events, drawn from a run",
-        "The client posts a job at 0 and is told 202 pending. It asks for the job's events once, "
-        "and the answer begins at once. It stays open: at 1, 2, 3 and 4 seconds the server "
-        "reports progress in it, at 4.5 seconds, when the job ends, it says done, and the "
-        "answer ends.",
+        "The client submits a job at 0 and receives 202 pending. It requests the job's events "
+        "once, and the response begins at once. It stays open: at 1, 2, 3 and 4 seconds it "
+        "carries an event with progress, at 4.5 seconds, when the job ends, the event done, and "
+        "it ends.",
     )
     record("server_sent_events/timeline.svg", figure)
 

@@ -15,9 +15,10 @@ from typing import NamedTuple
 import httpx2
 import pytest
 
-from .support.figures import chart, readable_alone, timeline
+from .support.figures import chart, readable_alone
 from .support.messages import counts, exchanges, label, late, messages, table, trace, transcript
 from .support.processes import EXAMPLES
+from .support.sequence import sequence_diagram
 from .support.threads import run_in_thread
 from .support.wiretap import Tap
 
@@ -91,14 +92,13 @@ def test_asks_until_it_is_done(runs, record):
     record("short_polling/client.txt", result.stdout)
     # --8<-- [end:asks]
     drawn = trace(found, 2, [0, 4.5])
-    record("short_polling/trace.json", drawn)
-    figure = timeline(
+    record("short_polling/timeline.json", drawn)
+    figure = sequence_diagram(
         drawn,
-        "s",
         "Short polling, drawn from a run",
-        "The client posts a job at 0 and is told 202 pending. It asks at 1, 2, 3 and 4 "
-        "seconds and is told pending at once each time. The job ends at 4.5 seconds. The "
-        "client learns of it when it asks again, at 5 seconds: half a second late.",
+        "The client submits a job at 0 and receives 202 pending. It polls at 1, 2, 3 and 4 "
+        "seconds; each response is pending. The job ends at 4.5 seconds. The client receives "
+        "done when it polls again, at 5 seconds: half a second late.",
     )
     record("short_polling/timeline.svg", figure)
     record("short_polling/readme.svg", readable_alone(figure))

@@ -9,7 +9,6 @@ import time
 import httpx2
 import pytest
 
-from .support.figures import timeline
 from .support.messages import exchanges, label, messages, table, trace, transcript
 from .support.processes import (
     EXAMPLES,
@@ -20,6 +19,7 @@ from .support.processes import (
     environment,
     named,
 )
+from .support.sequence import sequence_diagram
 
 # Those whose jobs can be told to fail.
 FAILING = [name for name in JOB_SERVERS if name in named("server*.py", '"fail"')]
@@ -331,16 +331,15 @@ def test_the_picture_is_drawn_from_a_run(server, run, tap, record):
     wire = tap(server)
     run("token/client.py", URL=wire.url)
     drawn = trace(messages(wire.events), unit=1, job=[0, 1.5])
-    record("token/trace.json", drawn)
+    record("token/timeline.json", drawn)
     record(
         "token/timeline.svg",
-        timeline(
+        sequence_diagram(
             drawn,
-            "s",
-            "A job handed in and asked about",
-            "The client posts a job and gets 202 at once. It asks after one second and is told "
-            "pending; it asks after two seconds and gets the result. The job ended after one and "
-            "a half seconds.",
+            "A job that is submitted and polled",
+            "The client submits a job and receives 202 at once. It polls after one second and "
+            "receives pending; it polls after two seconds and receives the result. The job ended "
+            "after one and a half seconds.",
         ),
     )
 

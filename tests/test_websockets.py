@@ -35,11 +35,11 @@ from websockets.sync.server import serve
 from websockets.utils import accept_key
 
 from .support import frames as framing
-from .support.figures import crossing, timeline
 from .support.frames import conversation, costs, frames, hexdump, said, transcript
 from .support.messages import exchanges, messages, table, trace
 from .support.processes import EXAMPLES, READY, Program, assert_clean_output, environment
 from .support.recorder import stable
+from .support.sequence import sequence_diagram, trace_of
 from .support.wiretap import Event, Tap
 
 SERVERS = ["server.py", "server_websockets.py"]
@@ -134,16 +134,15 @@ def test_is_told_without_asking_again(runs, record, name):
     shown = transcript(messages(wire.events) + frames(wire.events), "A WebSocket on the wire")
     record("websockets/wire.html", shown)
     drawn = trace(found, 2, [0, 4.5], step=0.5)
-    record("websockets/trace.json", drawn)
+    record("websockets/timeline.json", drawn)
     record(
         "websockets/timeline.svg",
-        timeline(
+        sequence_diagram(
             drawn,
-            "s",
             "A WebSocket, drawn from a run",
-            "At 0 the client asks for an upgrade and is answered 101. On the same connection it "
-            "submits a job and is answered pending. Then nothing passes, until the job ends at "
-            "4.5 seconds and the server says so by itself, at once.",
+            "At 0 the client requests an upgrade and receives 101. On the same connection it "
+            "submits a job and receives pending. Then nothing passes, until the job ends at "
+            "4.5 seconds and the server sends done at once.",
         ),
     )
 
@@ -687,16 +686,22 @@ def test_messages_cross(server, port, record):
         "2 done",
     ]
     # Where and when each was sent and came, in rows: the two in the middle cross.
-    rows = [(0, 0.3), (1, 1.3), (2, 4), (2, 4), (5, 5.3)]
-    steps = [(m.source, m.label, *row) for m, row in zip(found, rows, strict=True)]
+    rows = [{"at": 0}, {"at": 1}, {"at": 2, "arrives": 5}, {"at": 2, "arrives": 5}, {"at": 6}]
+    lanes = ["client", "server"]
+    steps = [
+        row | {"from": m.source, "to": lanes[m.source == "client"], "text": m.label}
+        for m, row in zip(found, rows, strict=True)
+    ]
+    drawn = trace_of(lanes, steps)
+    record("websockets/crossing.json", drawn)
     record(
         "websockets/crossing.svg",
-        crossing(
-            steps,
+        sequence_diagram(
+            drawn,
             "Two messages that cross",
-            "The client submits a job and is answered pending. Then it asks about the job while "
-            "the server says that it is done: the two messages cross. The client hears the news "
-            "first, and the answer to its question after it.",
+            "The client submits a job and receives pending. Then it requests the status of the "
+            "job while the server pushes done: the two messages cross. The client receives the "
+            "pushed message first, and the response to its request after it.",
         ),
     )
     shown = [f for f in frames(wire.events) if not f.is_control]

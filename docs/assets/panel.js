@@ -358,6 +358,7 @@ async function replay(panel) {
     "replay",
     "A recorded run, its times rounded down. To talk to a real server, run make serve.",
   );
+  const { start: begun, end: done } = trace.bars.find(({ kind }) => kind === "job");
   const button = element(panel, "button", { type: "button" }, "Play");
   const count = element(panel, "output");
   const timeline = wireOf(panel);
@@ -371,9 +372,9 @@ async function replay(panel) {
     let spoken = 0;
     const open = {}; // questions, by connection
     timeline.clear();
-    timeline.bar("job", "server", ...trace.job);
-    timeline.note("server", trace.job[1] / 2, "the job");
-    timeline.note("server", trace.job[1], "done");
+    timeline.bar("job", "server", begun, done);
+    timeline.note("server", done / 2, "job");
+    timeline.note("server", done, "done");
     panel.dataset.done = "no";
 
     (function draw() {
@@ -388,7 +389,7 @@ async function replay(panel) {
           open[connection] = from === "client" ? timeline.hold(at) : undefined;
         }
         timeline.arrow(at, from, short(text), "sent" in panel.dataset);
-        if (text.endsWith(" done")) timeline.late(trace.job[1], at);
+        if (text.endsWith(" done")) timeline.late(done, at);
         spoken += from === "client";
         count.textContent = `${spoken} ${panel.dataset.sent ?? "requests"}`;
       }

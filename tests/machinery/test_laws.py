@@ -194,12 +194,14 @@ def recorded_names():
 
 
 def test_every_recording_is_used_and_made(record):
-    """Every recorded file is made by a test and used by a page; a stray one fails."""
+    """Every recorded file is made by a test and used by a page, the trace of a figure by showing
+    the figure; a stray one fails."""
     files = {str(path.relative_to(SNIPPETS)) for path in SNIPPETS.rglob("*") if path.is_file()}
     # While recording, files may be still to come.
     assert files <= set(recorded_names()) if record.write else files == set(recorded_names())
     for name in files:
-        used = shown_on(name) or name.endswith("/about.txt") or f"snippets/{name})" in README
+        used = shown_on(re.sub(r"\.json$", ".svg", name)) or f"snippets/{name})" in README
+        used = used or name.endswith("/about.txt")
         assert used, f"no page shows snippets/{name}"
 
 

@@ -1,13 +1,13 @@
 """The recorder and the figures: what they change, what they keep, and how they complain."""
 
-import json
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from ..support.figures import chart, timeline
+from ..support.figures import chart
 from ..support.messages import table
 from ..support.recorder import Recorder, stable
+from ..support.sequence import in_order, sequence_diagram
 
 TOKENS = ["AAAAAAAAAAAAAAAAAAAAAA", "BBBBBBBBBBBBBBBBBBBBBB"]
 KEY = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
@@ -66,11 +66,8 @@ def test_a_recording_that_is_missing_fails(snippets):
 def test_figures_are_described():
     """Each figure has a title and a description for those who do not see it, and names no
     colour and no font."""
-    messages = [
-        {"at": 0, "from": "client", "text": "GET <x> & y", "connection": 1, "bytes": 1},
-        {"at": 1.5, "from": "server", "text": "200", "connection": 1, "bytes": 1},
-    ]
-    drawn = timeline(json.dumps({"job": [0, 1], "messages": messages}), "s", "A title", "What.")
+    trace = in_order([("up", "GET <x> & y", ""), ("down", "200", "ok")])
+    drawn = sequence_diagram(trace, "A title", "What.")
     charted = chart([(0.5, 1)], lambda x: x, "x", "y", "A title", "What.", y_max=2)
     for figure in drawn, charted:
         root = ET.fromstring(figure)

@@ -4,7 +4,6 @@ Nothing here names a colour or a font: classes do (docs/assets/figures.css), so 
 dark and print each have their own. Every figure carries a title and a description.
 """
 
-import json
 import math
 import re
 from xml.etree import ElementTree as ET
@@ -49,101 +48,6 @@ def line(parent, x1, y1, x2, y2, css):
 
 def finish(root):
     return ET.tostring(root, encoding="unicode") + "\n"
-
-
-def timeline(trace, unit, title, description):
-    """Draw a recorded trace: client on the left, server on the right, time downwards.
-
-    `unit` names the unit of the trace's times. The job is a bar on the server's lane; what
-    lies between its end and the last answer is marked as late. While a question is open, the
-    room between the lanes is tinted. Returns SVG text.
-    """
-    drawn = json.loads(trace)
-    job = drawn["job"]
-    arrows = [(m["at"], m["from"], m["text"]) for m in drawn["messages"]]
-    width, top, step, left, right = 360, 44, 56, 104, 256
-    last = max(at for at, _, _ in arrows)
-
-    def y(at):
-        return top + at * step
-
-    # What was said at the same moment is drawn one below the other.
-    heights = []
-    for at, _, _ in arrows:
-        heights.append(max([y(at), *(before + 20 for before in heights[-1:])]))
-    height = heights[-1] + 40
-
-    root = svg(width, round(height), title, description)
-    text(root, left, 20, "client", "lane", "middle")
-    text(root, right, 20, "server", "lane", "middle")
-    for x in left, right:
-        line(root, x, 30, x, height - 8, "life")
-    for tick in range(int(last) + 1):
-        text(root, 10, y(tick) + 4, f"{tick} {unit}" if tick else "0", "tick")
-    start, end = job
-    bar = {"x": right - 5, "y": y(start), "width": 10, "height": y(end) - y(start), "rx": 5}
-    ET.SubElement(root, "rect", {k: f"{v:g}" for k, v in bar.items()} | {"class": "job"})
-    text(root, right + 12, (y(start) + y(end)) / 2, "the job", "note")
-    text(root, right + 12, y(end) + 4, "done", "note")
-    if last > end:
-        late = {"x": left - 5, "y": y(end), "width": 10, "height": y(last) - y(end), "rx": 5}
-        ET.SubElement(root, "rect", {k: f"{v:g}" for k, v in late.items()} | {"class": "late"})
-        text(root, left - 10, (y(end) + y(last)) / 2 + 4, "late", "note late", "end")
-    for asked, answered in held(drawn["messages"]):
-        y1, y2 = heights[asked] + 5, heights[answered]
-        band = {"x": left, "y": y1, "width": right - left, "height": y2 - y1}
-        band = ET.Element("rect", {k: f"{v:g}" for k, v in band.items()} | {"class": "held"})
-        root.insert(2, band)  # behind all else
-        goes_on = any(m.get("more") for m in drawn["messages"][asked:answered])
-        if y2 - y1 > 40 and not goes_on:  # or else something is written there
-            text(root, (left + right) / 2, (y1 + y2) / 2 + 4, "held", "note", "middle")
-    for (_, source, words), here in zip(arrows, heights, strict=True):
-        up = source == "client"
-        x1, x2 = (left, right) if up else (right, left)
-        head = 7 if up else -7
-        line(root, x1, here, x2 - head, here + 5, "up" if up else "down")
-        points = f"{x2},{here + 5:g} {x2 - head},{here + 1:g} {x2 - head},{here + 9:g}"
-        ET.SubElement(root, "polygon", {"points": points, "class": "up" if up else "down"})
-        text(root, (left + right) / 2, here - 2, words, "up" if up else "down", "middle")
-    return finish(root)
-
-
-def crossing(steps, title, description):
-    """Draw messages in the order in which they were sent and came, without a scale of time.
-
-    steps: [(from, text, sent, came)], the last two in rows from 0. Returns SVG text.
-    """
-    width, top, step, left, right = 360, 52, 34, 60, 300
-    height = top + max(came for _, _, _, came in steps) * step + 24
-    root = svg(width, height, title, description)
-    for x, name in (left, "client"), (right, "server"):
-        text(root, x, 20, name, "lane", "middle")
-        line(root, x, 30, x, height - 8, "life")
-    for source, words, sent, came in steps:
-        css, x1, x2 = ("up", left, right) if source == "client" else ("down", right, left)
-        y1, y2, head = top + sent * step, top + came * step, 7 if source == "client" else -7
-        line(root, x1, y1, x2 - head, y2, css)
-        points = f"{x2},{y2} {x2 - head},{y2 - 4} {x2 - head},{y2 + 4}"
-        ET.SubElement(root, "polygon", {"points": points, "class": css})
-        if came - sent < 1:
-            text(root, (x1 + x2) / 2, (y1 + y2) / 2 - 5, words, css, "middle")
-        else:  # at its start, where no other crosses it
-            anchor = "start" if source == "client" else "end"
-            text(root, x1 + 2 * head, y1 - 4, words, css, anchor)
-    return finish(root)
-
-
-def held(messages):
-    """Return (question, answer), as positions, for each question that was held open."""
-    found, asked = [], {}
-    for number, message in enumerate(messages):
-        if message["from"] == "client":
-            asked[message["connection"]] = number
-        elif not message.get("more"):  # of an answer that goes on
-            question = asked.pop(message["connection"], number)
-            if message["at"] > messages[question]["at"]:
-                found.append((question, number))
-    return found
 
 
 def race(rows, job, title, description):
@@ -222,47 +126,6 @@ def chart(points, curve, x_label, y_label, title, description, y_max):
     return finish(root)
 
 
-def cut(rows, title, description):
-    """Draw a connection that was cut and resumed, in the order in which things happened.
-
-    rows: (kind, words, note), where kind is "up" or "down" for what passed, "vain" for what did
-    not arrive, and "cut" and "back" for the server's end and start; the note stands beside the
-    server. Returns SVG text.
-    """
-    width, top, step, left, right = 360, 48, 26, 84, 262
-    height = top + step * len(rows) + 4
-    root = svg(width, height, title, description)
-    text(root, left, 20, "client", "lane", "middle")
-    text(root, right, 20, "server", "lane", "middle")
-    line(root, left, 30, left, height - 8, "life")
-    alive = 30
-    for number, (kind, words, note) in enumerate(rows):
-        y = top + step * number
-        if kind == "cut":
-            line(root, right, alive, right, y, "life")
-            text(root, right + 10, y + 4, words, "note late")
-            for slope in -6, 6:
-                line(root, right - 6, y - slope, right + 6, y + slope, "lost")
-        elif kind == "back":
-            alive = y
-            line(root, right - 8, y, right + 8, y, "life")
-            text(root, right + 12, y + 4, words, "note")
-        else:
-            up = kind != "down"
-            x1, x2 = (left, right) if up else (right, left)
-            x2 = (left + right) / 2 + 70 if kind == "vain" else x2
-            head = 7 if up else -7
-            line(root, x1, y, x2 - head, y + 5, "lost" if kind == "vain" else kind)
-            points = f"{x2:g},{y + 5:g} {x2 - head:g},{y + 1:g} {x2 - head:g},{y + 9:g}"
-            shape = {"points": points, "class": "late" if kind == "vain" else kind}
-            ET.SubElement(root, "polygon", shape)
-            css = "late" if kind == "vain" else kind
-            text(root, (left + right) / 2, y - 2, words, css, "middle")
-            text(root, right + 12, y + 4, note, "note")
-    line(root, right, alive, right, height - 8, "life")
-    return finish(root)
-
-
 def standings(steps, places, title, description):
     """Draw how many each place has, after each of some steps, as bars with their numbers.
 
@@ -313,40 +176,4 @@ def ladders(groups, title, description):
             ET.SubElement(root, "rect", bar | {"class": "wanted"})
             text(root, left + size + 6, y + 23, f"{seconds:,g} s", "tick")
             y += step
-    return finish(root)
-
-
-def moved(rows, title, description):
-    """Draw a client between two gateways, in the order in which things happened.
-
-    rows: (kind, side, words), where side is "A", on the left, or "B"; kind is "up" or "down" for
-    what passed, "cut" for the end of a gateway, and "note" for what happened there meanwhile.
-    """
-    width, top, step = 360, 50, 26
-    lanes = {"A": 56, "client": 180, "B": 304}
-    height = top + step * len(rows) + 2
-    root = svg(width, height, title, description)
-    ends = dict.fromkeys(lanes, height - 8)
-    for number, (kind, side, _) in enumerate(rows):
-        if kind == "cut":
-            ends[side] = top + step * number
-    for lane, x in lanes.items():
-        name = lane if lane == "client" else f"gateway {lane}"
-        text(root, x, 20, name, "lane", "middle")
-        line(root, x, 30, x, ends[lane], "life")
-    for number, (kind, side, words) in enumerate(rows):
-        y, x = top + step * number, lanes[side]
-        if kind == "cut":
-            text(root, x + 12, y + 4, words, "note late")
-            for slope in -6, 6:
-                line(root, x - 6, y - slope, x + 6, y + slope, "lost")
-        elif kind == "note":
-            text(root, x - 8, y + 4, words, "note", "end")
-        else:
-            x1, x2 = (lanes["client"], x) if kind == "up" else (x, lanes["client"])
-            head = 7 if x2 > x1 else -7
-            line(root, x1, y, x2 - head, y + 5, kind)
-            points = f"{x2},{y + 5} {x2 - head},{y + 1} {x2 - head},{y + 9}"
-            ET.SubElement(root, "polygon", {"points": points, "class": kind})
-            text(root, (x1 + x2) / 2, y - 2, words, kind, "middle")
     return finish(root)

@@ -13,6 +13,8 @@ from itertools import pairwise
 
 import h11
 
+from .sequence import trace_of
+
 
 @dataclass
 class Message:
@@ -212,27 +214,26 @@ def told(message):
 
 
 def stream_trace(found, unit, job, step=1):
-    """Return messages as JSON, as `trace` does, with the events of a stream in place of its head.
+    """Return the trace that `trace` does, with the events of a stream in place of its head.
 
-    A message with `more` is not the last word of its answer.
+    A message with `more` is not the last of its response.
     """
-    drawn = json.loads(trace(found, unit, job, step))
-    start, steps = found[0].at, []
-    for message, first in zip(found, drawn["messages"], strict=True):
-        steps.append(first)
+    start, drawn = found[0].at, []
+    for message, first in zip(found, steps(found, unit, step), strict=True):
+        drawn.append(first)
         if message.target.endswith("/events"):
             first["text"] += "/events"
         if message.headers.get("content-type") != "text/event-stream":
             continue
-        steps.pop()
+        drawn.pop()
         for at, text in told(message):
             event = re.search("^(event: .*|:.*)", text, re.MULTILINE)
             if event:  # and not what only sets the time to wait
                 at = int((at - start) / unit / step + 0.05) * step
                 said = {"at": at, "text": event[0], "bytes": len(text) + 2, "more": True}
-                steps.append(first | said)
-        steps[-1].pop("more", None)
-    return json.dumps({"job": job, "messages": steps}, indent=1) + "\n"
+                drawn.append(first | said)
+        drawn[-1].pop("more", None)
+    return job_trace(drawn, job)
 
 
 def stream_transcript(found, title, start=None, unit=1, step=1):
@@ -261,24 +262,56 @@ def stream_transcript(found, title, start=None, unit=1, step=1):
 
 
 def trace(found, unit, job, step=1):
-    """Return messages as JSON for the figures and panels: who said what, when.
+    """Return messages as the trace of a sequence diagram: see sequence.py.
 
     `unit`: how many seconds of this run are drawn as one. Times are rounded down to whole units,
     or to multiples of `step` units, as a busy machine is late and never early, so that it draws
     the same. `job`: its start and its end, in units.
     """
+    return job_trace(steps(found, unit, step), job)
+
+
+def steps(found, unit, step):
+    """Return messages as those of a trace, their times rounded down."""
     start = found[0].at
-    steps = [
+    sides = {"client": "server", "server": "client"}
+    return [
         {
             "at": int((message.at - start) / unit / step + 0.05) * step,
             "from": message.source,
-            "connection": message.connection,
+            "to": sides[message.source],
             "text": label(message).split("/jobs/")[0] + "/jobs/…" * ("/jobs/" in label(message)),
+            "connection": message.connection,
             "bytes": len(message.data),
         }
         for message in found
     ]
-    return json.dumps({"job": job, "messages": steps}, indent=1) + "\n"
+
+
+def job_trace(drawn, job):
+    """Return the trace of a job: its messages, when it ran, which requests were held, and how
+    late the client received the last message."""
+    (start, end), drawn = job, sorted(drawn, key=lambda message: message["at"])
+    last = drawn[-1]["at"]
+    bars = [{"kind": "job", "lane": "server", "start": start, "end": end, "text": "job"}]
+    if last > end:
+        bars.append({"kind": "late", "lane": "client", "start": end, "end": last, "text": "late"})
+    bars += [{"kind": "held", "messages": pair} for pair in held(drawn)]
+    done = [{"at": end, "lane": "server", "text": "done"}]
+    return trace_of(["client", "server"], drawn, unit="s", bars=bars, notes=done)
+
+
+def held(drawn):
+    """Return [request, response], as positions, for each request that was held open."""
+    found, requests = [], {}
+    for number, message in enumerate(drawn):
+        if message["from"] == "client":
+            requests[message["connection"]] = number
+        elif not message.get("more"):  # of a response that continues
+            request = requests.pop(message["connection"], number)
+            if message["at"] > drawn[request]["at"]:
+                found.append([request, number])
+    return found
 
 
 def table(rows):
