@@ -14,8 +14,10 @@ import markdown
 import pytest
 from mkdocs.config import load_config
 
+from ..support.diffs import WRONG
 from ..support.processes import EXAMPLES, ROOT, environment
 from ..support.recorder import SNIPPETS, pages, shown_on
+from . import test_tiers
 
 DOCS = ROOT / "docs"
 PAGES = {str(path.relative_to(DOCS)): path.read_text() for path in pages()}
@@ -188,6 +190,9 @@ def recorded_names():
                 "a_configuration_is_accepted" if path.suffix in {".conf", ".cfg"} else "runs_alone"
             )
             made[name] = f"tests.machinery.test_examples.test_{kind}"
+    for wrong in WRONG:
+        differs = test_tiers.test_a_wrong_program_differs_in_the_wrong_lines
+        made[f"{wrong.rpartition('.')[0]}.diff"] = f"{differs.__module__}.{differs.__name__}"
     folders = {name.split("/")[0] for name in made} - {"proofs"}
     made_by = f"{module(Path(__file__))}.{test_recordings_say_where_they_come_from.__name__}"
     return made | {f"{name}/about.txt": made_by for name in folders}

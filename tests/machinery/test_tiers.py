@@ -1,11 +1,11 @@
 """The tiers of programs: what every file of a tier must be."""
 
-import difflib
 import io
 import tokenize
 
 import pytest
 
+from ..support.diffs import WRONG, changed_lines, diff_to_right
 from ..support.processes import EXAMPLES
 
 # Topics whose subject is itself large have one full program and no quick start.
@@ -55,35 +55,9 @@ def test_only_code_is_counted():
     assert code_lines(text + "    return 1\n") == 6
 
 
-def base_of(wrong):
-    """Return the right program of the same folder to which a wrong one is most similar."""
-    others = [
-        path for path in wrong.parent.glob(f"*{wrong.suffix}") if not path.name.startswith("wrong_")
-    ]
-    lines = wrong.read_text().splitlines()
-    return max(
-        others,
-        key=lambda path: difflib.SequenceMatcher(
-            None, path.read_text().splitlines(), lines
-        ).ratio(),
-    )
-
-
-def changed_lines(right, wrong):
-    """Return how many lines of code differ between two programs, docstrings aside."""
-    bodies = [text.split('"""', 2)[-1].splitlines() for text in (right, wrong)]
-    return sum(line[0] in "+-" for line in difflib.ndiff(*bodies))
-
-
-# A wrong program differs from the right one in the wrong lines and nothing else.
-MOST = 14
-
-
-@pytest.mark.parametrize(
-    "name",
-    [str(path.relative_to(EXAMPLES)) for path in sorted(EXAMPLES.glob("*/wrong_*.py"))],
-)
-def test_a_wrong_program_differs_in_the_wrong_lines(name):
-    """A wrong program is a right one of the same folder with at most 14 lines changed."""
-    wrong = EXAMPLES / name
-    assert changed_lines(base_of(wrong).read_text(), wrong.read_text()) <= MOST
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_program_differs_in_the_wrong_lines(name, record):
+    """A wrong program is a right one of the same folder with at most 14 lines of code changed; the
+    recorded diff turns it into the right one."""
+    record(f"{name.rpartition('.')[0]}.diff", diff_to_right(name))
+    assert changed_lines(name) <= 14
