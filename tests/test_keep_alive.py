@@ -35,8 +35,8 @@ def per_connection(wire):
 # One connection for all
 
 
-def test_one_client_keeps_one_connection(start, tap, run, record):
-    """Ten requests by one client go over one connection; by a client each, over ten."""
+def test_one_client_reuses_one_connection(start, tap, run, record):
+    """Ten requests of one client use one connection; ten requests of a client each use ten."""
     wire = tap(start("keep_alive/server.py"))
     result = run("keep_alive/client.py", URL=wire.url)
     assert result.returncode == 0
@@ -44,8 +44,8 @@ def test_one_client_keeps_one_connection(start, tap, run, record):
     record("keep_alive/client.txt", result.stdout)
 
 
-def test_curl_keeps_its_connection(start, tap, run, record):
-    """One curl asks for several addresses over one connection; the next curl opens its own."""
+def test_one_curl_reuses_one_connection(start, tap, run, record):
+    """One curl fetches several URLs over one connection; the next curl opens its own."""
     wire = tap(start("keep_alive/server.py"))
     result = run("keep_alive/client.sh", URL=wire.url)
     assert result.returncode == 0
@@ -53,25 +53,28 @@ def test_curl_keeps_its_connection(start, tap, run, record):
     record("keep_alive/curl.txt", result.stdout)
 
 
-def test_three_requests_by_hand(start, tap, run, record):
-    """A plain socket carries three requests one after the other; after Connection: close the
-    server answers, and ends the connection."""
+def test_a_plain_socket_sends_three_requests(start, tap, run, record):
+    """A plain socket carries three requests in sequence; after `Connection: close` the server
+    responds and closes the connection."""
     wire = tap(start("keep_alive/server.py"))
     result = run("keep_alive/by_hand.py", URL=wire.url)
     assert result.returncode == 0, result.stderr
     assert per_connection(wire) == [3]
     ends = [event.source for event in wire.events if event.kind == "end"]
     assert ends[0] == "server"
-    answers = [answer for _, answer in exchanges(messages(wire.events))]
-    said = [answer.headers["connection"] for answer in answers]
-    assert said == ["keep-alive", "keep-alive", "close"]
+    responses = [response for _, response in exchanges(messages(wire.events))]
+    sent = [response.headers["connection"] for response in responses]
+    assert sent == ["keep-alive", "keep-alive", "close"]
     record("keep_alive/by_hand.txt", result.stdout)
-    record("keep_alive/wire.html", transcript(messages(wire.events), "Three requests, one socket"))
+    record(
+        "keep_alive/wire.html",
+        transcript(messages(wire.events), "Three requests on one connection"),
+    )
 
 
 def talk(port, *requests):
-    """Send requests over one socket, one at a time; return the answers, None for no answer."""
-    answers = []
+    """Send requests over one socket, one at a time; return the responses, None for none."""
+    responses = []
     with socket.create_connection(("127.0.0.1", port)) as sock, sock.makefile("rb") as stream:
         for request in requests:
             try:
@@ -82,11 +85,11 @@ def talk(port, *requests):
             except ConnectionError:
                 head = b""
             if not head:
-                answers.append(None)
+                responses.append(None)
                 continue
             stream.read(int(re.search(rb"content-length: (\d+)", head)[1]))
-            answers.append(head.decode())
-    return answers
+            responses.append(head.decode())
+    return responses
 
 
 def get(version="1.1", connection=None):
@@ -104,78 +107,76 @@ PERSISTENCE = [
 
 
 def test_persistent_by_default(server, record):
-    """With HTTP/1.1 the connection stays open unless one side says close; with HTTP/1.0 it
-    closes unless the client asks for keep-alive."""
+    """With HTTP/1.1 the connection stays open unless one side sends `Connection: close`; with
+    HTTP/1.0 it closes unless the client sends `keep-alive`."""
     rows = []
     for version, connection, stays in PERSISTENCE:
         first, second = talk(server.port, get(version, connection), get())
-        said = re.search(r"connection: (\S+)", first)[1]
-        assert (said == "keep-alive") == (second is not None) == stays
+        value = re.search(r"connection: (\S+)", first)[1]
+        assert (value == "keep-alive") == (second is not None) == stays
         rows.append(
             {
                 "request": f"HTTP/{version}",
                 "`Connection` in it": f"`{connection}`" if connection else "none",
-                "`Connection` in the answer": f"`{said}`",
-                "a second request": "answered" if second else "no answer",
+                "`Connection` in the response": f"`{value}`",
+                "a second request": "gets a response" if second else "gets none",
             }
         )
     record("keep_alive/persistence.md", table(rows).replace("--:", "---"))
 
 
 def test_sanic_compares_the_whole_header(server):
-    """Sanic keeps the connection only if Connection is keep-alive and nothing else: with
-    another word beside it, it closes."""
+    """Sanic keeps the connection only if `Connection` is exactly `keep-alive`; with another option
+    beside it, Sanic closes."""
     first, second = talk(server.port, get(connection="keep-alive, X"), get())
     assert "connection: close" in first
     assert second is None
 
 
 def test_sanic_sends_no_hint(server):
-    """Sanic says that it keeps the connection, and not for how long: there is no Keep-Alive
-    header."""
-    (answer,) = talk(server.port, get())
-    assert "connection: keep-alive" in answer
-    assert "\r\nkeep-alive:" not in answer
+    """Sanic sends `Connection: keep-alive`, and no `Keep-Alive` header with a timeout."""
+    (response,) = talk(server.port, get())
+    assert "connection: keep-alive" in response
+    assert "\r\nkeep-alive:" not in response
 
 
-def test_keeping_can_be_turned_off(start):
-    """With KEEP_ALIVE off, Sanic closes after each answer, and says so."""
+def test_keep_alive_can_be_turned_off(start):
+    """With `KEEP_ALIVE` off, Sanic sends `Connection: close` and closes after each response."""
     server = start("keep_alive/server.py", SANIC_KEEP_ALIVE=False)
     first, second = talk(server.port, get(), get())
     assert "connection: close" in first
     assert second is None
 
 
-def test_answers_come_in_order(server):
-    """Requests sent without waiting for the answers are answered in order, the quick one after
-    the slow one."""
+def test_pipelined_responses_come_in_order(server):
+    """Pipelined requests are processed in order, the fast one after the slow one."""
     slow = get().replace(b"GET /", b"GET /slow", 1)
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
         sock.sendall(slow + get(connection="close"))
-        answers = sock.makefile("rb").read().decode()
-    assert re.findall(r'"request":(\d)', answers) == ["1", "2"]
+        responses = sock.makefile("rb").read().decode()
+    assert re.findall(r'"request":(\d)', responses) == ["1", "2"]
 
 
 # Pools
 
 
-def ask_together(url, times, limits):
-    async def ask():
+def send_concurrently(url, times, limits):
+    async def send():
         async with httpx2.AsyncClient(limits=limits, timeout=30) as client:
             await asyncio.gather(*(client.get(url) for _ in range(times)))
 
-    run_in_thread(ask())
+    run_in_thread(send())
 
 
 def test_a_pool_grows_to_its_limit(server, tap):
-    """A connection carries one request at a time: six at once take six connections, or as many
-    as the pool may have, and then the others wait."""
+    """A connection carries one request at a time: six concurrent requests use six connections, or
+    as many as the pool may have, and the rest wait."""
     free, narrow = tap(server), tap(server)
     start = time.monotonic()
     with ThreadPoolExecutor() as beside:
         list(
             beside.map(
-                ask_together,
+                send_concurrently,
                 [f"{free.url}/slow", f"{narrow.url}/slow"],
                 [6, 6],
                 [httpx2.Limits(), httpx2.Limits(max_connections=3)],
@@ -186,9 +187,9 @@ def test_a_pool_grows_to_its_limit(server, tap):
     assert time.monotonic() - start >= 2  # each takes a second
 
 
-def test_defaults(record):
-    """Clients drop idle connections after seconds, servers after minutes; a limit that is not
-    named when others are is none in httpx2."""
+def test_pool_defaults(record):
+    """Clients drop idle connections after seconds, servers after minutes; in httpx2, setting one
+    limit makes the others unlimited."""
     limits = {
         "`httpx2.Client()`": httpx2._config.DEFAULT_LIMITS,
         "`httpx2.Limits(keepalive_expiry=4)`": httpx2.Limits(keepalive_expiry=4),
@@ -196,7 +197,7 @@ def test_defaults(record):
     assert DEFAULT_CONFIG["KEEP_ALIVE"] is True
     rows = [
         {
-            "who": name,
+            "pool": name,
             "connections at most": limit.max_connections or "no limit",
             "idle ones kept": limit.max_keepalive_connections or "no limit",
             "kept idle for": f"{limit.keepalive_expiry:g} s",
@@ -208,7 +209,7 @@ def test_defaults(record):
     assert idle > limits["`httpx2.Client()`"].keepalive_expiry
     rows.append(
         {
-            "who": "Sanic",
+            "pool": "Sanic",
             "connections at most": "no limit",
             "idle ones kept": "all",
             "kept idle for": f"{idle} s",
@@ -217,9 +218,9 @@ def test_defaults(record):
     record("keep_alive/pools.md", table(rows))
 
 
-def test_an_old_connection_is_not_used_again(server, tap):
-    """A connection that was idle for longer than keepalive_expiry is not used again: the next
-    request opens a new one."""
+def test_an_expired_connection_is_not_reused(server, tap):
+    """A connection that was idle for longer than `keepalive_expiry` is not reused: the next request
+    opens a new one."""
     wire = tap(server)
     with httpx2.Client(limits=httpx2.Limits(keepalive_expiry=0.5)) as client:
         client.get(wire.url)
@@ -233,12 +234,12 @@ def test_an_old_connection_is_not_used_again(server, tap):
 
 def shown(page, button):
     page.click(button)
-    page.wait_for_selector("li:has-text('done'), li:has-text('stopped')")
-    return page.locator("#answers li").all_inner_texts()
+    page.wait_for_selector("li:has-text('done'), li:has-text('failed')")
+    return page.locator("#responses li").all_inner_texts()
 
 
-def test_the_browser_keeps_one_connection(open_client_page, server, tap):
-    """A browser sends requests that follow each other over one connection."""
+def test_the_browser_reuses_one_connection(open_client_page, server, tap):
+    """A browser sends sequential requests over one connection."""
     wire = tap(server)
     lines = shown(open_client_page(wire.url), "#one")
     assert per_connection(wire) == [10]
@@ -247,35 +248,35 @@ def test_the_browser_keeps_one_connection(open_client_page, server, tap):
     assert lines[-1] == "done"
 
 
-def test_the_browser_opens_six(open_client_page, server, tap):
-    """Chromium opens six connections to a host, and no more: of eight requests at once, two wait
-    for a connection."""
+def test_chromium_opens_six_connections(open_client_page, server, tap):
+    """Chromium opens at most six HTTP/1.1 connections to a host: of eight concurrent requests, two
+    wait for a connection."""
     wire = tap(server)
     lines = shown(open_client_page(wire.url), "#all")
     assert sorted(per_connection(wire)) == [1, 1, 1, 1, 2, 2]
     assert sum("request 2" in line for line in lines) == 2
 
 
-def test_the_browser_says_what_was_wrong(open_client_page, port, canned):
-    """The page says when nobody answers, and what a server answered in place of an error."""
-    assert "stopped: " in shown(open_client_page(f"http://127.0.0.1:{port()}"), "#one")[0]
+def test_the_browser_client_reports_errors(open_client_page, port, canned):
+    """The browser client reports that it cannot connect, and the body of an error response."""
+    assert "failed: " in shown(open_client_page(f"http://127.0.0.1:{port()}"), "#one")[0]
     refusing = canned((500, {"Access-Control-Allow-Origin": "*"}, "no paper"))
-    assert shown(open_client_page(refusing.url), "#one") == ["stopped: no paper"]
+    assert shown(open_client_page(refusing.url), "#one") == ["failed: no paper"]
 
 
 def test_the_panel_is_live(live, open_page):
-    """Served by make serve, the panel runs the printed client against the printed server."""
+    """Served by `make serve`, the panel runs the printed client against the printed server."""
     page = open_page(f"{live.url}/techniques/keep-alive/")
     page.wait_for_selector(".panel[data-state=live]")
     client = page.frame_locator(".panel iframe")
     client.locator("#one").click()
     client.get_by_text("done").wait_for()
-    lines = client.locator("#answers li").all_inner_texts()
+    lines = client.locator("#responses li").all_inner_texts()
     assert len(lines) == 11 and lines[0].startswith("connection ")
     expect_accessible(page, ".panel")
 
 
-def test_the_panel_says_what_it_needs(static, open_page):
+def test_the_panel_says_that_it_needs_the_live_site(static, open_page):
     """On a static host the panel says that it needs the live site."""
     page = open_page(f"{static.url}/techniques/keep-alive/")
     assert "make serve" in page.inner_text(".panel")
@@ -286,12 +287,12 @@ def test_the_panel_says_what_it_needs(static, open_page):
 
 
 def handshakes(wire):
-    """Return the connections of a wire on which a client said hello."""
+    """Return the connections of a wire on which a client sent a ClientHello."""
     return [e.connection for e in wire.events if e.source == "client" and e.data[:1] == b"\x16"]
 
 
-def test_one_connection_one_handshake(start, tap, run):
-    """With TLS each connection has a handshake of its own, and a reused one has no other."""
+def test_each_connection_has_one_tls_handshake(start, tap, run):
+    """With TLS each connection has one handshake, and a reused connection has no further one."""
     server = start("keep_alive/tls.py", NAME="127.0.0.1")
     wire = tap(server)
     trust = server.folder / "ca.pem"
@@ -301,9 +302,9 @@ def test_one_connection_one_handshake(start, tap, run):
     assert "connection 1, request 10" in result.stdout
 
 
-def test_a_session_can_be_resumed(start, tap):
-    """A new TLS connection that resumes an earlier session needs no certificate again: its
-    handshake is less than half as long, and takes a new connection all the same."""
+def test_a_resumed_tls_session_is_shorter(start, tap):
+    """A new TLS connection that resumes a session needs no certificate: the server's part of the
+    handshake is less than half as long, on a new connection all the same."""
     server = start("keep_alive/tls.py", NAME="127.0.0.1")
     wire = tap(server)
     context = ssl.create_default_context(cafile=f"{server.folder}/ca.pem")
@@ -332,11 +333,11 @@ def test_a_session_can_be_resumed(start, tap):
 # Polling
 
 
-def test_polling_with_and_without(
+def test_polling_with_and_without_keep_alive(
     start_shared, tap_shared, run_shared, port, tmp_path, request, record
 ):
-    """Short polling over one connection takes little more than half the round trips of polling
-    with a connection for each question; with TLS, less than half, and a third of the bytes."""
+    """Short polling over one connection takes little more than half the round trips of polling with
+    a connection for each request; with TLS, less than half, and a third of the bytes."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(trust := str(tmp_path / "ca.pem"))
     context = certified(authority, "127.0.0.1")
@@ -388,8 +389,8 @@ def test_polling_with_and_without(
 
 
 def test_a_websocket_ping_is_a_frame(tap):
-    """A WebSocket ping is a frame of the protocol, bytes on the wire that the other end answers
-    by itself."""
+    """A WebSocket ping is a frame of the protocol, bytes on the wire that the other side responses
+    with a pong by itself."""
 
     class Here:
         port = None
@@ -405,6 +406,6 @@ def test_a_websocket_ping_is_a_frame(tap):
                 await (await client.ping(b"there?"))
                 return [(e.source, e.data) for e in wire.events if e.kind == "data"]
 
-    (asker, ping), (other, pong) = run_in_thread(talk())[-2:]
-    assert (asker, ping[0], ping[1] & 127) == ("client", 0x89, 6)
+    (sender, ping), (other, pong) = run_in_thread(talk())[-2:]
+    assert (sender, ping[0], ping[1] & 127) == ("client", 0x89, 6)
     assert (other, pong) == ("server", b"\x8a\x06there?")

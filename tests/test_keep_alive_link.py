@@ -166,17 +166,17 @@ def looked_up(link, start, end):
     return turns([p for p in link.log if p.protocol == "udp" and start < p.at < end])
 
 
-def test_a_new_connection_costs_trips(measured):
-    """Before the first request, a new connection spends a round trip on the name and one on
-    TCP: the answer is there after three."""
+def test_a_new_connection_costs_two_more_round_trips(measured):
+    """Before the first request, a new connection spends one round trip on the DNS lookup and one on
+    TCP: the response arrives after three."""
     _, connections, each, _ = measured["http"]
     assert parts(connections[:10], 1) == [("DNS", 0, 1), ("TCP", 1, 2), ("request", 2, 3)]
     for line in each:  # and no clock says otherwise
         assert line[0] >= 0.99 * TRIP and line[1] >= 1.99 * TRIP and line[3] >= 2.99 * TRIP
 
 
-def test_tls_costs_one_more(measured):
-    """TLS 1.3 spends one more round trip on its handshake."""
+def test_tls_1_3_costs_one_more(measured):
+    """TLS 1.3 takes one more round trip for its handshake."""
     _, connections, each, _ = measured["https"]
     assert parts(connections[:10], 1)[2:] == [("TLS", 2, 3), ("request", 3, 4)]
     for line in each:
@@ -200,7 +200,7 @@ def test_tls_1_2_costs_two_more(older):
 
 
 def test_a_reused_connection_costs_the_request(measured, older, record):
-    """Over a connection that is open, a request takes one round trip, with TLS as without."""
+    """Over an open connection, a request takes one round trip, with TLS and without."""
     for _, connections, _, one in measured.values():
         new = min(map(turns, connections[:10]))
         assert turns(connections[10]) == new + 9
@@ -240,8 +240,8 @@ def costs(packets, ports, lookups, trips, plain):
 
 
 def test_ten_requests(measured, record):
-    """Ten requests over one connection take less than half the round trips and, with TLS, a
-    fifth of the bytes of ten over a connection each."""
+    """Ten requests over one connection take less than half the round trips and, with TLS, a fifth
+    of the bytes of ten over a connection each."""
     rows, trips = [], {}
     for scheme, (here, connections, _, _) in measured.items():
         ports = [connection[0].source for connection in connections]
@@ -283,8 +283,8 @@ for version in ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3:
 """
 
 
-def test_resuming_saves_a_trip_no_longer(measured):
-    """To resume a session saves a round trip of the handshake in TLS 1.2, and none in TLS 1.3."""
+def test_resuming_tls_1_3_saves_no_round_trip(measured):
+    """Resuming a session saves a round trip of the handshake in TLS 1.2, and none in TLS 1.3."""
     here = measured["https"][0]
     before = len(conversations(here.link))
     runs = [here.run([sys.executable, "-c", RESUME]).split() for _ in range(2)]
@@ -368,8 +368,8 @@ def flown(log):
 
 
 def test_slow_start(flights, record):
-    """The first ten segments of a large answer go out at once, and twice as many in each round
-    trip after that; the same answer again on the same connection takes a single one."""
+    """The first ten segments of a large response are sent at once, and twice as many in each round
+    trip after that; the same response again on the same connection takes a single round trip."""
     new, again, idle = flights
     assert (new[:2], len(new), len(again)) == ([10, 20], 3, 1)
     assert idle == new
@@ -388,7 +388,7 @@ def test_slow_start(flights, record):
     record("keep_alive/slow_start.md", table(rows))
 
 
-def test_an_idle_connection_grows_cold(flights):
+def test_an_idle_connection_starts_slowly_again(flights):
     """On Linux a connection that was idle for a while starts slowly again."""
     new, again, idle = flights
     assert len(idle) == len(new) > len(again)
@@ -406,9 +406,9 @@ for _ in range(2):
 """
 
 
-def test_a_request_and_a_close_cross(place, record):
-    """On a long way a request sets out before the server's close has come, and arrives after the
-    server has closed: a reset comes back, and the request was not carried out."""
+def test_a_request_crosses_a_close_on_a_slow_link(place, record):
+    """On a slow link, a request is sent before the server's close has arrived, and reaches the
+    server after it has closed: a reset comes back, and the request is not processed."""
     here = place(4)
     here.start(here.example("keep_alive/server.py"), SANIC_KEEP_ALIVE_TIMEOUT=1.5)
     said = here.run([sys.executable, "-c", TWO])
@@ -435,15 +435,15 @@ def test_a_request_and_a_close_cross(place, record):
     assert said == '{"connection":2,"request":1}\n'
 
 
-def test_probes_find_an_end_that_is_gone(place, record):
-    """When the link is cut, a socket with probes learns it after two unanswered ones; one
-    without learns nothing."""
+def test_keepalive_probes_detect_a_dead_peer(place, record):
+    """When the link is cut, a socket with TCP keepalive fails after two unacknowledged probes; one
+    without notices nothing."""
     here = place(TRIP)
     here.start(here.example("keep_alive/server.py"))
     command = here.example("keep_alive/probes.py")
     url = {"URL": f"http://{FAR}:{PORT}"}
-    with_probes = here.start(command, ("with probes",), "with", SECONDS=60, **url)
-    without = here.start(command, ("a new socket",), "without", SECONDS=60, PROBES="no", **url)
+    with_probes = here.start(command, ("enabled:",), "with", SECONDS=60, **url)
+    without = here.start(command, ("default:",), "without", SECONDS=60, KEEPALIVE="no", **url)
     ports = list(dict.fromkeys(p.source for p in here.link.packets if p.flags == "S"))
     assert len(ports) == 2
     deadline = time.monotonic() + TIMEOUT
@@ -463,7 +463,7 @@ def test_probes_find_an_end_that_is_gone(place, record):
     assert with_probes.process.poll() is None
     here.link.cut()
     assert with_probes.wait() == 1
-    assert "the other end is gone" in with_probes.output
+    assert "the peer is gone" in with_probes.output
     assert {p.source for p in probes()} == {ports[0]}
     assert all(p.size == 0 for p in probes())
     assert without.process.poll() is None
@@ -471,9 +471,8 @@ def test_probes_find_an_end_that_is_gone(place, record):
     record("keep_alive/probes.txt", with_probes.output)
 
 
-def test_the_kernel_answers_probes(far):
-    """Probes are answered by the other kernel: a server that is frozen passes for one that
-    lives."""
+def test_a_frozen_process_passes_keepalive_probes(far):
+    """The peer's kernel acknowledges probes: a frozen server passes for a live one."""
     web = far.programs[0]
     web.send(signal.SIGSTOP)
     try:
@@ -481,15 +480,15 @@ def test_the_kernel_answers_probes(far):
         printed = far.run(far.example("keep_alive/probes.py"), URL=url, SECONDS=5)
     finally:
         web.send(signal.SIGCONT)
-    assert printed.splitlines()[-1] == "nothing happened"
+    assert printed.splitlines()[-1] == "nothing received in 5 s"
 
 
-def test_probes_are_off(measured):
-    """A socket does not probe unless it is told to, and Linux would wait two hours first."""
+def test_tcp_keepalive_is_off_by_default(measured):
+    """TCP keepalive is off by default, and Linux would send the first probe after two hours."""
     here = measured["http"][0]
     printed = here.run(
-        here.example("keep_alive/probes.py"), URL=f"http://{NAME}:{PORT}", SECONDS=0, PROBES="no"
+        here.example("keep_alive/probes.py"), URL=f"http://{NAME}:{PORT}", SECONDS=0, KEEPALIVE="no"
     )
     assert printed == (
-        "a new socket: off: after 7200 s of silence, every 75 s, 9 times\nnothing happened\n"
+        "default: off: after 7200 s idle, every 75 s, 9 probes\nnothing received in 0 s\n"
     )

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Reuse with curl: one curl for three URLs, then a curl for each.
+# Connection reuse with curl: one curl for three URLs, then one each.
 #
 # Run:    sh client.sh
 # Needs:  curl, and server.py, running; its address is in URL
@@ -9,16 +9,16 @@ set -eu
 URL=${URL:-http://127.0.0.1:8000}
 
 # --8<-- [start:client]
-ask() {
-  curl --silent --show-error --fail --fail-early \
+get() {
+  curl --silent --show-error --fail --fail-early --max-time 10 \
     --write-out '\n' "$@"
 }
 
-echo "One curl for all"
-ask "$URL" "$URL" "$URL"
+echo "One curl for all requests"
+get "$URL" "$URL" "$URL"
 
-echo "A curl for each"
+echo "A curl for each request"
 for _ in 1 2 3; do
-  ask "$URL"
+  get "$URL"
 done
 # --8<-- [end:client]

@@ -2,16 +2,15 @@
 # requires-python = ">=3.11"
 # dependencies = ["httpx2==2.16.2"]
 # ///
-"""Two orders, placed once each, whenever the server hangs up.
+"""Place two orders exactly once, whenever the server closes.
 
 - Run: `uv run client_hardened.py`
 - or: `pip install httpx2==2.16.2 && python client_hardened.py`
 - Needs: server_impatient.py, running; its address is in URL
   (default http://127.0.0.1:8000)
-- Source: What may be sent again, RFC 9112 §9.3.1 and RFC 9110 §9.2.2
+- Source: Retrying requests, RFC 9112 §9.3.1 and RFC 9110 §9.2.2
 """
 
-import asyncio
 import os
 import sys
 import uuid
@@ -21,59 +20,74 @@ import httpx2
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
 
 # --8<-- [start:limits]
-# Idle connections are dropped here before they are dropped there:
-# this must be shorter than any idle timeout on the way.
+# The client must drop an idle connection before the server does: this
+# must be shorter than any idle timeout on the path.
 LIMITS = httpx2.Limits(
-    max_connections=100,  # left out, these two mean: no limit
+    max_connections=100,  # if omitted, these two are unlimited
     max_keepalive_connections=20,
     keepalive_expiry=4,  # seconds
 )
 # --8<-- [end:limits]
 
 
+class ProtocolError(Exception):
+    """The response is not one of the order server's."""
+
+
 # --8<-- [start:request]
 IDEMPOTENT = {"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"}
 
 
-async def request(client, method, key=None):
-    """Send a request; once more, if that can do no harm.
+def send_request(client, method, key=None):
+    """Send a request; retry it once if that can do no harm.
 
-    With a key the server recognises a request that it had before.
+    With a key, the server recognizes a request that it has processed.
     """
     headers = {"Idempotency-Key": key} if key else {}
     try:
-        return await client.request(method, URL, headers=headers)
+        return client.request(method, URL, headers=headers)
     except httpx2.TransportError as error:
         if method not in IDEMPOTENT and not key:
-            raise  # it may have been done all the same
-        print(f"{method}: {error!r}, once more")
-    # A new client has no connection that could be as old.
-    async with httpx2.AsyncClient() as fresh:
-        return await fresh.request(method, URL, headers=headers)
+            raise  # the server may have processed it
+        print(f"{method} failed, retrying: {error!r}")
+    # Other connections of the pool may be closed as well.
+    with httpx2.Client() as new_client:
+        return new_client.request(method, URL, headers=headers)
 # --8<-- [end:request]
 
 
+def parse_number(response, name):
+    """Return the number in a JSON object; raise ProtocolError."""
+    try:
+        number = response.raise_for_status().json()[name]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"no {name} in the response") from error
+    if type(number) is not int:
+        raise ProtocolError(f"{name} is not a number: {number!r}")
+    return number
+
+
 # --8<-- [start:main]
-async def main():
-    async with httpx2.AsyncClient(limits=LIMITS) as client:
-        before = (await request(client, "GET")).raise_for_status()
+def main():
+    with httpx2.Client(limits=LIMITS) as client:
+        before = parse_number(send_request(client, "GET"), "orders")
         for _ in range(2):
-            placed = await request(client, "POST", str(uuid.uuid4()))
-            print("order", placed.raise_for_status().json()["order"])
-        after = (await request(client, "GET")).raise_for_status()
-    count = after.json()["orders"] - before.json()["orders"]
-    print(f"2 orders wanted, {count} placed")
+            key = str(uuid.uuid4())
+            response = send_request(client, "POST", key)
+            print("order", parse_number(response, "order"))
+        after = parse_number(send_request(client, "GET"), "orders")
+    print(f"2 orders sent, {after - before} placed")
 # --8<-- [end:main]
 
 
 if __name__ == "__main__":
     try:
-        asyncio.run(main())
+        main()
     except httpx2.HTTPStatusError as error:
-        sys.exit(f"{URL} answered {error.response.status_code}")
+        sys.exit(f"{URL} responded with {error.response.status_code}")
     except httpx2.HTTPError as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
-    except (KeyError, TypeError, ValueError) as error:
-        sys.exit(f"{URL} does not take orders: {error!r}")
+        sys.exit(f"cannot reach {URL}: {error!r}")
+    except ProtocolError as error:
+        sys.exit(f"{URL} is not the order server: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = []
 # ///
-"""Hold an idle connection, and let TCP itself look after it.
+"""Hold an idle connection, and let TCP keepalive watch it.
 
 - Run: `uv run probes.py`
 - or: `python probes.py`
@@ -19,15 +19,16 @@ from urllib.parse import urlsplit
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
 SECONDS = float(os.environ.get("SECONDS", 10))  # to hold it
-PROBES = os.environ.get("PROBES", "yes") == "yes"
+KEEPALIVE = os.environ.get("KEEPALIVE", "yes") == "yes"
 
 
 # --8<-- [start:probe]
-def probe(sock, idle, interval, count):
-    """Have the kernel ask whether the other end is still there.
+def enable_keepalive(sock, idle, interval, count):
+    """Have the kernel probe whether the peer is still there.
 
-    First after `idle` seconds of silence, then every `interval`
-    seconds; it gives up when `count` in a row got no answer.
+    It sends the first probe after `idle` seconds without traffic,
+    then one every `interval` seconds, and gives up when `count` in a
+    row were not acknowledged.
     """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (
@@ -39,8 +40,8 @@ def probe(sock, idle, interval, count):
 # --8<-- [end:probe]
 
 
-def state(sock):
-    on = sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+def describe(sock):
+    enabled = sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     idle, interval, count = (
         sock.getsockopt(socket.IPPROTO_TCP, option)
         for option in (
@@ -50,30 +51,29 @@ def state(sock):
         )
     )
     return (
-        f"{'on' if on else 'off'}: after {idle} s of silence, "
-        f"every {interval} s, {count} times"
+        f"{'on' if enabled else 'off'}: after {idle} s idle, "
+        f"every {interval} s, {count} probes"
     )
 
 
 # --8<-- [start:main]
 def main():
     address = urlsplit(URL)
-    with socket.create_connection(
-        (address.hostname, address.port or 80)
-    ) as sock:
-        print("a new socket:", state(sock), flush=True)
-        if PROBES:
-            probe(sock, idle=1, interval=1, count=2)
-            print("with probes:", state(sock), flush=True)
-        # Nothing is sent, and nothing is to come, but for an end.
+    server = address.hostname, address.port or 80
+    with socket.create_connection(server) as sock:
+        print("default:", describe(sock), flush=True)
+        if KEEPALIVE:
+            enable_keepalive(sock, idle=1, interval=1, count=2)
+            print("enabled:", describe(sock), flush=True)
+        # Neither side sends data, so only an end can be readable.
         if select.select([sock], [], [], SECONDS)[0]:
             try:
                 sock.recv(1)
             except TimeoutError:
-                sys.exit("the other end is gone: no probe came back")
+                sys.exit("the peer is gone: no probe was acknowledged")
             print("the server closed the connection")
         else:
-            print("nothing happened")
+            print(f"nothing received in {SECONDS:g} s")
 # --8<-- [end:main]
 
 
@@ -81,6 +81,6 @@ if __name__ == "__main__":
     try:
         main()
     except OSError as error:
-        sys.exit(f"no connection to {URL}: {error!r}")
+        sys.exit(f"cannot reach {URL}: {error!r}")
     except KeyboardInterrupt:
         sys.exit(130)

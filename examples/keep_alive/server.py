@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["sanic==25.12.1"]
 # ///
-"""A server that says over which connection it was asked.
+"""A server that returns the number of the connection it is called on.
 
 - Run: `uv run server.py`
 - or: `pip install sanic==25.12.1 && python server.py`
@@ -15,33 +15,39 @@ import os
 
 from sanic import Blueprint, Sanic, json
 
+HOST = os.environ.get("HOST", "127.0.0.1")
+PORT = int(os.environ.get("PORT", 8000))
+
 bp = Blueprint("keep_alive")
-numbers = itertools.count(1)
+connection_numbers = itertools.count(1)
 
 
-# --8<-- [start:which]
+# --8<-- [start:count]
 @bp.get("/", strict_slashes=True)  # also under a prefix
-async def which(request):
-    """Say which connection this is, and which request on it."""
-    # What Sanic keeps here lives as long as the connection.
-    here = request.conn_info.ctx
-    if not hasattr(here, "number"):
-        here.number, here.requests = next(numbers), 0
-    here.requests += 1
-    return json({"connection": here.number, "request": here.requests})
-# --8<-- [end:which]
+async def count(request):
+    """Return the connection's number and its request count."""
+    # Sanic keeps this object for as long as the connection is open.
+    connection = request.conn_info.ctx
+    if not hasattr(connection, "number"):
+        connection.number = next(connection_numbers)
+        connection.requests = 0
+    connection.requests += 1
+    number, requests = connection.number, connection.requests
+    return json({"connection": number, "request": requests})
+# --8<-- [end:count]
 
 
 @bp.get("/slow")
 async def slow(request):
-    """The same a second later, so that requests can overlap."""
+    """Return the same after a second, so that requests overlap."""
     await asyncio.sleep(1)
-    return await which(request)
+    return await count(request)
 
 
 @bp.on_response
-async def let_any_page_read(request, response):
-    """Let client.html read the answers, wherever it was opened."""
+async def add_cors_headers(request, response):
+    """Let client.html read responses, wherever it was opened."""
+    response.headers["Vary"] = "Origin"
     if "Origin" in request.headers:
         response.headers["Access-Control-Allow-Origin"] = "*"
 
@@ -50,4 +56,4 @@ if __name__ == "__main__":
     app = Sanic("keep_alive")
     app.config.FALLBACK_ERROR_FORMAT = "json"
     app.blueprint(bp)
-    app.run(port=int(os.environ.get("PORT", 8000)), single_process=True)
+    app.run(host=HOST, port=PORT, single_process=True)

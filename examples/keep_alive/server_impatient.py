@@ -2,58 +2,59 @@
 # requires-python = ">=3.11"
 # dependencies = ["sanic==25.12.1"]
 # ///
-"""A server whose idle timeout strikes at the worst moment, always.
+"""A server that closes each connection on its second request.
 
-The first request on a connection is answered. The second is carried
-out, and then the connection is closed instead of an answer: so it
-looks to a client whose request crossed the server's close.
+It responds to the first request on a connection. It processes the
+second, and then closes the connection without a response: a client
+sees the same when its request crosses the server's close.
 
 - Run: `uv run server_impatient.py`
 - or: `pip install sanic==25.12.1 && python server_impatient.py`
-- Source: Closing while a request is on its way, RFC 9112 §9.5
+- Source: Closing while a request is in transit, RFC 9112 §9.5
 """
 
 import os
 
-from sanic import Blueprint, Sanic, json
+from sanic import Sanic, json
 
-bp = Blueprint("impatient")
-orders: dict[str, int] = {}  # Idempotency-Key -> number
-placed = 0
+HOST = os.environ.get("HOST", "127.0.0.1")
+PORT = int(os.environ.get("PORT", 8000))
+
+app = Sanic("impatient")
+orders: dict[str, int] = {}  # Idempotency-Key -> order number
+order_count = 0
 
 
-@bp.get("/")
-async def count(request):
-    """Say how many orders there are."""
-    return json({"orders": placed})
+@app.get("/")
+async def count_orders(request):
+    """Return how many orders were placed."""
+    return json({"orders": order_count})
 
 
 # --8<-- [start:place]
-@bp.post("/")
-async def place(request):
-    """Place an order, or find the one this request placed before."""
-    global placed
+@app.post("/")
+async def place_order(request):
+    """Place an order, or return the one placed under the same key."""
+    global order_count
     key = request.headers.get("Idempotency-Key")
     if key is None or key not in orders:
-        placed += 1
-        orders[key] = placed
+        order_count += 1
+        orders[key] = order_count
     return json({"order": orders[key]}, status=201)
 # --8<-- [end:place]
 
 
 # --8<-- [start:close]
-@bp.on_response
-async def close(request, response):
-    """Close in place of answering a connection's second request."""
-    here = request.conn_info.ctx
-    here.requests = getattr(here, "requests", 0) + 1
-    if here.requests == 2:
+@app.on_response
+async def close_on_second_request(request, response):
+    """Close the connection instead of sending its second response."""
+    connection = request.conn_info.ctx
+    connection.requests = getattr(connection, "requests", 0) + 1
+    if connection.requests == 2:
         request.transport.close()
 # --8<-- [end:close]
 
 
 if __name__ == "__main__":
-    app = Sanic("impatient")
     app.config.FALLBACK_ERROR_FORMAT = "json"
-    app.blueprint(bp)
-    app.run(port=int(os.environ.get("PORT", 8000)), single_process=True)
+    app.run(host=HOST, port=PORT, single_process=True)

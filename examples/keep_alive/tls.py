@@ -2,10 +2,10 @@
 # requires-python = ">=3.11"
 # dependencies = ["sanic==25.12.1", "trustme==1.2.1"]
 # ///
-"""The same over TLS, with a certificate authority made on the spot.
+"""The same server over TLS, with a certificate authority of its own.
 
-Writes ca.pem, the certificate that clients are to trust, into the
-folder that it is started in. All keys are new at each start.
+Writes ca.pem, the certificate that clients must trust, into the
+current folder. All keys are new at each start.
 
 - Run: `uv run tls.py`
 - or: `pip install sanic==25.12.1 trustme==1.2.1 && python tls.py`
@@ -18,27 +18,31 @@ import os
 import ssl
 
 import trustme
-from sanic import Blueprint, Sanic, json
+from sanic import Sanic, json
 
-NAME = os.environ.get("NAME", "localhost")  # that clients will use
+HOST = os.environ.get("HOST", "127.0.0.1")
+PORT = int(os.environ.get("PORT", 8000))
+NAME = os.environ.get("NAME", "localhost")  # the host name in URL
 
-bp = Blueprint("keep_alive_tls")
-numbers = itertools.count(1)
+app = Sanic("keep_alive_tls")
+connection_numbers = itertools.count(1)
 
 
-@bp.get("/")
-async def which(request):
-    """Say which connection this is, and which request on it."""
-    here = request.conn_info.ctx
-    if not hasattr(here, "number"):
-        here.number, here.requests = next(numbers), 0
-    here.requests += 1
-    return json({"connection": here.number, "request": here.requests})
+@app.get("/")
+async def count(request):
+    """Return the connection's number and its request count."""
+    connection = request.conn_info.ctx
+    if not hasattr(connection, "number"):
+        connection.number = next(connection_numbers)
+        connection.requests = 0
+    connection.requests += 1
+    number, requests = connection.number, connection.requests
+    return json({"connection": number, "request": requests})
 
 
 # --8<-- [start:tls]
-def certified(name):
-    """Return a TLS context for a name, signed by a new authority."""
+def create_tls_context(name):
+    """Return a TLS context for a host name, signed by a new CA."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path("ca.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -48,11 +52,10 @@ def certified(name):
 
 
 if __name__ == "__main__":
-    app = Sanic("keep_alive_tls")
     app.config.FALLBACK_ERROR_FORMAT = "json"
-    app.blueprint(bp)
     app.run(
-        port=int(os.environ.get("PORT", 8000)),
-        ssl=certified(NAME),
+        host=HOST,
+        port=PORT,
+        ssl=create_tls_context(NAME),
         single_process=True,
     )

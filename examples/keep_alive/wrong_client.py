@@ -2,37 +2,80 @@
 # requires-python = ">=3.11"
 # dependencies = ["httpx2==2.16.2"]
 # ///
-"""Wrong: takes a connection that was kept for one that is open.
+"""Wrong: assumes that a pooled connection is still open.
 
 - Run: `uv run wrong_client.py`
 - or: `pip install httpx2==2.16.2 && python wrong_client.py`
 - Needs: server_impatient.py, running; its address is in URL
   (default http://127.0.0.1:8000)
-- Source: Closing while a request is on its way, RFC 9112 §9.5
+- Source: Retrying requests, RFC 9112 §9.3.1 and RFC 9110 §9.2.2
 """
 
-import asyncio
 import os
+import sys
+import uuid
 
 import httpx2
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
 
+# --8<-- [start:limits]
+# The client must drop an idle connection before the server does: this
+# must be shorter than any idle timeout on the path.
+LIMITS = httpx2.Limits(
+    max_connections=100,  # if omitted, these two are unlimited
+    max_keepalive_connections=20,
+    keepalive_expiry=4,  # seconds
+)
+# --8<-- [end:limits]
+
+
+class ProtocolError(Exception):
+    """The response is not one of the order server's."""
+
+
+# --8<-- [start:request]
+def send_request(client, method, key=None):
+    """Send a request."""
+    headers = {"Idempotency-Key": key} if key else {}
+    return client.request(method, URL, headers=headers)
+# --8<-- [end:request]
+
+
+def parse_number(response, name):
+    """Return the number in a JSON object; raise ProtocolError."""
+    try:
+        number = response.raise_for_status().json()[name]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"no {name} in the response") from error
+    if type(number) is not int:
+        raise ProtocolError(f"{name} is not a number: {number!r}")
+    return number
+
 
 # --8<-- [start:main]
-async def main():
-    for method in "GET", "POST":
-        # To try again at connecting is not to ask again.
-        transport = httpx2.AsyncHTTPTransport(retries=3)
-        async with httpx2.AsyncClient(transport=transport) as client:
-            for number in "first", "second":
-                try:
-                    answer = await client.request(method, URL)
-                    print(method, number, answer.status_code)
-                except httpx2.TransportError as error:
-                    print(method, number, repr(error))
+def main():
+    # These retries are for connecting, not for requests.
+    transport = httpx2.HTTPTransport(retries=3, limits=LIMITS)
+    with httpx2.Client(transport=transport) as client:
+        before = parse_number(send_request(client, "GET"), "orders")
+        for _ in range(2):
+            key = str(uuid.uuid4())
+            response = send_request(client, "POST", key)
+            print("order", parse_number(response, "order"))
+        after = parse_number(send_request(client, "GET"), "orders")
+    print(f"2 orders sent, {after - before} placed")
 # --8<-- [end:main]
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    try:
+        main()
+    except httpx2.HTTPStatusError as error:
+        sys.exit(f"{URL} responded with {error.response.status_code}")
+    except httpx2.HTTPError as error:
+        sys.exit(f"cannot reach {URL}: {error!r}")
+    except ProtocolError as error:
+        sys.exit(f"{URL} is not the order server: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -2,16 +2,15 @@
 # requires-python = ">=3.11"
 # dependencies = ["httpx2==2.16.2"]
 # ///
-"""Wrong: sends again whatever got no answer, orders as well.
+"""Wrong: retries every request without a response, orders too.
 
 - Run: `uv run wrong_retry.py`
 - or: `pip install httpx2==2.16.2 && python wrong_retry.py`
 - Needs: server_impatient.py, running; its address is in URL
   (default http://127.0.0.1:8000)
-- Source: What may be sent again, RFC 9112 §9.3.1 and RFC 9110 §9.2.2
+- Source: Retrying requests, RFC 9112 §9.3.1 and RFC 9110 §9.2.2
 """
 
-import asyncio
 import os
 import sys
 
@@ -19,34 +18,69 @@ import httpx2
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
 
+# --8<-- [start:limits]
+# The client must drop an idle connection before the server does: this
+# must be shorter than any idle timeout on the path.
+LIMITS = httpx2.Limits(
+    max_connections=100,  # if omitted, these two are unlimited
+    max_keepalive_connections=20,
+    keepalive_expiry=4,  # seconds
+)
+# --8<-- [end:limits]
+
+
+class ProtocolError(Exception):
+    """The response is not one of the order server's."""
+
 
 # --8<-- [start:request]
-async def request(client, method):
-    """Send a request, and again if there is no answer."""
+def send_request(client, method, key=None):
+    """Send a request; retry it once if that can do no harm.
+
+    With a key, the server recognizes a request that it has processed.
+    """
+    headers = {"Idempotency-Key": key} if key else {}
     try:
-        return await client.request(method, URL)
+        return client.request(method, URL, headers=headers)
     except httpx2.TransportError as error:
-        print(f"{method}: {error!r}, once more")
-    async with httpx2.AsyncClient() as fresh:
-        return await fresh.request(method, URL)
+        print(f"{method} failed, retrying: {error!r}")
+    # Other connections of the pool may be closed as well.
+    with httpx2.Client() as new_client:
+        return new_client.request(method, URL, headers=headers)
 # --8<-- [end:request]
 
 
-async def main():
-    async with httpx2.AsyncClient() as client:
-        before = (await request(client, "GET")).raise_for_status()
+def parse_number(response, name):
+    """Return the number in a JSON object; raise ProtocolError."""
+    try:
+        number = response.raise_for_status().json()[name]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"no {name} in the response") from error
+    if type(number) is not int:
+        raise ProtocolError(f"{name} is not a number: {number!r}")
+    return number
+
+
+# --8<-- [start:main]
+def main():
+    with httpx2.Client(limits=LIMITS) as client:
+        before = parse_number(send_request(client, "GET"), "orders")
         for _ in range(2):
-            placed = await request(client, "POST")
-            print("order", placed.raise_for_status().json()["order"])
-        after = (await request(client, "GET")).raise_for_status()
-    count = after.json()["orders"] - before.json()["orders"]
-    print(f"2 orders wanted, {count} placed")
+            response = send_request(client, "POST")
+            print("order", parse_number(response, "order"))
+        after = parse_number(send_request(client, "GET"), "orders")
+    print(f"2 orders sent, {after - before} placed")
+# --8<-- [end:main]
 
 
 if __name__ == "__main__":
     try:
-        asyncio.run(main())
+        main()
+    except httpx2.HTTPStatusError as error:
+        sys.exit(f"{URL} responded with {error.response.status_code}")
     except httpx2.HTTPError as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
+        sys.exit(f"cannot reach {URL}: {error!r}")
+    except ProtocolError as error:
+        sys.exit(f"{URL} is not the order server: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
