@@ -299,7 +299,7 @@ def test_each_connection_has_one_tls_handshake(start, tap, run):
     result = run("keep_alive/client.py", URL=wire.url.replace("http", "https"), SSL_CERT_FILE=trust)
     assert result.returncode == 0, result.stderr
     assert handshakes(wire) == list(range(1, 12))
-    assert "connection 1, request 10" in result.stdout
+    assert '{"connection":1,"request":10}' in result.stdout
 
 
 def test_a_resumed_tls_session_is_shorter(start, tap):
