@@ -1,0 +1,76 @@
+"""The WebSocket servers of examples/, and what a client needs to talk to each.
+
+Tests that hold for every server walk this table.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .processes import EXAMPLES
+from .sockets import RawWebSocket
+
+
+@dataclass(frozen=True)
+class WebSocketServer:
+    """One server: where its WebSocket is, and how to get in.
+
+    `message` makes a text message of about that many bytes which the server accepts. `prepare`
+    returns the headers that the server wants; it is given the running program.
+    """
+
+    name: str
+    path: str
+    environment: dict = field(default_factory=dict)
+    message: Callable = lambda size: "x" * size
+    prepare: Callable = lambda program: {}
+
+    def open(self, program, **options):
+        """Open a raw WebSocket to this server, which runs as `program`."""
+        return RawWebSocket(program.port, self.path, self.prepare(program), **options)
+
+
+def event(size):
+    """Return an event as a client publishes it."""
+    return '{"text": "%s"}' % ("x" * size)
+
+
+SERVERS = [
+    WebSocketServer("reliable_websockets/server.py", "/events?after=0", {"TICK": 0}),
+    WebSocketServer("reliable_websockets/server_websockets.py", "/events", {"TICK": 0}, event),
+    WebSocketServer("websockets/server.py", "/jobs/socket"),
+    WebSocketServer("websockets/server_websockets.py", "/"),
+]
+
+# The rows that are missing; whoever hardens one of these servers moves it into the table above.
+TO_DO = {
+    "debugging/server.py",
+    "holding_connections/server.py",
+    "holding_connections/server_websockets.py",
+    "load_balancing/server.py",
+    "notifications/broadcast.py",
+    "notifications/server.py",
+    "reconnecting/server.py",
+    "scaling_out/cluster.py",
+    "scaling_out/server.py",
+    "security/server.py",
+    "security/server_auth.py",
+    "security/server_inflating.py",
+    "security/server_limits.py",
+}
+
+HARDENED = [
+    server
+    for server in SERVERS
+    if "HardenedWebSocketProtocol" in (EXAMPLES / server.name).read_text()
+]
+
+
+def websocket_servers():
+    """Return the names of all servers in examples/ that accept WebSockets, wrong ones aside."""
+    pattern = re.compile(r"\.websocket\(|websockets\.asyncio\.server import")
+    return {
+        str(path.relative_to(EXAMPLES))
+        for path in EXAMPLES.glob("*/*.py")
+        if pattern.search(path.read_text()) and not path.name.startswith("wrong_")
+    }

@@ -1,0 +1,342 @@
+"""WebSocket servers stay up, and level, whatever a client sends.
+
+Every Sanic server beyond the quick starts contains the same class, HardenedWebSocketProtocol,
+which repairs four faults of Sanic; the last proofs fail as soon as a release has repaired them.
+"""
+
+import re
+import time
+from contextlib import suppress
+
+import httpx2
+import pytest
+
+from .support.hostile import PROBE, Level, assert_level, flood, memory, reset, tasks
+from .support.messages import table
+from .support.processes import (
+    EXAMPLES,
+    READY,
+    TIMEOUT,
+    Program,
+    argv,
+    assert_clean_output,
+    environment,
+    wait_until,
+)
+from .support.sockets import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, RawWebSocket, frame
+from .support.websocket_servers import HARDENED, SERVERS, TO_DO, websocket_servers
+
+CLASS = re.compile(r"(?s)# --8<-- \[start:protocol\]\n.*# --8<-- \[end:protocol\]\n")
+QUICK_STARTS = {"websockets/server.py", "debugging/server.py"}
+
+
+def named(servers):
+    return [pytest.param(server, id=server.name) for server in servers]
+
+
+@pytest.fixture(scope="module", params=named(HARDENED))
+def hardened(request, start_shared):
+    """Return each server that contains the class: (its row of the table, the running program)."""
+    row = request.param
+    return row, start_shared(row.name, **PROBE, **row.environment)
+
+
+# Floods
+
+
+@pytest.mark.parametrize("reading", [False, True], ids=["unread", "read"])
+def test_memory_and_tasks_stay_level_under_a_flood(hardened, reading):
+    """A client that sends messages of 9 kB as fast as it can, and vanishes with messages in
+    flight, leaves memory, tasks and descriptors of the server as they were."""
+    row, program = hardened
+    message = frame(TEXT, row.message(9_000).encode())
+    before = Level.of(program)
+    client = row.open(program)
+    flood(client.socket, message, reading=reading)
+    assert memory(program) < before.memory + 24_000
+    assert tasks(program) < before.tasks + 12  # those of one connection, not of each read
+    reset(client.socket)
+    assert_level(program, before)
+    assert_serves(row, program)
+
+
+def assert_serves(row, program):
+    """Check that an honest client is served: it gets in, and its ping is answered."""
+    with row.open(program) as client:
+        client.send(frame(PING, b"still there?"))
+        client.wait_for(PONG, b"still there?")
+
+
+def test_pings_and_closes_pass_under_a_flood(hardened):
+    """Pings between messages of a flood are answered in order, and so is the Close at its end."""
+    row, program = hardened
+    message = frame(TEXT, row.message(500).encode())
+    with row.open(program) as client:
+        for number in range(100):
+            client.send(*[message] * 5, frame(PING, b"%d" % number))
+            client.wait_for(PONG, b"%d" % number)
+        client.send(frame(CLOSE, (1000).to_bytes(2)))
+        assert client.close_code() == 1000
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 1000])
+def test_frames_arrive_in_any_pieces(hardened, pieces):
+    """A message and a ping are received whether they arrive in one read or byte by byte."""
+    row, program = hardened
+    data = frame(TEXT, row.message(500).encode()) + frame(PING, b"whole")
+    with row.open(program) as client:
+        size = -(-len(data) // pieces)
+        for start in range(0, len(data), size):
+            client.send(data[start : start + size])
+            if pieces < 100:
+                time.sleep(0.01)  # so that each is a read of its own
+        client.wait_for(PONG, b"whole")
+
+
+# Invalid text, and messages that do not end
+
+INVALID = {
+    "one frame": [frame(TEXT, b"\xff")],
+    "two fragments": [frame(TEXT, b"abc", final=False), frame(CONTINUATION, b"\xff")],
+    "an unfinished character": [frame(TEXT, b"ab\xc3")],
+    "a surrogate": [frame(TEXT, b"\xed\xa0\x80")],
+}
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid_utf8_is_1007(hardened, name):
+    """A text message that is not valid UTF-8 is answered with a Close of 1007, and nothing of it
+    is glued to a later message."""
+    row, program = hardened
+    before = Level.of(program)
+    with row.open(program) as client:
+        client.send(*INVALID[name])
+        assert client.close_code() == 1007
+    assert_level(program, before)
+    assert_serves(row, program)
+
+
+def test_invalid_utf8_does_not_add_up(hardened):
+    """A thousand broken messages of 9 kB in one go do not become one message, and take no
+    memory."""
+    row, program = hardened
+    before = Level.of(program)
+    with row.open(program) as client:
+        broken = frame(TEXT, b"x" * 9_000, final=False) + frame(CONTINUATION, b"\xff")
+        with suppress(OSError):
+            client.send(*[broken] * 1_000)
+        assert client.close_code() in {1007, 1006}  # 1006: the rest of it caused a reset
+    assert_level(program, before)
+
+
+def test_endless_fragments_are_1009(hardened):
+    """A message of more than 4,096 fragments is too big (1009), even if each one is empty."""
+    row, program = hardened
+    with row.open(program) as client:
+        client.send(frame(TEXT, b"", final=False), *[frame(CONTINUATION, final=False)] * 4096)
+        assert client.close_code() == 1009
+
+
+# Requests that open no WebSocket
+
+
+def rejection(row, program, **headers):
+    """Return the response to a handshake with some of its headers changed; None drops one."""
+    valid = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    valid |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="} | row.prepare(program)
+    changed = valid | {name.replace("_", "-"): value for name, value in headers.items()}
+    sent = {name: value for name, value in changed.items() if value is not None}
+    return httpx2.get(program.url + row.path, headers=sent)
+
+
+def plain_get(row, program):
+    """Return the response to a request that does not ask for a WebSocket."""
+    return rejection(
+        row, program, Connection="keep-alive", Upgrade=None, Sec_WebSocket_Version=None
+    )
+
+
+def test_a_plain_get_is_426(hardened):
+    """A plain GET of a WebSocket's address is answered 426 Upgrade Required, with an Upgrade header
+    that names WebSocket, and without a traceback."""
+    row, program = hardened
+    response = plain_get(row, program)
+    assert response.status_code == 426
+    assert response.headers["Upgrade"] == "websocket"
+    assert_clean_output(program.output)
+
+
+@pytest.mark.parametrize("version", ["8", "14", "thirteen", None])
+def test_a_rejected_version_names_the_right_one(hardened, version):
+    """A handshake of another version is rejected with a Sec-WebSocket-Version of 13."""
+    row, program = hardened
+    response = rejection(row, program, Sec_WebSocket_Version=version)
+    assert response.status_code == 400
+    assert response.headers["Sec-WebSocket-Version"] == "13"
+    assert_clean_output(program.output)
+
+
+# The text is the same everywhere
+
+
+def protocol_of(name):
+    """Return the class as a server has it."""
+    return CLASS.search((EXAMPLES / name).read_text())[0]
+
+
+def test_the_protocol_has_the_same_text_everywhere():
+    """HardenedWebSocketProtocol has the same text in each server that contains it, and each gives
+    it to app.run."""
+    texts = {row.name: protocol_of(row.name) for row in HARDENED}
+    assert len(set(texts.values())) == 1
+    for name in texts:
+        assert "protocol=HardenedWebSocketProtocol," in (EXAMPLES / name).read_text()
+
+
+def test_every_sanic_server_of_websockets_has_the_protocol():
+    """Every Sanic server that accepts WebSockets contains the class, quick starts aside."""
+    found = websocket_servers()
+    assert {row.name for row in SERVERS} | TO_DO == found
+    without = {
+        name
+        for name in found - TO_DO - QUICK_STARTS
+        if ".websocket(" in (EXAMPLES / name).read_text()
+    }
+    assert without <= {row.name for row in HARDENED}
+
+
+# The three servers of reliable WebSockets compared
+
+
+def test_the_servers_compared(unrepaired, start, record):
+    """Under the same hostile client Sanic's own protocol keeps most of 100 MB sent and hundreds of
+    tasks; the repaired one and the websockets library keep neither."""
+    servers = {
+        "Sanic's own protocol": (SERVERS[0], unrepaired()),
+        "`server.py`": (SERVERS[0], start(SERVERS[0].name, TICK=0, KEEP=10, **PROBE)),
+        "`server_websockets.py`": (SERVERS[1], start(SERVERS[1].name, TICK=0, KEEP=10, **PROBE)),
+    }
+    found = {name: hostile_results(*server) for name, server in servers.items()}
+    assert found["`server.py`"]["memory kept of 100 MB sent"] == "under 10 MB"
+    assert found["`server.py`"]["tasks left by that client"] == "none"
+    rows = [
+        {"": case} | {name: results[case] for name, results in found.items()}
+        for case in next(iter(found.values()))
+    ]
+    record("reliable_websockets/hostile.md", table(rows).replace("--:", "---"))
+
+
+def hostile_results(row, program):
+    """Return {case: what a server does} for a client that floods it and breaks the rules."""
+    before = Level.of(program)
+    client = row.open(program)
+    message = frame(TEXT, row.message(9_000).encode())
+    flood(client.socket, message, seconds=TIMEOUT, size=100_000_000)
+    kept = memory(program) - before.memory
+    reset(client.socket)
+    wait_until(lambda: Level.of(program).descriptors <= before.descriptors)
+    left = tasks(program) - before.tasks
+    return {
+        "memory kept of 100 MB sent": "under 10 MB"
+        if kept < 10_000
+        else "over 50 MB"
+        if kept > 50_000
+        else f"{kept} KiB",
+        "tasks left by that client": "none" if left <= 0 else "over 100" if left > 100 else left,
+        "text that is not UTF-8": outcome(row, program, *INVALID["two fragments"]),
+        "10,000 empty fragments": outcome(
+            row, program, frame(TEXT, final=False), *[frame(CONTINUATION, final=False)] * 10_000
+        ),
+        "a plain `GET`": shown(plain_get(row, program)),
+        "version 8 of the protocol": shown(rejection(row, program, Sec_WebSocket_Version="8")),
+    }
+
+
+def outcome(row, program, *frames):
+    """Return whether these frames leave a connection open, or the code that closes it."""
+    with row.open(program) as client:
+        with suppress(ConnectionError):
+            client.send(*frames)
+            time.sleep(0.3)  # a ping of the same read would be answered in any case
+            client.send(frame(PING, b"open"))
+        for opcode, payload in client.frames():
+            if opcode == PONG:
+                return "stays open"
+            if opcode == CLOSE:
+                return f"closed with {int.from_bytes(payload[:2])}"
+    return "lost"
+
+
+def shown(response):
+    """Return the status of a rejected handshake, and which headers of the RFCs it has."""
+    names = [name for name in ("Upgrade", "Sec-WebSocket-Version") if name in response.headers]
+    return f"{response.status_code}, {' and '.join(f'`{name}`' for name in names) or 'neither'}"
+
+
+# What Sanic itself does: once one of these fails, a release has repaired the fault
+
+
+@pytest.fixture
+def unrepaired(tmp_path, port):
+    """Start server.py of reliable WebSockets with the protocol that Sanic has: unrepaired()."""
+    running = []
+
+    def start(**variables):
+        text = (EXAMPLES / "reliable_websockets/server.py").read_text()
+        example = tmp_path / "server.py"
+        example.write_text(text.replace("protocol=HardenedWebSocketProtocol,", ""))
+        env = environment(PORT=(number := port()), TICK=0, **PROBE, **variables)
+        running.append(Program(argv(example), tmp_path, env, number))
+        return running[-1].wait_for(*READY)
+
+    yield start
+    for program in running:
+        program.stop(errors_expected=True)
+
+
+def test_sanic_reads_ahead_without_limit(unrepaired):
+    """Sanic 25.12.1 itself reads ahead: under the same flood it grows by more than 50 MB, and it
+    keeps tasks of a client that left."""
+    program = unrepaired()
+    before = Level.of(program)
+    client = RawWebSocket(program.port, "/events")
+    flood(client.socket, frame(TEXT, b"x" * 9_000), seconds=2)
+    assert memory(program) > before.memory + 50_000
+    reset(client.socket)
+    wait_until(lambda: len(descriptors_of(program, before)) == 0)
+    assert tasks(program) > before.tasks + 10
+
+
+def descriptors_of(program, before):
+    """Return what a program has open beyond what it had before."""
+    return range(before.descriptors, Level.of(program).descriptors)
+
+
+def test_sanic_ignores_invalid_utf8(unrepaired):
+    """Sanic 25.12.1 itself does not close a connection on invalid UTF-8: it loses a task."""
+    program = unrepaired()
+    with RawWebSocket(program.port, "/events") as client:
+        client.send(*INVALID["two fragments"], frame(PING, b"open"))
+        client.wait_for(PONG, b"open")
+    program.wait_for("UnicodeDecodeError")
+
+
+def test_sanic_accepts_endless_fragments(unrepaired):
+    """Sanic 25.12.1 itself accepts a message of any number of fragments."""
+    program = unrepaired()
+    with RawWebSocket(program.port, "/events") as client:
+        client.send(frame(BINARY, b"", final=False), *[frame(CONTINUATION, final=False)] * 20_000)
+        client.send(frame(PING, b"open"))
+        client.wait_for(PONG, b"open")
+
+
+def test_sanic_rejects_without_the_headers(unrepaired):
+    """Sanic 25.12.1 itself rejects a handshake without Upgrade and Sec-WebSocket-Version, and logs
+    a traceback."""
+    program = unrepaired()
+    plain = httpx2.get(f"{program.url}/events")
+    assert plain.status_code == 426
+    assert "Upgrade" not in plain.headers
+    old = rejection(HARDENED[0], program, Sec_WebSocket_Version="8")
+    assert "Sec-WebSocket-Version" not in old.headers
+    program.wait_for("Traceback")
