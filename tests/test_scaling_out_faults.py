@@ -1,47 +1,48 @@
-"""Whatever is killed, frozen or restarted: none is lost, none out of order, none twice."""
+"""Whatever is killed, frozen or restarted: no event is lost, out of order or duplicated."""
 
 import signal
 from pathlib import Path
 
 import pytest
 
-from .support.crowd import WEB, Crowd, client_of, publish_until_accepted
+from .support.crowd import Crowd, client_of
+from .support.events import WEB, publish_until_accepted
 from .support.processes import TIMEOUT, wait_until
 
-ROOM = "scaling_out"
-GATEWAY = {"ROLE": "gateway", "HEARTBEAT": 0.3, "RETRY": 0.1}
+TOPIC = "scaling_out"
+GATEWAY = {"HEARTBEAT_INTERVAL": 0.3, "RETRY_INTERVAL": 0.1}
 NUMBERS = [str(number) for number in range(1, 61)]
 
 
 class Cluster:
-    """Redis, two gateways, and both proxies in front of the same two."""
+    """Redis, two gateways, and both proxies in front of them."""
 
     def __init__(self, start, assembled, port):
         start_proxy, start_redis = assembled
         self.redis = start_redis("--appendfsync", "always")
-        self._kept, self._start = start_redis.stop_at_end, start
+        self._stop_at_end, self._start = start_redis.stop_at_end, start
         self.place = GATEWAY | {"REDIS": f"redis://127.0.0.1:{self.redis.port}"}
-        self.gateways = [start(f"{ROOM}/cluster.py", **self.place) for _ in range(2)]
+        self.gateways = [start(f"{TOPIC}/gateway.py", **self.place) for _ in range(2)]
         ports = {8001: self.gateways[0].port, 8002: self.gateways[1].port}
         quick = {"inter 1s": "inter 200ms"}
-        self.haproxy = start_proxy(f"{ROOM}/haproxy.cfg", {8000: port()} | ports, **quick)
+        self.haproxy = start_proxy(f"{TOPIC}/haproxy.cfg", {8000: port()} | ports, **quick)
         quick = {"proxy_read_timeout 20s": "proxy_read_timeout 1s"}
-        self.nginx = start_proxy(f"{ROOM}/nginx.conf", {8000: port()} | ports, **quick)
+        self.nginx = start_proxy(f"{TOPIC}/nginx.conf", {8000: port()} | ports, **quick)
         self.urls = [self.haproxy.url, self.nginx.url]
 
-    def gateway_again(self, number):
-        """Start a gateway on the port of the one that was there."""
+    def restart_gateway(self, number):
+        """Start a gateway on the port of the one that was stopped."""
         port = self.gateways[number].port
-        self.gateways[number] = self._start(f"{ROOM}/cluster.py", PORT=port, **self.place)
+        self.gateways[number] = self._start(f"{TOPIC}/gateway.py", PORT=port, **self.place)
 
-    def again(self, name):
-        """Start a part again that was stopped: redis, haproxy or nginx."""
-        setattr(self, name, self._kept(getattr(self, name).again()))
+    def restart(self, name):
+        """Start a part that was stopped: redis, haproxy or nginx."""
+        setattr(self, name, self._stop_at_end(getattr(self, name).again()))
 
     def crowd(self, last=NUMBERS[-1], **settings):
-        """Return twenty clients that have just come, half of them through each proxy."""
+        """Return twenty clients that have just connected, half of them through each proxy."""
         seen, _ = publish_until_accepted(self.urls, "before")
-        client = client_of(ROOM, **({"BACKOFF": 0.1, "TRIES": 10**6} | settings))
+        client = client_of(TOPIC, **({"BASE_DELAY": 0.1, "MAX_FAILURES": 10**6} | settings))
         sockets = [url.replace("http", "ws") for url in self.urls]
         crowd = Crowd(client, [[sockets[number % 2]] for number in range(20)], seen, last)
         publish_until_accepted(self.urls, "begin")
@@ -49,56 +50,53 @@ class Cluster:
         return crowd
 
     def publish(self, texts):
-        """Publish texts, half of them through each proxy; return the answers that were no 201."""
-        refused = []
+        """Publish texts, half of them through each proxy."""
         for number, text in enumerate(texts):
-            _, statuses = publish_until_accepted(self.urls[:: 1 if number % 2 else -1], text)
-            refused += statuses[:-1]
-        return refused
+            publish_until_accepted(self.urls[:: 1 if number % 2 else -1], text)
 
 
 @pytest.fixture(scope="module")
 def cluster(start_shared, assembled_shared, port):
-    """Return the cluster of all faults; what one stops, it starts again."""
+    """Return the cluster of all faults; each test restarts what it stops."""
     return Cluster(start_shared, assembled_shared, port)
 
 
-def exact(crowd):
-    """Check that each of twenty was told all sixty, in order, and each once."""
-    told = crowd.end()
-    assert len(told) == 20
-    assert all(texts == ["begin", *NUMBERS] for texts in told), told
+def assert_all_received(crowd):
+    """Check that each of twenty clients received all sixty events, in order, and each once."""
+    received = crowd.end()
+    assert len(received) == 20
+    assert all(texts == ["begin", *NUMBERS] for texts in received), received
 
 
 def children(program):
-    """Return the processes that a process has started and that still run."""
+    """Return the running processes that a process has started."""
     number = program.process.pid
     return set(Path(f"/proc/{number}/task/{number}/children").read_text().split())
 
 
 def test_a_gateway_is_killed(cluster):
-    """A gateway is killed with SIGKILL while sixty events are published: each of twenty clients
-    gets all of them, in order, and once, at the other gateway."""
+    """When a gateway is killed with SIGKILL while sixty events are published, each of twenty
+    clients receives all of them, in order and once, from the other gateway."""
     crowd = cluster.crowd()
     cluster.publish(NUMBERS[:20])
     cluster.gateways[0].stop(signal.SIGKILL)
     cluster.publish(NUMBERS[20:])
-    exact(crowd)
-    assert "closed with 1006; coming back" in crowd.said
-    cluster.gateway_again(0)
+    assert_all_received(crowd)
+    assert "closed with 1006, reconnecting" in crowd.output
+    cluster.restart_gateway(0)
 
 
 def test_all_gateways_restart(cluster):
-    """All gateways are restarted at once: the clients are told 1012, come back when they can, and
-    each gets all sixty events, in order, and once."""
+    """When all gateways restart at once, the clients are closed with 1012 and reconnect, and each
+    receives all sixty events, in order and once."""
     crowd = cluster.crowd()
     cluster.publish(NUMBERS[:20])
     for number, gateway in enumerate(cluster.gateways):
         assert gateway.stop() == 0
-        cluster.gateway_again(number)
+        cluster.restart_gateway(number)
     cluster.publish(NUMBERS[20:])
-    exact(crowd)
-    assert crowd.said.count("closed with 1012; coming back") >= 20
+    assert_all_received(crowd)
+    assert crowd.output.count("closed with 1012, reconnecting") >= 20
 
 
 # Before Redis is killed: a connection of a gateway to it that died then fails one command later.
@@ -106,8 +104,8 @@ def test_all_gateways_restart(cluster):
     ("name", "number"), [("haproxy", signal.SIGUSR2), ("nginx", signal.SIGHUP)]
 )
 def test_a_proxy_is_reloaded(cluster, name, number):
-    """A proxy is told to reload its configuration: a new process serves who comes, the old one
-    keeps its clients, none of which is cut off, and each gets all sixty events, in order, and
+    """When a proxy reloads its configuration, a new process serves new clients and the old one
+    keeps its clients: none is disconnected, and each receives all sixty events, in order and
     once."""
     crowd = cluster.crowd()
     proxy = getattr(cluster, name)
@@ -116,121 +114,123 @@ def test_a_proxy_is_reloaded(cluster, name, number):
     proxy.process.send_signal(number)
     wait_until(lambda: children(proxy) - before and children(proxy) & before)
     cluster.publish(NUMBERS[20:])
-    exact(crowd)
-    assert crowd.said == []
+    assert_all_received(crowd)
+    assert crowd.output == []
 
 
 def test_redis_is_killed(cluster):
-    """Redis is killed with SIGKILL and comes back with its append-only file: publishers are told
-    503 meanwhile, no client is cut off, and each gets all sixty events, in order, and once."""
+    """When Redis is killed with SIGKILL and restarted with its append-only file, publishers get 503
+    in the meantime, no client is disconnected, and each receives all sixty events, in order and
+    once."""
     crowd = cluster.crowd()
     cluster.publish(NUMBERS[:20])
     crowd.wait_for(NUMBERS[19])
     cluster.redis.stop(signal.SIGKILL)
     for url in cluster.urls:
-        answer = WEB.post(f"{url}/events", json={"text": "in vain"}, timeout=TIMEOUT)
-        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
-    cluster.again("redis")
+        response = WEB.post(f"{url}/events", json={"text": "rejected"}, timeout=TIMEOUT)
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
+    cluster.restart("redis")
     cluster.publish(NUMBERS[20:])
-    exact(crowd)
-    assert crowd.said == []
+    assert_all_received(crowd)
+    assert crowd.output == []
 
 
 def test_a_gateway_is_frozen(cluster):
-    """A gateway is frozen with SIGSTOP: HAProxy notices by its health check and nginx by silence,
-    the clients go on at the other one, and each gets all sixty events, in order, and once; thawed,
-    it serves again."""
+    """When a gateway is frozen with SIGSTOP, HAProxy notices by its health check and nginx by its
+    read timeout; the clients resume at the other gateway, and each receives all sixty events, in
+    order and once. After SIGCONT the gateway serves again."""
     crowd = cluster.crowd()
     cluster.publish(NUMBERS[:20])
     cluster.gateways[0].send(signal.SIGSTOP)
     cluster.publish(NUMBERS[20:])
-    exact(crowd)
+    assert_all_received(crowd)
     cluster.gateways[0].send(signal.SIGCONT)
-    publish_until_accepted([cluster.gateways[0].url], "thawed", patience=TIMEOUT)
+    publish_until_accepted([cluster.gateways[0].url], "thawed", timeout=TIMEOUT)
 
 
 @pytest.mark.parametrize("name", ["haproxy", "nginx"])
 def test_a_proxy_is_restarted(cluster, name):
-    """A proxy is stopped and started again: its clients come back through it, and each gets all
-    sixty events, in order, and once."""
+    """When a proxy is restarted, its clients reconnect through it, and each receives all sixty
+    events, in order and once."""
     crowd = cluster.crowd()
     cluster.publish(NUMBERS[:20])
     getattr(cluster, name).stop()
     cluster.publish(NUMBERS[20:40])
-    cluster.again(name)
+    cluster.restart(name)
     cluster.publish(NUMBERS[40:])
-    exact(crowd)
-    assert len(crowd.said) >= 10
+    assert_all_received(crowd)
+    assert len(crowd.output) >= 10
 
 
-# Work
+# Workers
 
 
 @pytest.fixture
 def worker(cluster, start):
-    """Start a worker of the cluster: worker(WORK=0)."""
+    """Start a worker of the cluster: worker(JOB_SECONDS=0)."""
     return lambda **options: start(
-        f"{ROOM}/cluster.py", **(cluster.place | {"ROLE": "worker", "IDLE": 0.5} | options)
+        f"{TOPIC}/worker.py", **(cluster.place | {"MIN_IDLE": 0.5} | options)
     )
 
 
 def test_a_worker_is_killed(cluster, worker):
-    """A worker is killed with a job in hand: another one does that job, and the end of each of
-    six jobs comes once."""
+    """When a worker is killed during a job, another one does that job, and the result of each of
+    six jobs is published once."""
     jobs = [f"job {number}" for number in range(6)]
     crowd = cluster.crowd(last="all ended")
     publish_until_accepted(cluster.urls, jobs[0], "jobs")
-    victim = worker(WORK=TIMEOUT).wait_for(f"took {jobs[0]}")
+    victim = worker(JOB_SECONDS=TIMEOUT).wait_for(f"started {jobs[0]}")
     victim.stop(signal.SIGKILL)
     for job in jobs[1:]:
         publish_until_accepted(cluster.urls, job, "jobs")
-    other = worker(WORK=0).wait_for(f"ended {jobs[0]}").wait_for(f"ended {jobs[5]}")
+    other = worker(JOB_SECONDS=0).wait_for(f"finished {jobs[0]}").wait_for(f"finished {jobs[5]}")
     publish_until_accepted(cluster.urls, "all ended")
-    for told in crowd.end():
-        assert sorted(told[1:-1]) == [f"{job}: done" for job in jobs]
-    assert other.output.count("took") == len(jobs)
+    for texts in crowd.end():
+        assert sorted(texts[1:-1]) == [f"{job}: done" for job in jobs]
+    assert other.output.count("started") == len(jobs)
 
 
 def test_a_worker_is_frozen(cluster, worker):
-    """A worker is frozen with a job in hand, another one does it, and the first, thawed, ends it
-    as well: done twice, the job has one result."""
+    """When a worker is frozen during a job and thawed after another one has done it, the job is
+    done twice, and its result is published once."""
     crowd = cluster.crowd(last="both ended")
     publish_until_accepted(cluster.urls, "twice", "jobs")
-    first = worker(WORK=1).wait_for("took twice")
+    first = worker(JOB_SECONDS=1).wait_for("started twice")
     first.send(signal.SIGSTOP)
-    worker(WORK=0).wait_for("ended twice")
+    worker(JOB_SECONDS=0).wait_for("finished twice")
     first.send(signal.SIGCONT)
-    first.wait_for("ended twice")
+    first.wait_for("finished twice")
     publish_until_accepted(cluster.urls, "both ended")
-    assert all(told == ["begin", "twice: done", "both ended"] for told in crowd.end())
+    assert all(texts == ["begin", "twice: done", "both ended"] for texts in crowd.end())
 
 
-def test_a_job_that_kills_workers_is_given_up(cluster, worker):
-    """A job that three workers have taken and not ended is given up, and that is its result."""
-    crowd = cluster.crowd(last="deadly: given up")
+def test_a_job_that_kills_workers_fails(cluster, worker):
+    """A job that three workers have started and not finished is not run again: its result is
+    `failed`."""
+    crowd = cluster.crowd(last="deadly: failed")
     publish_until_accepted(cluster.urls, "deadly", "jobs")
     for _ in range(3):
-        victim = worker(WORK=TIMEOUT, IDLE=0.01).wait_for("took deadly")
+        victim = worker(JOB_SECONDS=TIMEOUT, MIN_IDLE=0.01).wait_for("started deadly")
         victim.stop(signal.SIGKILL)
-    worker(WORK=TIMEOUT, IDLE=0.01).wait_for("ended deadly")
-    assert all(told == ["begin", "deadly: given up"] for told in crowd.end())
+    worker(JOB_SECONDS=TIMEOUT, MIN_IDLE=0.01).wait_for("finished deadly")
+    assert all(texts == ["begin", "deadly: failed"] for texts in crowd.end())
 
 
-def test_a_worker_that_is_told_to_stop_ends_its_job(cluster, worker):
-    """A worker that is told to stop ends the job that it has in hand, and takes no other."""
+def test_a_stopping_worker_finishes_its_job(cluster, worker):
+    """A worker that receives SIGTERM finishes its job and takes no other."""
     for job in "one", "two":
         publish_until_accepted(cluster.urls, job, "jobs")
-    stopped = worker(WORK=1).wait_for("took one")
+    stopped = worker(JOB_SECONDS=1).wait_for("started one")
     assert stopped.stop() == 0
-    assert "ended one" in stopped.output
-    assert "took two" not in stopped.output
-    worker(WORK=0).wait_for("ended two")
+    assert "finished one" in stopped.output
+    assert "started two" not in stopped.output
+    worker(JOB_SECONDS=0).wait_for("finished two")
 
 
-def test_workers_outlive_redis(cluster, worker):
-    """A worker that finds Redis away waits for it, and takes the next job when it is back."""
-    lasting = worker(WORK=0)
+def test_a_worker_waits_for_redis(cluster, worker):
+    """A worker waits while Redis is unavailable, and takes the next job after that."""
+    waiting = worker(JOB_SECONDS=0)
     cluster.redis.stop(signal.SIGKILL)
-    cluster.again("redis")
+    cluster.restart("redis")
     publish_until_accepted(cluster.urls, "later", "jobs")
-    lasting.wait_for("ended later")
+    waiting.wait_for("finished later")

@@ -1,9 +1,7 @@
-"""What goes wrong with several servers on one log: lost, trimmed, sent twice, too slow."""
+"""Pitfalls of several gateways on one log: events lost, trimmed or duplicated, slow consumers."""
 
-import difflib
+import importlib.util
 import json
-import re
-import runpy
 import signal
 
 import pytest
@@ -12,120 +10,79 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError
-from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from .support.crowd import WEB, ready
+from .support.events import (
+    WEB,
+    close_code,
+    events_url,
+    publish,
+    ready,
+    receive_texts,
+)
 from .support.processes import EXAMPLES, TIMEOUT, wait_until
 from .support.sockets import silent
 from .support.threads import run_in_thread
 
-ROOM = "scaling_out"
-GATEWAY = {"ROLE": "gateway", "HEARTBEAT": 0.3, "RETRY": 0.1}
+TOPIC = "scaling_out"
+GATEWAY = {"HEARTBEAT_INTERVAL": 0.3, "RETRY_INTERVAL": 0.1}
 
 
 def address(redis):
     return f"redis://127.0.0.1:{redis.port}"
 
 
-def ws(server, after=None):
-    return f"ws://127.0.0.1:{server.port}/events" + (f"?after={after}" if after else "")
-
-
-def publish(server, *texts):
-    """Publish events; return their ids."""
-    answers = [WEB.post(f"{server.url}/events", json={"text": text}) for text in texts]
-    assert [answer.status_code for answer in answers] == [201] * len(texts)
-    return [answer.json()["id"] for answer in answers]
-
-
-def told(socket, count):
-    """Return the texts of the next events, without heartbeats."""
-    texts = []
-    while len(texts) < count:
-        event = json.loads(socket.recv(TIMEOUT))
-        texts += [event["text"]] if "text" in event else []
-    return texts
-
-
-def closed(socket):
-    """Return the code with which a server closes."""
-    with pytest.raises(ConnectionClosed):
-        while True:
-            socket.recv(TIMEOUT)
-    return socket.close_code
-
-
 @pytest.fixture(scope="module")
 def redis(assembled_shared):
-    """Return a Redis for all that do not harm it."""
+    """Return a Redis for the tests that do not stop it."""
     return assembled_shared[1]()
 
 
 @pytest.fixture(scope="module")
 def gateway(start_shared, redis):
-    """Return a gateway with a short memory and a short log."""
-    settings = GATEWAY | {"MEMORY": 5, "KEEP": 100, "REDIS": address(redis)}
-    return ready(start_shared(f"{ROOM}/cluster.py", **settings))
+    """Return a gateway with a small cache and a short log."""
+    settings = GATEWAY | {"CACHED_EVENTS": 5, "MAX_EVENTS": 100, "REDIS": address(redis)}
+    return ready(start_shared(f"{TOPIC}/gateway.py", **settings))
 
 
-# Wrong
+# The wrong programs
 
 
-def test_reading_from_the_dollar_loses(start, redis, record):
-    """A gateway that reads each time from `$` loses what is added while it is busy with what it
-    has: two of three; one that reads from the last id it has loses none."""
+def test_reading_from_dollar_loses_events(start, redis, record):
+    """A gateway that reads on from `$` loses events that are published while it is busy, two of
+    three; one that reads on from the last id that it has sent loses none."""
+    output = {}
     for name in "wrong_tail.py", "server.py":
-        busy = start(f"{ROOM}/{name}", REDIS=address(redis))
-        other = start(f"{ROOM}/server.py", REDIS=address(redis))
+        busy = start(f"{TOPIC}/{name}", REDIS=address(redis))
+        other = start(f"{TOPIC}/server.py", REDIS=address(redis))
         (before,) = publish(other, "before")
-        with connect(ws(busy, before)) as socket:
-            until_blocked(redis, 2)
-            busy.send(signal.SIGSTOP)  # the event loop is held by something else
+        with connect(events_url(busy, before)) as websocket:
+            wait_until_blocked(redis)
+            busy.send(signal.SIGSTOP)  # as if its event loop were blocked
             publish(other, "one", "two", "three")
             busy.send(signal.SIGCONT)
-            first = told(socket, 1)
-            until_blocked(redis, 2)
+            texts = receive_texts(websocket, 1)
+            wait_until_blocked(redis)
             publish(other, "four")
-            texts = first + told(socket, 1 if name == "wrong_tail.py" else 3)
-        right = ["one", "two", "three", "four"]
-        assert texts == (["one", "four"] if name == "wrong_tail.py" else right)
-        if name == "wrong_tail.py":
-            record("scaling_out/wrong_tail.txt", "\n".join(texts) + "\n")
-        else:
-            record("scaling_out/right_tail.txt", "\n".join(texts) + "\n")
+            texts += receive_texts(websocket, 1 if name == "wrong_tail.py" else 3)
+        output[name] = "\n".join(texts) + "\n"
         for each in busy, other:
             each.stop()
+    assert output["wrong_tail.py"] == "one\nfour\n"
+    assert output["server.py"] == "one\ntwo\nthree\nfour\n"
+    record("scaling_out/wrong_tail.txt", output["wrong_tail.py"])
+    record("scaling_out/right_tail.txt", output["server.py"])
 
 
-def until_blocked(redis, count):
-    """Return once so many gateways wait in XREAD."""
-    with Redis(port=redis.port) as asking:
-        while asking.info("clients")["blocked_clients"] < count:
-            pass
+def wait_until_blocked(redis):
+    """Return once a gateway waits in XREAD."""
+    with Redis(port=redis.port) as client:
+        wait_until(lambda: client.info("clients")["blocked_clients"])
 
 
-def difference(right, wrong):
-    """Return how a wrong program differs from the right one, below their heads."""
-    texts = []
-    for name in right, wrong:
-        text = (EXAMPLES / ROOM / name).read_text().split('"""\n\n', 1)[1]
-        texts.append(re.sub(r"(?m)^ *# --8<-- .*\n", "", text).splitlines())
-    lines = list(difflib.unified_diff(*texts, right, wrong, n=1, lineterm=""))
-    return "\n".join(re.sub("^@@.*", "@@", line) for line in lines) + "\n"
-
-
-def test_the_wrong_gateway_differs_in_one_method():
-    """The wrong gateway is the right one, but for how it reads, and its name."""
-    removed = re.findall("(?m)^-(?!--)(.*)", difference("server.py", "wrong_tail.py"))
-    added = re.findall(r"(?m)^\+(?!\+\+)(.*)", difference("server.py", "wrong_tail.py"))
-    assert len(removed) <= 12
-    assert len(added) <= 10
-
-
-def test_the_library_sends_again(redis, tap, port):
-    """When the answer to an XADD is lost, redis-py sends it again by itself, and the event is
-    there twice; without retries it says that it does not know."""
+def test_redis_py_repeats_a_command(redis, tap, port):
+    """When the response to an XADD is lost, redis-py repeats the command by itself, and the event
+    is stored twice; without retries it raises an error, and the event is stored once."""
 
     async def add(stream, wire, **options):
         async with AsyncRedis(port=wire.port, **options) as client:
@@ -137,176 +94,178 @@ def test_the_library_sends_again(redis, tap, port):
         def lose(event):
             if event.source == "client" and b"XADD" in event.data:
                 lost.append(event.connection)
-            # Of the first connection, the answer that comes after that.
+            # Of the first connection, the response to that.
             return not (event.source == "server" and lost == [event.connection])
 
         return tap(redis, on_data=lose)
 
-    run_in_thread(add("by itself", lossy()))
+    run_in_thread(add("default", lossy()))
     with pytest.raises(ConnectionError):
-        run_in_thread(add("as here", lossy(), retry=Retry(NoBackoff(), 0)))
-    with Redis(port=redis.port) as asking:
-        assert [asking.xlen(name) for name in ("by itself", "as here")] == [2, 1]
+        run_in_thread(add("no retries", lossy(), retry=Retry(NoBackoff(), 0)))
+    with Redis(port=redis.port) as client:
+        assert [client.xlen(name) for name in ("default", "no retries")] == [2, 1]
 
 
-def test_a_gateway_sends_nothing_twice(start, redis, tap):
-    """A gateway whose Redis does not answer says 503, and has sent the event once."""
-    asked = set()
+def test_a_gateway_sends_a_command_once(start, redis, tap):
+    """A gateway whose Redis does not respond responds with 503, and has sent the event once."""
+    sent = set()
 
     def lose(event):
         if event.source == "client" and b"doubtful" in event.data:
-            asked.add(event.connection)
-        return not (event.source == "server" and event.connection in asked)
+            sent.add(event.connection)
+        return not (event.source == "server" and event.connection in sent)
 
     settings = GATEWAY | {"REDIS": address(tap(redis, on_data=lose))}
-    gateway = start(f"{ROOM}/cluster.py", **settings)
-    answer = WEB.post(f"{gateway.url}/events", json={"text": "doubtful"}, timeout=TIMEOUT)
-    assert answer.status_code == 503
-    with Redis(port=redis.port, decode_responses=True) as asking:
-        texts = [fields["text"] for _, fields in asking.xrevrange("events", count=20)]
+    gateway = start(f"{TOPIC}/gateway.py", **settings)
+    response = WEB.post(f"{gateway.url}/events", json={"text": "doubtful"}, timeout=TIMEOUT)
+    assert response.status_code == 503
+    with Redis(port=redis.port, decode_responses=True) as client:
+        texts = [fields["text"] for _, fields in client.xrevrange("events", count=20)]
     assert texts.count("doubtful") == 1
 
 
-def test_the_same_key_is_there_once(gateway):
-    """An event or a job that is sent again under the same key is there once, and has the same id;
-    under another key it is there again."""
-    for what in "events", "jobs":
+def test_a_repeated_key_is_stored_once(gateway):
+    """An event or a job that is sent again with the same key is stored once and has the same id;
+    with another key it is stored again."""
+    for path in "events", "jobs":
         ids = []
         for key in "a", "a", "b":
-            answer = WEB.post(
-                f"{gateway.url}/{what}", json={"text": "x"}, headers={"Idempotency-Key": key}
+            response = WEB.post(
+                f"{gateway.url}/{path}", json={"text": "x"}, headers={"Idempotency-Key": key}
             )
-            ids.append(answer.text)
+            ids.append(response.text)
         assert ids[0] == ids[1] != ids[2]
 
 
-def test_what_comes_while_redis_is_asked_is_not_waited_for():
-    """An event that comes while a gateway asks Redis what a client lacks is sent to that client
-    at once, and not after the next heartbeat."""
-    gateway = runpy.run_path(str(EXAMPLES / ROOM / "server.py"))
-    kept = [("1-0", {"text": "seen"})]
+def test_an_event_during_a_read_is_delivered_at_once():
+    """An event that is published while a gateway reads from Redis for a client is sent to that
+    client at once, and not after the next heartbeat."""
+    spec = importlib.util.spec_from_file_location("event_log", EXAMPLES / TOPIC / "event_log.py")
+    event_log = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(event_log)
+    entries = [("1-0", {"text": "seen"})]
 
-    class Slow:
+    class SlowRedis:
         async def xrange(self, *_, **__):
-            answer = list(kept)
-            if len(kept) == 1:  # before that answer is back
-                kept.append(("2-0", {"text": "next"}))
-                tail.add(kept[1:])
-            return answer
+            response = list(entries)
+            if len(entries) == 1:  # before the gateway has that response
+                entries.append(("2-0", {"text": "next"}))
+                cache.add(entries[1:])
+            return response
 
     async def first():
-        async for message in tail.after("1-0"):
+        async for message in cache.after("1-0"):
             return json.loads(message)
 
-    tail = gateway["Tail"](Slow())
+    cache = event_log.EventCache(SlowRedis())
     assert run_in_thread(first()) == {"id": "2-0", "text": "next"}
 
 
 # Trimmed
 
 
-def test_memory_and_log(gateway, redis):
-    """What is not in a gateway's memory any more comes from Redis, and then what happens, in
+def test_older_events_come_from_redis(gateway, redis):
+    """Events that are no longer in a gateway's cache are read from Redis; new ones follow, in
     order."""
     first, *others = publish(gateway, "first", *[f"{number}" for number in range(20)])
-    with connect(ws(gateway, others[-4])) as socket:  # from memory
-        assert told(socket, 3) == ["17", "18", "19"]
-    with connect(ws(gateway, first)) as socket:
-        assert told(socket, 20) == [f"{number}" for number in range(20)]
+    with connect(events_url(gateway, others[-4])) as socket:  # from memory
+        assert receive_texts(socket, 3) == ["17", "18", "19"]
+    with connect(events_url(gateway, first)) as socket:
+        assert receive_texts(socket, 20) == [f"{number}" for number in range(20)]
         publish(gateway, "live")
-        assert told(socket, 1) == ["live"]
+        assert receive_texts(socket, 1) == ["live"]
 
 
-def test_what_was_trimmed_is_refused(gateway, redis):
-    """A client whose last event has been trimmed from the log is told so, with 4410, and not sent
-    on as if nothing were missing; the log is cut a little later than it says."""
+def test_an_expired_cursor_is_4410(gateway, redis):
+    """A client whose last event has been trimmed from the log is closed with 4410, instead of
+    resuming with a gap; the log keeps a little more than its maximum."""
     ids = publish(gateway, *["x"] * 300)
-    with Redis(port=redis.port, decode_responses=True) as asking:
-        kept = asking.xlen("events")
-        oldest = asking.xrange("events", count=1)[0][0]
+    with Redis(port=redis.port, decode_responses=True) as client:
+        kept = client.xlen("events")
+        oldest = client.xrange("events", count=1)[0][0]
     assert 100 <= kept <= 200  # whole nodes of a hundred entries
     for after in ids[0], "1-1", "9999999999999-0":
-        with connect(ws(gateway, after)) as socket:
-            assert closed(socket) == 4410
-    with connect(ws(gateway, oldest)) as socket:
-        assert len(told(socket, kept - 1)) == kept - 1
+        with connect(events_url(gateway, after)) as socket:
+            assert close_code(socket) == 4410
+    with connect(events_url(gateway, oldest)) as socket:
+        assert len(receive_texts(socket, kept - 1)) == kept - 1
 
 
-def test_what_is_no_id_is_refused(gateway):
-    """A client that names what is no id is closed with 1008."""
+def test_an_invalid_id_is_1008(gateway):
+    """A client that sends something other than an id is closed with 1008."""
     for after in "0", "x", "1-1-1", "-", "9" * 30 + "-0":
-        with connect(ws(gateway, after)) as socket:
-            assert closed(socket) == 1008
+        with connect(events_url(gateway, after)) as socket:
+            assert close_code(socket) == 1008
 
 
-def test_a_client_that_names_no_event_gets_the_next_one(gateway):
-    """A client that names no id gets only what is still to come, and a heartbeat that says from
-    where."""
-    with connect(ws(gateway)) as other:
+def test_without_an_id_only_new_events_are_sent(gateway):
+    """A client that sends no id receives only new events, and a heartbeat with the id after which
+    they come."""
+    with connect(events_url(gateway)) as other:
         while "heartbeat" not in json.loads(other.recv(TIMEOUT)):
             pass
         (last,) = publish(gateway, "before")
-        assert told(other, 1) == ["before"]  # so the gateway has it
-        with connect(ws(gateway)) as socket:
+        assert receive_texts(other, 1) == ["before"]  # so the gateway has it
+        with connect(events_url(gateway)) as socket:
             assert json.loads(socket.recv(TIMEOUT)) == {"heartbeat": last}
             publish(gateway, "after")
-            assert told(socket, 1) == told(other, 1) == ["after"]
+            assert receive_texts(socket, 1) == receive_texts(other, 1) == ["after"]
 
 
 # Bad input
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"text": 1}', b'{"text": ""}'])
-@pytest.mark.parametrize("what", ["events", "jobs"])
-def test_what_is_no_event_is_refused(gateway, what, body):
-    """What is no event, and no job, is answered 400, in JSON."""
-    answer = WEB.post(f"{gateway.url}/{what}", content=body)
-    assert (answer.status_code, answer.json()["status"]) == (400, 400)
+@pytest.mark.parametrize("path", ["events", "jobs"])
+def test_an_invalid_event_is_400(gateway, path, body):
+    """A gateway rejects an invalid event, or an invalid job, with 400 and a JSON body."""
+    response = WEB.post(f"{gateway.url}/{path}", content=body)
+    assert (response.status_code, response.json()["status"]) == (400, 400)
 
 
-def test_a_key_has_its_bound(gateway):
-    """A key of more than a hundred characters is answered 400."""
-    answers = [
+def test_a_long_key_is_400(gateway):
+    """A gateway rejects an Idempotency-Key of more than a hundred characters with 400."""
+    responses = [
         WEB.post(
             f"{gateway.url}/events", json={"text": "x"}, headers={"Idempotency-Key": "k" * size}
         )
         for size in (100, 101)
     ]
-    assert [answer.status_code for answer in answers] == [201, 400]
+    assert [response.status_code for response in responses] == [201, 400]
 
 
 def test_limits_of_a_gateway(start, redis):
-    """A gateway with enough clients closes with 1013, until one leaves; when enough jobs wait it
-    answers 503."""
-    with Redis(port=redis.port) as asking:
-        waiting = asking.xlen("jobs")
-    limits = {"REDIS": address(redis), "MAX_CLIENTS": 1, "MAX_JOBS": waiting + 1}
-    full = ready(start(f"{ROOM}/cluster.py", **(GATEWAY | limits)))
+    """A gateway that has MAX_CONNECTIONS clients closes further ones with 1013 until one
+    disconnects; with MAX_JOBS jobs in the queue it responds with 503."""
+    with Redis(port=redis.port) as client:
+        queued = client.xlen("jobs")
+    limits = {"REDIS": address(redis), "MAX_CONNECTIONS": 1, "MAX_JOBS": queued + 1}
+    full = ready(start(f"{TOPIC}/gateway.py", **(GATEWAY | limits)))
     for _ in range(2):
-        while WEB.get(f"{full.url}/health").json() != {"clients": 0}:
+        while WEB.get(f"{full.url}/health").json() != {"connections": 0}:
             pass
-        with connect(ws(full)) as first:
+        with connect(events_url(full)) as first:
             first.recv(TIMEOUT)
-            with connect(ws(full)) as second:
-                assert closed(second) == 1013
-            assert WEB.get(f"{full.url}/health").json() == {"clients": 1}
-    answers = [WEB.post(f"{full.url}/jobs", json={"text": "x"}) for _ in range(2)]
-    assert [answer.status_code for answer in answers] == [202, 503]
-    assert answers[1].headers["Retry-After"] == "1"
+            with connect(events_url(full)) as second:
+                assert close_code(second) == 1013
+            assert WEB.get(f"{full.url}/health").json() == {"connections": 1}
+    responses = [WEB.post(f"{full.url}/jobs", json={"text": "x"}) for _ in range(2)]
+    assert [response.status_code for response in responses] == [202, 503]
+    assert responses[1].headers["Retry-After"] == "1"
 
 
-def test_slow_clients_cost_a_position(gateway):
-    """While ten clients read nothing of three megabytes, the gateway's memory grows by less than
-    a third of what a queue for each would take; another client gets all of it."""
+def test_slow_consumers_have_no_queues(gateway):
+    """While ten clients read nothing of three megabytes, the gateway's memory grows by less than a
+    third of what a queue for each would take; another client receives all of it."""
     (last,) = publish(gateway, "before")
     before = gateway.status("VmRSS") * 1024
-    hung = [silent(gateway.port, f"/events?after={last}") for _ in range(10)]
-    with connect(ws(gateway, last), max_size=None) as socket:
+    stuck = [silent(gateway.port, f"/events?after={last}") for _ in range(10)]
+    with connect(events_url(gateway, last), max_size=None) as socket:
         for _ in range(30):
             publish(gateway, *["x" * 9_900] * 10)
-            told(socket, 10)
+            receive_texts(socket, 10)
     grown = gateway.status("VmRSS") * 1024 - before
-    for each in hung:
+    for each in stuck:
         each.close()
     assert grown < 10 * 300 * 9_900 / 3
 
@@ -314,32 +273,32 @@ def test_slow_clients_cost_a_position(gateway):
 # What Redis loses
 
 
-def test_a_redis_without_a_file_loses_all(start, start_redis):
-    """A Redis without an append-only file that is killed has lost everything; the gateway notices,
-    and tells a client that was there, with 4410, that its events are gone."""
+def test_redis_without_a_file_loses_everything(start, start_redis):
+    """A Redis without an append-only file that is killed loses all events; the gateway notices,
+    and closes a connected client with 4410."""
     redis = start_redis("--appendonly", "no")
-    gateway = ready(start(f"{ROOM}/cluster.py", **(GATEWAY | {"REDIS": address(redis)})))
+    gateway = ready(start(f"{TOPIC}/gateway.py", **(GATEWAY | {"REDIS": address(redis)})))
     (last,) = publish(gateway, "lost")
-    with connect(ws(gateway, "0-0")) as socket:
-        assert told(socket, 2) == ["ready", "lost"]
+    with connect(events_url(gateway, "0-0")) as socket:
+        assert receive_texts(socket, 2) == ["ready", "lost"]
         redis.stop(signal.SIGKILL)
         start_redis.stop_at_end(redis.again())
-        code = closed(socket)
-    while code == 1013:  # it was away just then: come back
-        with connect(ws(gateway, last)) as socket:
-            code = closed(socket)
+        code = close_code(socket)
+    while code == 1013:  # Redis was unavailable then: reconnect
+        with connect(events_url(gateway, last)) as socket:
+            code = close_code(socket)
     assert code == 4410
     ready(gateway)
-    with connect(ws(gateway, "0-0")) as socket:
+    with connect(events_url(gateway, "0-0")) as socket:
         publish(gateway, "new")
-        assert told(socket, 2) == ["ready", "new"]
+        assert receive_texts(socket, 2) == ["ready", "new"]
 
 
 @pytest.mark.parametrize("policy", ["always", "everysec"])
-def test_a_kill_loses_nothing(start_redis, policy):
-    """A Redis with an append-only file that is killed has lost nothing that it has written to the
-    file: with `always` what it has answered, and with `everysec` what INFO does not count in
-    aof_buffer_length any more. The kernel has it."""
+def test_a_killed_redis_keeps_what_it_wrote(start_redis, policy):
+    """A Redis with an append-only file that is killed loses nothing that it has written to the
+    file: with `always` all that it has confirmed, with `everysec` all that INFO no longer counts
+    in aof_buffer_length. The kernel has it."""
     redis = start_redis("--appendfsync", policy)
     with Redis(port=redis.port) as client:
         for _ in range(20):
@@ -352,9 +311,9 @@ def test_a_kill_loses_nothing(start_redis, policy):
         assert client.xlen("events") == 20
 
 
-def test_a_failover_loses_what_the_replica_has_not(start_redis, port):
-    """What the primary has answered is lost if a replica takes over that did not have it yet; WAIT
-    says how many have it."""
+def test_a_failover_loses_unreplicated_events(start_redis, port):
+    """An event that the primary has confirmed is lost if a replica takes over that did not have it
+    yet; WAIT returns how many replicas have it."""
     primary = start_redis()
     replica = start_redis("--replicaof", "127.0.0.1", str(primary.port))
     with Redis(port=primary.port) as one, Redis(port=replica.port) as two:

@@ -2,19 +2,23 @@
 # requires-python = ">=3.11"
 # dependencies = ["websockets==17.4"]
 # ///
-"""A client that goes on where it was, at whichever gateway it comes to.
+"""A client that resumes after the last event, at any gateway.
+
+It runs until stopped, or until it has printed COUNT events.
 
 - Run: `uv run client.py`
 - or: `pip install websockets==17.4 && python client.py`
 - Needs: cluster.py, running; its address is in URL (default
-  http://127.0.0.1:8000), or several, apart by spaces, if clients choose
-- Source: waiting before coming back, RFC 6455 §7.2.3
+  http://127.0.0.1:8000), or those of several gateways, separated by
+  blanks
+- Source: the delay before a reconnect, RFC 6455 §7.2.3
 """
 
 import asyncio
 import json
 import os
 import random
+import re
 import sys
 from contextlib import suppress
 from itertools import cycle
@@ -28,77 +32,99 @@ from websockets.exceptions import (
 )
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
-COUNT = int(os.environ.get("COUNT", 0))  # events; 0: no end
-PING = float(os.environ.get("PING", 20))  # s between pings
-PONG = float(os.environ.get("PONG", 20))  # s to wait for a pong
-OPEN = float(os.environ.get("OPEN", 30))  # s to wait for a handshake
-BACKOFF = float(os.environ.get("BACKOFF", 5))  # s, the first bound
-TRIES = int(os.environ.get("TRIES", 10))  # in a row, then give up
+COUNT = int(os.environ.get("COUNT", 0))  # events; 0: until stopped
+PING_INTERVAL = float(os.environ.get("PING_INTERVAL", 20))  # s
+PING_TIMEOUT = float(os.environ.get("PING_TIMEOUT", 20))  # s
+OPEN_TIMEOUT = float(os.environ.get("OPEN_TIMEOUT", 30))  # s
+BASE_DELAY = float(os.environ.get("BASE_DELAY", 5))  # s
+MAX_FAILURES = int(os.environ.get("MAX_FAILURES", 10))  # in a row
 
 
-def wait(failures):
+class RetryError(Exception):
+    """Reconnecting does not help, or has not helped."""
+
+
+class ProtocolError(Exception):
+    """What the server sent is not an event."""
+
+
+def backoff_delay(failures):
     """Return how many seconds to wait after so many failures in a row.
 
-    At random, so that clients that were cut off together do not come
-    back together; below a bound that doubles, up to 12 * BACKOFF.
+    Random, so that clients that were disconnected together do not
+    reconnect together; the limit doubles up to 12 * BASE_DELAY.
     """
-    return random.uniform(0, BACKOFF * min(2**failures, 12))
+    return random.uniform(0, BASE_DELAY * min(2**failures, 12))
 
 
-class GaveUp(Exception):
-    """Coming back does not help, or did not."""
+# --8<-- [start:parse]
+def parse_event(message):
+    """Return the id, as a pair of numbers, and the event.
+
+    Ids are compared as numbers: as text, 9-0 is higher than 10-0. A
+    heartbeat has no id, and counts as the lowest.
+    """
+    with suppress(KeyError, RecursionError, TypeError, ValueError):
+        event = json.loads(message)
+        if "heartbeat" in event:
+            return (0, 0), event
+        if isinstance(event["text"], str):
+            return parse_id(event["id"]), event
+    raise ProtocolError(f"{message[:100]!r} is not an event")
 
 
-# --8<-- [start:order]
-def order(id):
-    """Return the id of an event as something that can be compared."""
-    milliseconds, number = id.split("-")
-    return int(milliseconds), int(number)
-# --8<-- [end:order]
+def parse_id(id):
+    """Return an id as a pair of numbers."""
+    if not (found := re.fullmatch(r"([0-9]{1,20})-([0-9]{1,20})", id)):
+        raise ValueError(id)
+    return int(found[1]), int(found[2])
+# --8<-- [end:parse]
 
 
 # --8<-- [start:follow]
 async def follow(urls, handle, seen="0-0", say=print):
-    """Call handle(event) for every event, once and in order.
+    """Call handle(event) once for every event, in order.
 
-    Returns when that returns True. Raises GaveUp if a gateway refuses
-    us, or after TRIES failures in a row; and what connect() raises if
-    there never was a connection, or if trying again is no use.
+    Returns when that returns True. Raises RetryError if a gateway
+    refuses the client, or after MAX_FAILURES failures in a row; and
+    what connect() raises if no attempt has ever connected, or if a
+    retry is no use.
     """
-    failures, met = 0, False
-    for url in cycle(urls):  # the next time, at the next one
+    failures, ever_connected = 0, False
+    for url in cycle(urls):  # after a failure, at the next one
         try:
             async with connect(
                 f"{url}/events?after={seen}",
-                ping_interval=PING,
-                ping_timeout=PONG,
-                open_timeout=OPEN,
-                close_timeout=1,  # s; the dead answer no close
+                ping_interval=PING_INTERVAL,
+                ping_timeout=PING_TIMEOUT,
+                open_timeout=OPEN_TIMEOUT,
+                close_timeout=1,  # s; a dead peer answers no close
             ) as websocket:
-                met = True
+                ever_connected = True
                 with suppress(ConnectionClosed):
                     async for message in websocket:
-                        failures = 0  # not before it says something
-                        event = json.loads(message)
-                        id = event.get("id", "0-0")
-                        if order(id) <= order(seen):
-                            continue  # a heartbeat, or seen before
-                        seen = id
+                        id, event = parse_event(message)
+                        failures = 0  # an open connection is not enough
+                        if id <= parse_id(seen):
+                            continue  # a heartbeat, or a duplicate
+                        seen = event["id"]
                         if handle(event):
                             return
                 code = websocket.close_code
                 if code == 1008 or code >= 4000:
                     reason = websocket.close_reason
-                    raise GaveUp(f"refused with {code}: {reason}")
-                say(f"closed with {code}; coming back", flush=True)
+                    raise RetryError(f"closed with {code}: {reason}")
+                say(f"closed with {code}, reconnecting", flush=True)
         except (OSError, TimeoutError, WebSocketException) as error:
-            never = not met and url == urls[-1]  # tried them all
-            if never or process_exception(error):
+            tried_all = url == urls[-1]
+            if not ever_connected and tried_all:
+                raise
+            if process_exception(error):
                 raise
         failures += 1
-        if failures == TRIES:
-            raise GaveUp(f"{failures} failures in a row")
-        await asyncio.sleep(wait(failures - 1))
+        if failures == MAX_FAILURES:
+            raise RetryError(f"{failures} failures in a row")
+        await asyncio.sleep(backoff_delay(failures - 1))
 # --8<-- [end:follow]
 
 
@@ -120,12 +146,12 @@ if __name__ == "__main__":
         asyncio.run(main())
     except InvalidStatus as error:
         status = error.response.status_code
-        sys.exit(f"{URL} answered {status}, not with a WebSocket")
+        sys.exit(f"{URL} responded with {status}")
     except (OSError, TimeoutError, WebSocketException) as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
-    except GaveUp as error:
-        sys.exit(f"gave up: {error}")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        sys.exit(f"{URL} is no server of events: {error!r}")
+        sys.exit(f"cannot reach {URL}: {error!r}")
+    except RetryError as error:
+        sys.exit(f"disconnected from {URL}: {error}")
+    except ProtocolError as error:
+        sys.exit(f"{URL} is not a server of events: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Publish an event, and hand in a job, whose end comes as an event.
+# Publish an event, and submit a job whose result will be an event.
 #
 # Run:    sh publish.sh
 # Needs:  cluster.py, running; its address is in URL
@@ -9,12 +9,14 @@ set -eu
 
 # --8<-- [start:publish]
 URL=${URL:-http://127.0.0.1:8000}
-for what in events jobs; do
+for path in events jobs; do
+  # 128 random bits: no other publisher uses the same key.
+  key=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
   curl --fail-with-body --silent --show-error \
     --header 'Content-Type: application/json' \
-    --header "Idempotency-Key: $what-$$-$(date +%s)" \
+    --header "Idempotency-Key: $key" \
     --data '{"text": "hello"}' \
-    "$URL/$what"
+    "$URL/$path"
   echo
 done
 # --8<-- [end:publish]

@@ -2,10 +2,9 @@
 # requires-python = ">=3.11"
 # dependencies = ["redis==8.1.0", "sanic==25.12.1"]
 # ///
-"""WRONG: gateways that are joined by Redis Pub/Sub, and keep no log.
+"""WRONG: gateways that are connected by Redis Pub/Sub, without a log.
 
-An event reaches the gateways that are connected to Redis just then,
-and their clients that are there just then. Nobody has it after that.
+An event reaches the clients that are connected at that moment.
 
 - Run: `uv run wrong_nolog.py`
 - or: `pip install redis==8.1.0 sanic==25.12.1 && python wrong_nolog.py`
@@ -16,103 +15,87 @@ and their clients that are there just then. Nobody has it after that.
 """
 
 import asyncio
-import json
 import os
+import re
+from json import dumps
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
-from sanic import Blueprint, Sanic
-from sanic import json as json_response
-from sanic.exceptions import BadRequest, ServiceUnavailable
+from redis.exceptions import RedisError, ResponseError
+from sanic import BadRequest, Sanic, json
+from sanic.exceptions import ServiceUnavailable
 
+HOST = os.environ.get("HOST", "127.0.0.1")
+PORT = int(os.environ.get("PORT", 8000))
 REDIS = os.environ.get("REDIS", "redis://127.0.0.1:6379")
-RETRY = float(os.environ.get("RETRY", 1))  # s, while Redis is away
 
-bp = Blueprint("wrong_nolog")
+app = Sanic("scaling_out")
+redis = Redis.from_url(
+    REDIS,
+    decode_responses=True,
+    socket_timeout=None,  # XREAD waits until there is an event
+)
 
 
-# --8<-- [start:pubsub]
-@bp.post("/events")
+# --8<-- [start:publish]
+def parse_event(body):
+    """Return the text of an event; reject anything else with 400."""
+    text = body.get("text") if isinstance(body, dict) else None
+    if not isinstance(text, str) or not text:
+        raise BadRequest('send {"text": "…"}')
+    if re.search("[\0-\x1f\x7f-\x9f\ud800-\udfff]", text):
+        raise BadRequest("a text has no control characters")
+    return text
+
+
+@app.post("/events")
 async def publish(request):
-    """Number an event, and say it once to all gateways."""
-    redis = request.app.ctx.redis
-    match request.json:
-        case {"text": str() as text} if text:
-            id = f"{await redis.incr('number')}-0"
-            message = json.dumps({"id": id, "text": text})
-            await redis.publish("events", message)
-            return json_response({"id": id}, status=201)
-    raise BadRequest('send {"text": "…"}')
+    """Append an event to the log that all gateways read."""
+    text = parse_event(request.json)
+    id = f"{await redis.incr('last_id')}-0"
+    await redis.publish("events", dumps({"id": id, "text": text}))
+    return json({"id": id}, status=201)
+# --8<-- [end:publish]
 
 
-async def listen(app):
-    """Pass on what is said to the clients that are here."""
-    while True:
-        try:
-            async with app.ctx.redis.pubsub() as pubsub:
-                await pubsub.subscribe("events")
-                async for said in pubsub.listen():
-                    if said["type"] == "message":
-                        for queue in app.ctx.clients:
-                            queue.put_nowait(said["data"])
-        except RedisError:
-            await asyncio.sleep(RETRY)
-
-
-@bp.websocket("/events")
+# --8<-- [start:stream]
+@app.websocket("/events")
 async def stream(request, ws):
-    """Send what is said from now on. Whatever `after` says."""
-    queue = asyncio.Queue()
-    request.app.ctx.clients.add(queue)
+    """Send the events after the id that the client saw last."""
     receiving = asyncio.create_task(receive(ws))
     try:
-        while True:
-            await ws.send(await queue.get())
+        async with redis.pubsub(ignore_subscribe_messages=True) as sub:
+            await sub.subscribe("events")
+            async for message in sub.listen():
+                await ws.send(message["data"])
+    except ResponseError as error:
+        await ws.close(1008, str(error))  # it is not an id
+    except RedisError:
+        await ws.close(1013, "the log is unavailable")
     finally:
         receiving.cancel()
-        request.app.ctx.clients.remove(queue)
-# --8<-- [end:pubsub]
+# --8<-- [end:stream]
 
 
 async def receive(ws):
-    """Read what clients send: a message left unread blocks pongs."""
+    """Read what the client sends: an unread message blocks pongs."""
     async for _ in ws:
         pass
 
 
-@bp.exception(RedisError)
-async def away(request, error):
-    """Say that it may be tried again."""
-    raise ServiceUnavailable("Redis is away")
+@app.exception(RedisError)
+async def redis_unavailable(request, error):
+    """Respond that the client may retry, at any gateway."""
+    again = {"Retry-After": "1"}
+    raise ServiceUnavailable("the log is unavailable", headers=again)
 
 
-@bp.before_server_start
-async def start(app):
-    """Begin to listen. Redis may come later."""
-    app.ctx.clients = set()
-    app.ctx.redis = Redis.from_url(REDIS, decode_responses=True)
-    app.ctx.listening = asyncio.create_task(listen(app))
-
-
-@bp.before_server_stop
-async def stop(app):
-    """Leave no task and no connection behind."""
-    app.ctx.listening.cancel()
-    await asyncio.wait([app.ctx.listening])
-    await app.ctx.redis.aclose()
-
-
-@bp.after_server_stop
-async def settle(app):
-    """Let what was cancelled, Sanic's pings too, come to its end."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    if others:
-        await asyncio.wait(others, timeout=1)
+@app.after_server_stop
+async def close_redis(app):
+    """Leave no connection behind."""
+    await redis.aclose()
 
 
 if __name__ == "__main__":
-    app = Sanic("wrong_nolog")
     app.config.FALLBACK_ERROR_FORMAT = "json"
-    app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
-    app.blueprint(bp)
-    app.run(port=int(os.environ.get("PORT", 8000)), single_process=True)
+    app.config.REQUEST_MAX_SIZE = 10_000  # bytes
+    app.run(host=HOST, port=PORT, single_process=True)

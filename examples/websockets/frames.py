@@ -2,10 +2,10 @@
 # requires-python = ">=3.11"
 # dependencies = []
 # ///
-"""Send and receive every type of frame, with a plain socket.
+"""Every kind of frame by hand, over a plain socket.
 
-Submits a job in two fragments with a ping between them, sends longer
-requests, and closes the connection.
+Hands in a job in two fragments with a ping between them, asks
+something long, and closes politely.
 
 - Run: `uv run frames.py`
 - or: `python frames.py`
@@ -33,12 +33,12 @@ NAMES |= {8: "close", 9: "ping", 10: "pong"}
 
 # --8<-- [start:encode]
 def mask(payload, key):
-    """Mask or unmask a payload: XOR with the repeated key."""
+    """Mask a payload, or unmask it: xor with the key, over and over."""
     return bytes(byte ^ key[i % 4] for i, byte in enumerate(payload))
 
 
 def encode(opcode, payload, final=True):
-    """Return a masked frame, as a client must send it."""
+    """Return a frame as a client must send it: masked."""
     first = final << 7 | opcode
     length, masked = len(payload), 1 << 7
     if length <= 125:
@@ -54,14 +54,14 @@ def encode(opcode, payload, final=True):
 
 # --8<-- [start:decode]
 def decode(read):
-    """Return (opcode, payload, final) of a frame from a server.
+    """Read a frame of a server: (opcode, payload, final).
 
     `read(n)` returns the next n bytes.
     """
     first, second = read(2)
     final, opcode = bool(first >> 7), first & 0b1111
     if second >> 7:
-        raise ProtocolError("the server masked a frame")
+        raise ValueError("a server must not mask")
     length = second & 0b1111111
     if length == 126:
         (length,) = struct.unpack("!H", read(2))
@@ -71,12 +71,8 @@ def decode(read):
 # --8<-- [end:decode]
 
 
-class ProtocolError(Exception):
-    """The server does not follow the protocol."""
-
-
 class Connection:
-    """A WebSocket connection that prints a line for each frame."""
+    """A WebSocket, and a line printed for each frame."""
 
     def __init__(self, plain):
         self.plain = plain
@@ -85,11 +81,11 @@ class Connection:
     def read(self, size):
         data = self.file.read(size)
         if len(data) < size:
-            raise ConnectionError("the server closed the connection")
+            raise ConnectionError("the server hung up")
         return data
 
     def open(self, host, path):
-        """Open the connection; handshake.py shows what to check."""
+        """Shake hands; handshake.py shows what is to be checked."""
         key = base64.b64encode(secrets.token_bytes(16)).decode()
         self.plain.sendall(
             f"GET {path} HTTP/1.1\r\nHost: {host}\r\n"
@@ -99,34 +95,31 @@ class Connection:
         )
         status = self.file.readline().decode("latin-1").strip()
         if status.split()[1:2] != ["101"]:
-            raise ProtocolError(f"no upgrade: {status}")
+            raise ValueError(f"no upgrade: {status}")
         while self.file.readline().strip():
             pass
 
     def send(self, opcode, payload, final=True):
         frame = encode(opcode, payload, final)
         self.plain.sendall(frame)
-        self.log("sent", opcode, payload, final, len(frame))
+        self.say("sent", opcode, payload, final, len(frame))
 
     def receive(self, *wanted):
-        """Return the next payload with a wanted opcode."""
+        """Return the next payload of a wanted kind."""
         while True:
             opcode, payload, final = decode(self.read)
             head = 2 if len(payload) <= 125 else 4
             size = head + len(payload)
-            self.log("received", opcode, payload, final, size)
-            if opcode == PING:  # the pong must have its payload
+            self.say("received", opcode, payload, final, size)
+            if opcode == PING:  # must be answered, with what it holds
                 self.send(PONG, payload)
-            if opcode == CLOSE and CLOSE not in wanted:
-                self.send(CLOSE, payload[:2])
-                raise ConnectionError("the server sent a close frame")
             if opcode in wanted:
                 return payload
 
-    def log(self, direction, opcode, payload, final, size):
-        more = "" if final else ", not final"
+    def say(self, what, opcode, payload, final, size):
+        more = "" if final else ", to be continued"
         print(
-            f"{direction:<9}{NAMES.get(opcode, opcode)}{more}:"
+            f"{what:<9}{NAMES.get(opcode, opcode)}{more}:"
             f" {len(payload)} bytes in a frame of {size}",
             flush=True,
         )
@@ -135,8 +128,8 @@ class Connection:
 # --8<-- [start:main]
 def main():
     address = urlsplit(URL)
-    server = address.hostname, address.port or 80
-    with socket.create_connection(server, timeout=10) as plain:
+    where = address.hostname, address.port or 80
+    with socket.create_connection(where, timeout=10) as plain:
         ws = Connection(plain)
         ws.open(address.netloc, f"{address.path}/jobs/socket")
 
@@ -144,23 +137,23 @@ def main():
         job = {"id": 1, "submit": {"seconds": SECONDS}}
         text = json.dumps(job).encode()
         ws.send(TEXT, text[:10], final=False)
-        ws.send(PING, b"alive?")
+        ws.send(PING, b"still there?")
         ws.send(CONTINUATION, text[10:])
         ws.receive(PONG)
         ws.receive(TEXT)  # pending
-        print(ws.receive(TEXT).decode())  # done: pushed
+        print(ws.receive(TEXT).decode())  # done: nobody asked
 
-        # The response repeats the id, so a long id makes it long.
+        # An id is echoed, so that a long one makes a long answer.
         for length in 87, 200:
-            request = {"id": "x" * length, "status": ""}
-            ws.send(TEXT, json.dumps(request).encode())
+            question = {"id": "x" * length, "status": ""}
+            ws.send(TEXT, json.dumps(question).encode())
             ws.receive(TEXT)
 
-        ws.send(CLOSE, struct.pack("!H", 1000) + b"bye")
+        ws.send(CLOSE, struct.pack("!H", 1000) + b"thank you")
         ws.receive(CLOSE)
-        # The server closes the TCP connection (RFC 6455 §7.1.1).
+        # The server is the one to end TCP (RFC 6455 §7.1.1).
         if plain.recv(1):
-            raise ProtocolError("data after the close frame")
+            raise ValueError("something after the close")
 # --8<-- [end:main]
 
 
@@ -168,8 +161,8 @@ if __name__ == "__main__":
     try:
         main()
     except OSError as error:
-        sys.exit(f"cannot reach {URL}: {error!r}")
-    except ProtocolError as error:
-        sys.exit(f"{URL} is not a WebSocket server: {error}")
+        sys.exit(f"no answer from {URL}: {error!r}")
+    except (TypeError, ValueError) as error:
+        sys.exit(f"{URL} speaks no WebSocket: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

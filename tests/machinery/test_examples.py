@@ -24,6 +24,7 @@ from ..support.processes import (
     commands,
     copy_isolated,
     environment,
+    is_module,
     is_server,
     needed_server,
 )
@@ -31,7 +32,7 @@ from ..support.processes import (
 RUNNABLE = sorted(
     str(path.relative_to(EXAMPLES))
     for path in EXAMPLES.glob("*/*")
-    if path.suffix in {".py", ".sh"} and path.parent.name != "site"
+    if path.suffix in {".py", ".sh"} and path.parent.name != "site" and not is_module(path)
 )
 CONFIGURATIONS = sorted(
     str(path.relative_to(EXAMPLES))
@@ -64,7 +65,8 @@ def place(name):
 
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_runs_alone(name, place, registry, shared_server, port, record):
-    """Each example, copied alone into an empty folder, runs with the command that it names."""
+    """Each example, copied into an empty folder, alone or with the files that it names, runs with
+    the command that it names."""
     example = EXAMPLES / name
     folder = copy_isolated(example, place)
     command = dict(commands(example))["Run"]
@@ -74,14 +76,15 @@ def test_runs_alone(name, place, registry, shared_server, port, record):
     if "cluster.py" in example.read_text():  # it starts these
         require_program("redis-server")
         require_program("haproxy")
-    if is_server(example):
+    if is_server(example) or "Worker ready" in example.read_text():
         number = port()
         program = Program(["sh", "-c", f"exec {command}"], folder, environment(PORT=number), number)
         try:
             program.wait_for(*READY)
             secure = "ssl=" in example.read_text()
             url = program.url.replace("http:", "https:") if secure else program.url
-            assert httpx2.get(f"{url}/nothing", verify=False).status_code >= 400
+            if is_server(example):
+                assert httpx2.get(f"{url}/nothing", verify=False).status_code >= 400
         finally:
             # As Ctrl-C. uv passes it on to a program that has it already: the second one may
             # meet it while it stops, and then it ends with 130, but as quietly.

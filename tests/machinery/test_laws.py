@@ -15,7 +15,7 @@ import pytest
 from mkdocs.config import load_config
 
 from ..support.diffs import WRONG
-from ..support.processes import EXAMPLES, ROOT, environment
+from ..support.processes import EXAMPLES, ROOT, environment, is_module, same_folder
 from ..support.recorder import SNIPPETS, pages, shown_on
 from . import test_tiers
 
@@ -184,7 +184,7 @@ def recorded_names():
                 ):
                     made[node.args[0].value] = f"{module(path)}.{function.name}"
     for path in PROGRAMS:
-        if path.suffix != ".html" and path.parent.name != "site":
+        if path.suffix != ".html" and path.parent.name != "site" and not is_module(path):
             name = f"{path.relative_to(EXAMPLES)}.run"
             kind = (
                 "a_configuration_is_accepted" if path.suffix in {".conf", ".cfg"} else "runs_alone"
@@ -228,7 +228,7 @@ def test_recordings_say_where_they_come_from(record):
 def needs(path, folder):
     return (
         metadata(path.read_text())["dependencies"]
-        if (path.suffix == ".py" and path.parent.name == folder)
+        if path.suffix == ".py" and path.parent.name == folder and not is_module(path)
         else []
     )
 
@@ -306,8 +306,9 @@ def metadata(text):
 distributions = cache(packages_distributions)
 
 
-def imported(text):
-    """Return the distributions that a program imports, without the standard library."""
+def imported(text, local=()):
+    """Return the distributions that a program imports, without the standard library and modules
+    of the same folder."""
     modules = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -315,17 +316,22 @@ def imported(text):
         elif isinstance(node, ast.ImportFrom):
             modules.add(node.module.split(".")[0])
     known = distributions()
-    third_party = modules - sys.stdlib_module_names - {"examples"}
+    third_party = modules - sys.stdlib_module_names - {"examples", *local}
     return {known[module][0] for module in third_party}
 
 
-def wrong_dependencies(text):
-    """Return what is wrong with the dependencies that a program names."""
+def wrong_dependencies(text, beside=()):
+    """Return what is wrong with the dependencies that a program names.
+
+    `beside`: the programs that it needs in the same folder, and whose dependencies are its own.
+    """
     lock = re.findall(r"(?m)^([\w-]+==[\w.]+)", (ROOT / "requirements.txt").read_text())
     named = metadata(text)["dependencies"]
     problems = [f"{each} is not what the lock has" for each in named if each not in lock]
     names = {each.split("==")[0] for each in named}
-    problems += [f"{name} is named or imported, not both" for name in names ^ imported(text)]
+    local = [path.stem for path in beside]
+    used = imported(text, local).union(*(imported(path.read_text(), local) for path in beside))
+    problems += [f"{name} is named or imported, not both" for name in names ^ used]
     if (by_pip := re.search(r"(?m)^- or: `pip install (.*?) && python ", text)) and set(
         by_pip[1].split()
     ) != set(named):
@@ -337,8 +343,9 @@ def test_examples_name_their_dependencies():
     """A program names the packages that it imports, at the versions of the lock; another list
     fails."""
     for path in PROGRAMS:
-        if path.suffix == ".py":
-            assert wrong_dependencies(path.read_text()) == [], path
+        if path.suffix == ".py" and not is_module(path):
+            beside = [each for each in same_folder(path) if each.suffix == ".py"]
+            assert wrong_dependencies(path.read_text(), beside) == [], path
             assert metadata(path.read_text())["requires-python"] == ">=3.11"
     right = (EXAMPLES / "token/client.py").read_text()
     assert not wrong_dependencies(right)
@@ -364,10 +371,13 @@ def test_examples_meet_at_one_port():
 
 
 def test_examples_say_how_to_run_them():
-    """Each program says at its top what it shows, how to run it, and its source."""
+    """Each program says at its top what it shows, how to run it, and its source; a module, which
+    programs use it."""
     for path in PROGRAMS:
         head = path.read_text()[:1500]
-        assert re.search(r"Run: +\S", head) and re.search(r"Source: +\S", head), path
+        assert re.search(r"(Run|Used by): +\S", head) and re.search(r"Source: +\S", head), path
+        for user in re.findall(r"\w+\.py", head.partition("Used by:")[2].partition("Source:")[0]):
+            assert path in same_folder(path.with_name(user)), path
         if path.suffix == ".py":
             assert ast.get_docstring(source(path)), path
 

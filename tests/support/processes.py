@@ -1,7 +1,7 @@
 """Start the programs of examples/ as a reader would, and stop them again.
 
 Every program runs as a copy of its file in an empty folder, so each proof also
-proves that the file needs no other.
+proves that the file needs no other, or only those that it names.
 """
 
 import os
@@ -50,6 +50,17 @@ def needed_server(example):
     """Return the server that an example says it needs."""
     name = re.search(r"Needs: .*?(\w+\.py)", example.read_text(), re.DOTALL)[1]
     return f"{example.parent.name}/{name}"
+
+
+def is_module(example):
+    """Return whether an example is a module, which other programs import: those name them."""
+    return "\n- Used by: " in example.read_text()
+
+
+def same_folder(example):
+    """Return the files that an example needs beside it: those that its head names."""
+    found = re.search(r"Same folder: ((?:[\w.]+,\s+)*[\w.]+)", example.read_text())
+    return [example.with_name(name) for name in re.findall(r"[\w.]+", found[1])] if found else []
 
 
 def named(kind, words):
@@ -254,7 +265,9 @@ def argv(example):
 
 
 def copy_isolated(example, folder):
-    """Copy one example into an empty folder, as a reader would; return that folder."""
+    """Copy one example into an empty folder, with the files that it names, as a reader would;
+    return that folder."""
     folder.mkdir()
-    shutil.copy(example, folder)
+    for each in example, *same_folder(example):
+        shutil.copy(each, folder)
     return folder
