@@ -98,10 +98,10 @@ def test_the_race(wires, record):
             rows,
             [0, JOB],
             "Four techniques on one job",
-            "A job ends at four and a half seconds. Short polling asks each second and knows at "
-            "five seconds, half a second late. Long polling holds one question open until the "
-            "job is done. Server-sent events hold one answer open, which says now and then how "
-            "far the job is, and at the end that it is done. A WebSocket stays open, and the "
-            "server says when the job is done.",
+            "A job ends at four and a half seconds. Short polling sends a request each second and "
+            "receives the result at five seconds, half a second late. With long polling one "
+            "request is held until the job is done. With server-sent events one response stays "
+            "open; it carries the progress of the job, and at the end the result. A WebSocket "
+            "stays open, and the server sends a message when the job is done.",
         ),
     )

@@ -178,15 +178,16 @@ def test_a_storm_and_none(monkeypatch, record):
         "reconnecting/storm.svg",
         histograms(
             [
-                (name, f"at most {max(drawn[name]):,} in a second", drawn[name][:40])
+                (name, f"at most {max(drawn[name]):,} per second", drawn[name][:40])
                 for name in shown
             ],
             "s",
             away,
-            "A thousand clients come back",
-            "Tries in each second after the cut, for a server that is away for twelve: "
+            "connection attempts",
+            "A thousand clients reconnect",
+            "Connection attempts in each second, for a server that is down for twelve: "
             + "; ".join(f"{name}: at most {max(drawn[name])}" for name in shown)
-            + ". Without jitter they stand in single columns, with full jitter they are spread.",
+            + ". Without jitter they fall into single seconds, with full jitter they are spread.",
         ),
     )
 

@@ -602,7 +602,7 @@ def test_the_interval_trades_requests_for_delay(sweep, runs, record):
             "mean delay, in job lengths",
             "Mean delay against interval",
             "Four measured points on the straight line interval/2: the longer the interval, the "
-            "later the client knows.",
+            "later the client receives the result.",
             y_max=0.6,
         ),
     )

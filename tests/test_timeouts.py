@@ -79,9 +79,9 @@ def test_the_files_are_in_order(record):
         ladders(
             [
                 (
-                    "An answer is due: the handler first",
+                    "A response is due: the handler first",
                     [
-                        ("handler", "the longest hold", hold),
+                        ("handler", "the limit of the hold", hold),
                         ("Sanic", "RESPONSE_TIMEOUT", answer),
                         ("client", "timeout of a long poll", reads),
                         ("proxy", "timeout server, proxy_read_timeout", min(nginx, haproxy)),
@@ -92,25 +92,25 @@ def test_the_files_are_in_order(record):
                     [
                         ("client", "keepalive_expiry", expiry),
                         ("proxy, to the client", "timeout client", client),
-                        ("proxy, to the copy", "keepalive_timeout", kept),
+                        ("proxy, to the instance", "keepalive_timeout", kept),
                         ("Sanic", "KEEP_ALIVE_TIMEOUT", sanic),
                     ],
                 ),
                 (
-                    "Something may come: at least twice in each",
+                    "Events may come: at least two in each",
                     [
-                        ("stream", "a heartbeat each", tick),
-                        ("WebSocket", "a ping each", ping),
+                        ("stream", "heartbeat interval", tick),
+                        ("WebSocket", "ping interval", ping),
                         ("nginx", "proxy_read_timeout", nginx),
                         ("HAProxy", "timeout tunnel", tunnel),
                     ],
                 ),
             ],
             "The timers between a client and a handler",
-            f"Three ladders. While an answer is due: hold {hold:g} s, Sanic {answer:g} s, client "
+            f"Three ladders. While a response is due: hold {hold:g} s, Sanic {answer:g} s, client "
             f"{reads:g} s, proxy "
             f"{min(nginx, haproxy)} s. While nothing is due: client {expiry:g} s, proxy {client} "
-            f"and {kept} s, Sanic {sanic} s. While something may come: heartbeat {tick:g} s, ping "
+            f"and {kept} s, Sanic {sanic} s. While events may come: heartbeat {tick:g} s, ping "
             f"{ping} s, nginx {nginx} s, HAProxy {tunnel:,} s.",
         ),
     )

@@ -1218,8 +1218,8 @@ def test_the_panel_is_live(live, open_page):
     client.locator("#close").click()
     client.get_by_text("closed: 1000").wait_for()
     # The upgrade and two questions; an answer to each, and the push.
-    assert page.locator(".panel-wire line.up").count() == 3
-    assert page.locator(".panel-wire line.down").count() == 4
+    assert page.locator(".panel-wire polygon.up").count() == 3
+    assert page.locator(".panel-wire polygon.down").count() == 4
     assert "pushed done" in page.locator(".panel-wire text.down").all_text_contents()
     assert page.locator(".panel-wire rect.late").count() == 0
 

@@ -5,134 +5,139 @@
 // the prefix under which its server is mounted, the recorded trace. What stands inside is there
 // for readers without JavaScript and is replaced.
 
+import { draw, until } from "./sequence.js";
+
 const root = new URL("..", import.meta.url);
-const SECOND = 56; // pixels of a figure for one second
-const TOP = 44;
-const LEFT = 104;
-const RIGHT = 256;
 const FRAME = 150; // milliseconds between drawings: the client is to be watched, not slowed down
+const SECOND = 56; // pixels of a figure for one second of a live run
+const AT_ONCE = 0.1; // seconds: the way of a request and its response
 
-/** Draws who spoke when: client on the left, server on the right, time downwards. */
-class Timeline {
-  constructor(container) {
-    this.container = container;
-    this.svg = this.add(container, "svg", { class: "figure", role: "img" });
-    this.title = this.add(this.svg, "title", {}, "Nothing has been asked yet.");
-    this.clear();
+/** A sequence diagram in a panel that follows a run; what is newest is scrolled into view. */
+class Diagram {
+  constructor(panel) {
+    this.frame = element(panel, "div", {
+      class: "panel-wire",
+      tabindex: "0",
+      role: "region",
+      "aria-label": "Sequence of messages",
+    });
+    this.svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    this.svg.setAttribute("class", "figure sequence");
+    this.svg.setAttribute("role", "img");
+    this.title = this.svg.appendChild(document.createElementNS(this.svg.namespaceURI, "title"));
+    this.frame.append(this.svg);
+    this.describe("No messages yet.");
+    draw(this.svg, { lanes: ["client", "server"], unit: "s", messages: [] });
   }
 
-  add(parent, name, attributes = {}, text = "") {
-    const element = document.createElementNS("http://www.w3.org/2000/svg", name);
-    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-    element.textContent = text;
-    return parent.appendChild(element);
-  }
-
-  clear() {
-    this.svg.replaceChildren(this.title);
-    this.lives = [LEFT, RIGHT].map((x) =>
-      this.add(this.svg, "line", { class: "life", x1: x, x2: x, y1: 30, y2: 30 }),
-    );
-    for (const [x, name] of [[LEFT, "client"], [RIGHT, "server"]])
-      this.add(this.svg, "text", { class: "lane", x, y: 20, "text-anchor": "middle" }, name);
-    this.ticks = 0;
-    this.lowest = { client: -100, server: -100 };
-    this.before = -100; // the question before the lowest
-    this.answered = -100; // when an answer came last
-    this.said = {}; // by each side: what was written last, and where
-    this.written = -100; // where anything was
-    this.bars = [];
-    this.grow(1);
-  }
-
-  y(at) {
-    return TOP + at * SECOND;
-  }
-
-  /** Makes room down to `at` seconds. */
-  grow(at) {
-    for (; this.ticks <= at; this.ticks += 1)
-      this.add(
-        this.svg,
-        "text",
-        { class: "tick", x: 10, y: this.y(this.ticks) + 4 },
-        this.ticks ? `${this.ticks} s` : "0",
-      );
-    const height = this.y(at) + 60;
-    this.svg.setAttribute("viewBox", `0 0 360 ${Math.round(height)}`);
-    for (const life of this.lives) life.setAttribute("y2", height - 8);
-    // What goes on still goes on: the job, a question that is held.
-    for (const bar of this.bars) {
-      const end = Math.min(at, bar.end ?? Infinity);
-      bar.element.setAttribute("height", Math.max(0, end - bar.start) * SECOND);
-    }
-    this.container.scrollTop = this.container.scrollHeight;
-  }
-
-  /** Draws a bar from `start` to `end` seconds; without an end it grows until it is given one. */
-  bar(css, lane, start, end) {
-    const x = (lane === "client" ? LEFT : RIGHT) - 5;
-    const element = this.add(this.svg, "rect", { class: css, x, y: this.y(start), width: 10, rx: 5 });
-    const bar = { element, start, end };
-    this.bars.push(bar);
-    return bar;
-  }
-
-  /** Tints the room between the lanes from `start` seconds on, until the band is given an end. */
-  hold(start) {
-    const band = this.bar("held", "client", start);
-    for (const [name, value] of [["x", LEFT], ["width", RIGHT - LEFT], ["rx", 0]])
-      band.element.setAttribute(name, value);
-    this.title.after(band.element); // behind all else
-    return band;
-  }
-
-  /** Writes beside a lane. */
-  note(lane, at, words, css = "") {
-    const place = lane === "client" ? { x: LEFT - 10, "text-anchor": "end" } : { x: RIGHT + 12 };
-    this.add(this.svg, "text", { class: `note ${css}`, y: this.y(at) + 4, ...place }, words);
-  }
-
-  /** Marks the time from the job's end until the client knew. */
-  late(end, known) {
-    if (known - end < 0.1) return; // the way of the answer
-    this.bar("late", "client", end, known);
-    this.note("client", (end + known) / 2, "late", "late");
-  }
-
-  arrow(at, from, words, apart = false) {
-    const up = from === "client";
-    // An answer that came at once is drawn just below its question, and so is a question that
-    // followed an answer at once.
-    let y = this.y(at);
-    // Where questions follow each other closely there is less room for that.
-    const dense = this.lowest.client - this.before < 40;
-    if (!up) y = Math.max(y, this.lowest.client + (dense ? 3 : 20));
-    else if (at - this.answered < 0.05) y = Math.max(y, this.lowest.server + 20);
-    // Where anyone may speak at any time, each is drawn below the one before.
-    if (apart) y = Math.max(y, this.lowest.client + 20, this.lowest.server + 20);
-    if (up) this.before = this.lowest.client;
-    else this.answered = at;
-    this.grow(Math.max(at, (y - TOP) / SECOND));
-    const [x1, x2] = up ? [LEFT, RIGHT] : [RIGHT, LEFT];
-    const head = up ? 7 : -7;
-    const css = up ? "up" : "down";
-    this.add(this.svg, "line", { class: css, x1, y1: y, x2: x2 - head, y2: y + 5 });
-    const points = `${x2},${y + 5} ${x2 - head},${y + 1} ${x2 - head},${y + 9}`;
-    this.add(this.svg, "polygon", { class: css, points });
-    this.lowest[from] = y;
-    // Written where there is room, and always when it says something new.
-    const said = this.said[from];
-    const crowded = y - (said?.y ?? -100) < 36 || y - this.written < 14;
-    if (said?.words === words && crowded) return;
-    this.said[from] = { words, y };
-    this.written = y;
-    const place = { x: (LEFT + RIGHT) / 2, y: y - 2, "text-anchor": "middle" };
-    this.add(this.svg, "text", { class: css, ...place }, words);
+  draw(trace) {
+    const { scrollHeight, scrollTop, clientHeight } = this.frame;
+    const follows = scrollHeight - scrollTop - clientHeight < SECOND; // nobody has scrolled up
+    draw(this.svg, trace);
+    if (follows) this.frame.scrollTop = this.frame.scrollHeight;
   }
 
   describe(text) {
     this.title.textContent = text;
+  }
+}
+
+/** The trace of a live run, drawn while it grows. */
+class LiveRun {
+  constructor(panel) {
+    this.diagram = new Diagram(panel);
+    this.clear();
+  }
+
+  /** Begins anew: the next message is at 0. */
+  clear() {
+    this.start = undefined; // of the first message, in milliseconds
+    this.job = this.done = undefined;
+    this.known = false;
+    this.open = new Set(); // requests that wait for a response
+    this.trace = {
+      lanes: ["client", "server"],
+      unit: "s",
+      scale: SECOND,
+      messages: [],
+      bars: [],
+      notes: [],
+    };
+  }
+
+  get now() {
+    return (performance.now() - (this.start ??= performance.now())) / 1000;
+  }
+
+  /** Adds a message; returns its position. */
+  message(from, text) {
+    const to = from === "client" ? "server" : "client";
+    const { messages } = this.trace;
+    messages.push({ at: this.now, from, to, text });
+    const sent = messages.filter((each) => each.from === "client").length;
+    this.diagram.describe(`Messages sent by the client: ${sent}, received: ${messages.length - sent}.`);
+    this.draw();
+    return messages.length - 1;
+  }
+
+  /** Adds a request that is open until it is given a response or an end. */
+  request(text) {
+    const request = { kind: "held", messages: [this.message("client", text)] };
+    this.open.add(request);
+    this.draw();
+    return request;
+  }
+
+  respond(request, text) {
+    if (!this.open.has(request)) return; // of a drawing before this one
+    request.messages.push(this.message("server", text));
+    this.open.delete(request);
+    this.draw();
+  }
+
+  /** Ends a request that gets no response, or whose response has ended. */
+  end(request, text) {
+    if (!this.open.delete(request)) return;
+    request.end = this.now;
+    if (text) this.note("client", text);
+    this.draw();
+  }
+
+  note(lane, text, at = this.now) {
+    const note = { at, lane, text };
+    this.trace.notes.push(note);
+    this.draw();
+    return note;
+  }
+
+  startJob(seconds) {
+    const start = this.now;
+    const end = start + seconds;
+    this.job = { kind: "job", lane: "server", start, end, text: "job" };
+    this.trace.bars.push(this.job);
+    this.done = this.note("server", "done", end);
+  }
+
+  /** The client knows that the job is done. */
+  jobKnown() {
+    const { job, now } = this;
+    if (!job || this.known) return;
+    this.known = true;
+    job.end = this.done.at = Math.min(job.end, now);
+    if (now - job.end >= AT_ONCE)
+      this.trace.bars.push({ kind: "late", lane: "client", start: job.end, end: now, text: "late" });
+  }
+
+  draw() {
+    clearTimeout(this.timer);
+    const { now } = this;
+    const { bars, messages } = this.trace;
+    for (const request of this.open)
+      if (!bars.includes(request) && now - messages[request.messages[0]].at >= AT_ONCE)
+        bars.push(request);
+    this.diagram.draw(until(this.trace, now));
+    if (this.open.size || now < (this.job?.end ?? -1) + 1)
+      this.timer = setTimeout(() => this.draw(), FRAME);
   }
 }
 
@@ -151,16 +156,6 @@ function frameOf(panel, state, words) {
   line.append(words);
 }
 
-function wireOf(panel) {
-  const wire = element(panel, "div", {
-    class: "panel-wire",
-    tabindex: "0",
-    role: "region",
-    "aria-label": "Who said what, when",
-  });
-  return new Timeline(wire);
-}
-
 // A message of a WebSocket in two words, as in the figures: "1 submit", "1 pending", "pushed done".
 function brief(data, from) {
   const { id, status, submit } = JSON.parse(data);
@@ -172,39 +167,87 @@ function brief(data, from) {
 const short = (words) =>
   words.replace(/\S*(?=\/jobs)/, "").replace(/\/jobs\/[^/\s]+/, "/jobs/…");
 
-/**
- * Draws what an EventSource in the frame asks and is told. `wire` does the drawing: asked(path)
- * returns a question that is open, told(words) draws what the server says, over(question) ends it.
- */
-function watchEventSource(inside, wire) {
+/** Draws each fetch of the client: a request, and its response. */
+function watchFetch(inside, run) {
+  const real = inside.fetch;
+  inside.fetch = async (resource, options = {}) => {
+    const method = options.method ?? "GET";
+    const { pathname } = new URL(resource.url ?? resource, inside.location);
+    if (method === "POST") run.clear(); // a new job: a new drawing
+    const request = run.request(`${method} ${short(pathname)}`);
+    try {
+      const response = await real.call(inside, resource, options);
+      const body = await response.clone().json().catch(() => ({}));
+      const status = typeof body.status === "string" ? body.status : "";
+      if (method === "POST" && response.ok) run.startJob(JSON.parse(options.body).seconds);
+      if (status === "done") run.jobKnown();
+      run.respond(request, `${response.status} ${status}`.trim());
+      return response;
+    } catch (error) {
+      run.end(request, error.name === "AbortError" ? "abort" : "failed");
+      throw error;
+    }
+  };
+}
+
+/** Draws what an EventSource of the client requests, and each event. */
+function watchEventSource(inside, run) {
   inside.EventSource = class extends inside.EventSource {
     #types = new Set(["open", "error"]);
-    #question;
+    #request;
 
     constructor(url, options) {
       super(url, options);
-      const ask = () => (this.#question ??= wire.asked(new URL(this.url).pathname));
-      ask();
-      super.addEventListener("open", ask); // again, if the browser came back by itself
-      super.addEventListener("error", () => this.#over());
+      const connect = () =>
+        (this.#request ??= run.request(`GET ${short(new URL(this.url).pathname)}`));
+      connect();
+      super.addEventListener("open", connect); // again, if the browser has reconnected
+      super.addEventListener("error", () => this.#end());
     }
 
     addEventListener(type, ...rest) {
       if (!this.#types.has(type)) {
         this.#types.add(type);
-        super.addEventListener(type, () => wire.told(`event: ${type}`));
+        super.addEventListener(type, () => {
+          if (type === "done") run.jobKnown();
+          run.message("server", `event: ${type}`);
+        });
       }
       super.addEventListener(type, ...rest);
     }
 
     close() {
       super.close();
-      this.#over();
+      this.#end();
     }
 
-    #over() {
-      if (this.#question) wire.over(this.#question);
-      this.#question = undefined;
+    #end() {
+      if (this.#request) run.end(this.#request);
+      this.#request = undefined;
+    }
+  };
+}
+
+/** Draws the upgrade of a WebSocket of the client, and each message. */
+function watchWebSocket(inside, run) {
+  inside.WebSocket = class extends inside.WebSocket {
+    constructor(...where) {
+      super(...where);
+      run.clear();
+      run.message("client", "GET, upgrade");
+      this.addEventListener("open", () => run.message("server", "101"));
+      this.addEventListener("message", ({ data }) => {
+        if (JSON.parse(data).status === "done") run.jobKnown();
+        run.message("server", brief(data, "server"));
+      });
+      this.addEventListener("close", ({ code }) => run.note("client", `close ${code}`));
+    }
+
+    send(data) {
+      super.send(data);
+      run.message("client", brief(data, "client"));
+      const { submit } = JSON.parse(data);
+      if (submit) run.startJob(submit.seconds);
     }
   };
 }
@@ -224,178 +267,56 @@ function clientOf(panel) {
   return frame;
 }
 
-/** The real client, and what it says and hears, drawn as it happens. */
+/** The real client, and its messages as they pass. */
 function live(panel) {
   const frame = clientOf(panel);
-  const timeline = wireOf(panel);
-  let start; // of the first request, in milliseconds
-  let spoken = 0;
-  let pending = 0;
-  let job;
-  let drawing;
-
-  const now = () => (performance.now() - start) / 1000;
-
-  function draw() {
-    clearTimeout(drawing);
-    timeline.grow(now());
-    if (pending > 0 || (job && now() < job.end + 1)) drawing = setTimeout(draw, FRAME);
-  }
-
+  const run = new LiveRun(panel);
   frame.addEventListener("load", () => {
-    const inside = frame.contentWindow;
-    const real = inside.fetch;
-    inside.fetch = async (resource, options = {}) => {
-      const method = options.method ?? "GET";
-      const { pathname } = new URL(resource.url ?? resource, inside.location);
-      if (method === "POST") {
-        // A new job: a new drawing.
-        timeline.clear();
-        start = performance.now();
-        spoken = 0;
-        job = undefined;
-      }
-      start ??= performance.now();
-      spoken += 1;
-      pending += 1;
-      const open = timeline.hold(now());
-      timeline.arrow(now(), "client", `${method} ${short(pathname)}`);
-      draw();
-      try {
-        const answer = await real.call(inside, resource, options);
-        const body = await answer.clone().json().catch(() => ({}));
-        const status = typeof body.status === "string" ? body.status : "";
-        if (method === "POST" && answer.ok) {
-          const { seconds } = JSON.parse(options.body);
-          job = timeline.bar("job", "server", now(), now() + seconds);
-          timeline.note("server", job.start + seconds / 2, "the job");
-          timeline.note("server", job.end, "done");
-        }
-        if (status === "done" && job && !job.known) {
-          job.known = now();
-          timeline.late(job.end, job.known);
-        }
-        timeline.arrow(now(), "server", `${answer.status} ${status}`.trim());
-        return answer;
-      } finally {
-        open.end = now();
-        pending -= 1;
-        timeline.describe(`${spoken} requests so far, each drawn with its answer.`);
-        draw();
-      }
-    };
-
-    watchEventSource(inside, {
-      asked(path) {
-        start ??= performance.now();
-        spoken += 1;
-        pending += 1;
-        const open = timeline.hold(now());
-        timeline.arrow(now(), "client", `GET ${short(path)}`);
-        draw();
-        return open;
-      },
-      told(words) {
-        if (words.endsWith("done") && job && !job.known) job.known = now();
-        timeline.arrow(now(), "server", words);
-      },
-      over(open) {
-        open.end = now();
-        pending -= 1;
-        timeline.describe(`${spoken} requests so far, each drawn with what it was answered.`);
-        draw();
-      },
-    });
-
-    // The same for a WebSocket: the upgrade, and each message.
-    inside.WebSocket = class extends inside.WebSocket {
-      constructor(...where) {
-        super(...where);
-        timeline.clear();
-        start = performance.now();
-        spoken = 0;
-        job = undefined;
-        this.said("client", "GET, upgrade");
-        this.addEventListener("open", () => this.said("server", "101"));
-        this.addEventListener("message", ({ data }) => this.heard(data));
-        this.addEventListener("close", ({ code }) => {
-          timeline.note("client", now(), `closed ${code}`);
-          draw();
-        });
-      }
-
-      said(from, words) {
-        timeline.arrow(now(), from, words, true);
-        spoken += 1;
-        timeline.describe(`${spoken} messages so far.`);
-        draw();
-      }
-
-      send(data) {
-        super.send(data);
-        const { submit } = JSON.parse(data);
-        this.said("client", brief(data, "client"));
-        if (!submit) return;
-        job = timeline.bar("job", "server", now(), now() + submit.seconds);
-        timeline.note("server", job.end, "done");
-        draw();
-      }
-
-      heard(data) {
-        // What is pushed comes at the end of the job, whatever the clocks say.
-        if (!("id" in JSON.parse(data)) && job) job.end = Math.min(job.end, now());
-        this.said("server", brief(data, "server"));
-      }
-    };
+    for (const watch of [watchFetch, watchEventSource, watchWebSocket])
+      watch(frame.contentWindow, run);
   });
+}
+
+/** Returns a recorded trace, or nothing where it is missing. */
+async function recorded(name) {
+  try {
+    const response = await fetch(new URL(`snippets/${name}`, root));
+    return response.ok ? await response.json() : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 /** The recorded run, drawn again as slowly as it went. */
 async function replay(panel) {
-  const trace = await (await fetch(new URL(`snippets/${panel.dataset.trace}`, root))).json();
+  const trace = await recorded(panel.dataset.trace);
+  if (!trace) return; // what stands inside stays
   frameOf(
     panel,
     "replay",
     "A recorded run, its times rounded down. To talk to a real server, run make serve.",
   );
-  const { start: begun, end: done } = trace.bars.find(({ kind }) => kind === "job");
   const button = element(panel, "button", { type: "button" }, "Play");
   const count = element(panel, "output");
-  const timeline = wireOf(panel);
+  const diagram = new Diagram(panel);
+  const last = trace.messages.at(-1).at;
   let playing = 0;
 
   button.addEventListener("click", () => {
     const turn = (playing += 1); // a second click starts anew
-    const left = trace.messages.toSorted((a, b) => a.at - b.at);
-    const last = left.at(-1).at;
     const start = performance.now();
-    let spoken = 0;
-    const open = {}; // questions, by connection
-    timeline.clear();
-    timeline.bar("job", "server", begun, done);
-    timeline.note("server", done / 2, "job");
-    timeline.note("server", done, "done");
     panel.dataset.done = "no";
 
-    (function draw() {
+    (function next() {
       if (turn !== playing) return;
-      const now = Math.min((performance.now() - start) / 1000, last + 0.5);
-      timeline.grow(now);
-      while (left.length && left[0].at <= now) {
-        const { at, from, text, connection, more } = left.shift();
-        if (!more) {
-          // A stream that goes on stays open.
-          if (open[connection]) open[connection].end = at;
-          open[connection] = from === "client" ? timeline.hold(at) : undefined;
-        }
-        timeline.arrow(at, from, short(text), "sent" in panel.dataset);
-        if (text.endsWith(" done")) timeline.late(done, at);
-        spoken += from === "client";
-        count.textContent = `${spoken} ${panel.dataset.sent ?? "requests"}`;
-      }
-      if (now < last + 0.5) return setTimeout(draw, FRAME);
-      timeline.describe(`${spoken} requests and their answers, as recorded.`);
-      panel.dataset.done = "yes";
+      const now = (performance.now() - start) / 1000;
+      const soFar = now < last + 0.5 ? until(trace, now) : trace;
+      const sent = soFar.messages.filter(({ from }) => from === "client").length;
+      count.textContent = `${sent} ${panel.dataset.sent ?? "requests"}`;
+      diagram.describe(`The recorded run so far: ${count.textContent}.`);
+      diagram.draw(soFar);
+      if (soFar !== trace) setTimeout(next, FRAME);
+      else panel.dataset.done = "yes";
     })();
   });
 }
@@ -407,9 +328,9 @@ function alone(panel, isLive) {
 
 const panels = document.querySelectorAll(".panel");
 if (panels.length) {
-  // Both kinds of server have this file, and say different things in it.
-  const answer = await fetch(new URL("assets/live.json", root));
-  const { live: isLive } = await answer.json();
+  // Both kinds of server have this file, with different contents.
+  const response = await fetch(new URL("assets/live.json", root));
+  const { live: isLive } = await response.json();
   for (const panel of panels)
     if (panel.dataset.trace) (isLive ? live : replay)(panel);
     else alone(panel, isLive);

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from itertools import pairwise
 
 import httpx2
 import pytest
@@ -138,8 +139,8 @@ def test_the_panel_is_live(live, open_page):
     client.locator("#start").click()
     client.get_by_text("the result is 42").wait_for()
     # Handing in, and two questions; an answer to each.
-    assert page.locator(".panel-wire line.up").count() == 3
-    assert page.locator(".panel-wire line.down").count() == 3
+    assert page.locator(".panel-wire polygon.up").count() == 3
+    assert page.locator(".panel-wire polygon.down").count() == 3
     assert "200 done" in page.locator(".panel-wire text.down").all_text_contents()
 
 
@@ -153,7 +154,7 @@ def test_the_token_panel_is_live(live, open_page):
     client.get_by_text("200 {").wait_for()
     client.locator("#guess").click()
     client.get_by_text("404 {").wait_for()
-    assert page.locator(".panel-wire line.down").count() == 3
+    assert page.locator(".panel-wire polygon.down").count() == 3
     # The browser's console reports the 404 that was asked for, and nothing else.
     assert all("made-up" in each or "404" in each for each in open_page.problems)
     open_page.problems.clear()
@@ -173,12 +174,12 @@ def test_a_held_question_is_seen(live, open_page):
     client.locator("#start").click()
     client.get_by_text("the result is 42").wait_for()
     # Handing in, and one question; an answer to each.
-    assert page.locator(".panel-wire line.up").count() == 2
-    assert page.locator(".panel-wire line.down").count() == 2
+    assert page.locator(".panel-wire polygon.up").count() == 2
+    assert page.locator(".panel-wire polygon.down").count() == 2
     heights = [
         float(band.get_attribute("height")) for band in page.locator(".panel-wire .held").all()
     ]
-    assert max(heights) > 50  # a second is 56 high
+    assert max(heights) > 30  # the second and a half, without what came before at 0
 
 
 def test_a_held_question_is_replayed(static, open_page):
@@ -203,9 +204,49 @@ def test_the_panel_replays(static, open_page):
     page.clock.run_for(7000)
     page.wait_for_selector(".panel[data-done=yes]")
     assert page.inner_text(".panel output") == "6 requests"
-    assert page.locator(".panel-wire line.up").count() == 6
-    assert page.locator(".panel-wire line.down").count() == 6
+    assert page.locator(".panel-wire polygon.up").count() == 6
+    assert page.locator(".panel-wire polygon.down").count() == 6
+    replayed, recorded = (
+        page.locator(f"{where} svg.sequence > :not(title, desc)").evaluate_all(
+            "(shapes) => shapes.map((each) => each.outerHTML)"
+        )
+        for where in (".panel-wire", "figure")
+    )
+    assert replayed == recorded
     expect_accessible(page, ".panel")
+
+
+def test_the_newest_message_is_in_view(live, open_page):
+    """On a phone, with a poll every tenth of a second, the frame of the panel is scrolled to the
+    newest message, and no text lies over another."""
+    page = open_page(f"{live.url}/techniques/short-polling/")
+    page.set_viewport_size(PHONE)
+    client = page.frame_locator(".panel iframe")
+    client.locator("#seconds").fill("1.2")
+    client.locator("#interval").fill("0.1")
+    client.locator("#start").click()
+    client.get_by_text("the result is 42").wait_for()
+    frame, *boxes = page.locator(".panel-wire, .panel-wire text:is(.up, .down)").evaluate_all(
+        "(all) => all.map((e) => e.getBoundingClientRect()).map(({ top, bottom }) => [top, bottom])"
+    )
+    boxes.sort()
+    assert len(boxes) > 12
+    assert all(bottom <= top + 1 for (_, bottom), (top, _) in pairwise(boxes))
+    top, bottom = boxes[-1]
+    assert frame[0] <= top and bottom <= frame[1]
+
+
+def test_a_missing_recording_is_no_error(static, page):
+    """Where a recorded trace is missing or broken, the panel keeps the text that stands in it, and
+    no script fails."""
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    responses = iter([{"status": 404}, {"body": "{"}])
+    page.route("**/timeline.json", lambda route: route.fulfill(**next(responses)))
+    for _ in range(2):
+        page.goto(f"{static.url}/techniques/short-polling/", wait_until="networkidle")
+        assert "Without JavaScript" in page.inner_text(".panel")
+    assert errors == []
 
 
 def test_reads_whole_without_javascript(static, browser):

@@ -1,7 +1,10 @@
 """Figures as inline SVG, drawn from recorded data and coloured by the site's own CSS.
 
 Nothing here names a colour or a font: classes do (docs/assets/figures.css), so that light,
-dark and print each have their own. Every figure carries a title and a description.
+dark and print each have their own. Every figure carries a title and a description, is 360 units
+wide, and has a legend where a colour is not named beside what it is the colour of.
+
+A shape is (tag, attributes, text); a figure is a list of them, from back to front.
 """
 
 import math
@@ -10,12 +13,30 @@ from xml.etree import ElementTree as ET
 
 from .processes import ROOT
 
+WIDTH = 360
+HEAD = 7  # length of an arrow's head
+LINE = 16  # from one line of small text to the next
+# Characters by their width; see measured().
+NARROW = " !'|,.:;`ijl·’"
+MIDDLE = '"()[]{}-/\\_frtI1“'
+SMALL = "?*79JLTacehknosuvxyz×–"
+WIDE = "#&0=ABCDGHKNOQRUVXw"
+WIDEST = "%@MWm—…→"
 
-def svg(width, height, title, description):
-    root = ET.Element("svg", {"class": "figure", "viewBox": f"0 0 {width} {height}", "role": "img"})
+
+def figure(height, shapes, title, description, css="figure"):
+    """Return shapes as SVG text."""
+    size = f"0 0 {WIDTH} {number(height)}"
+    root = ET.Element("svg", {"class": css, "viewBox": size, "role": "img"})
     ET.SubElement(root, "title").text = title
     ET.SubElement(root, "desc").text = description
-    return root
+    for tag, attributes, words in shapes:
+        words, note = words if isinstance(words, tuple) else (words, "")
+        element = ET.SubElement(root, tag, attributes)
+        element.text = words or None
+        if note:
+            ET.SubElement(element, "tspan", {"class": "note", "dx": "10"}).text = note
+    return ET.tostring(root, encoding="unicode") + "\n"
 
 
 def readable_alone(figure):
@@ -33,147 +54,195 @@ def readable_alone(figure):
     return f'{head} xmlns="http://www.w3.org/2000/svg"><style>\n{css}</style>{tail}'
 
 
-def text(parent, x, y, words, css="", anchor="start"):
-    attributes = {"x": f"{x:g}", "y": f"{y:g}", "class": css, "text-anchor": anchor}
-    element = ET.SubElement(parent, "text", attributes)
-    element.text = words
-    return element
+def rounded(value):
+    """Return a number to one decimal, halves up, as JavaScript does it."""
+    return math.floor(value * 10 + 0.5) / 10
 
 
-def line(parent, x1, y1, x2, y2, css):
-    points = {"x1": x1, "y1": y1, "x2": x2, "y2": y2}
-    attributes = {name: f"{value:g}" for name, value in points.items()} | {"class": css}
-    return ET.SubElement(parent, "line", attributes)
+def number(value):
+    return f"{rounded(value):g}"
 
 
-def finish(root):
-    return ET.tostring(root, encoding="unicode") + "\n"
+def shape(tag, css, words="", **sizes):
+    return tag, {name: number(value) for name, value in sizes.items()} | {"class": css}, words
+
+
+def line(x1, y1, x2, y2, css):
+    return shape("line", css, x1=x1, y1=y1, x2=x2, y2=y2)
+
+
+def rect(x, y, width, height, css, rx=0):
+    return shape("rect", css, x=x, y=y, width=width, height=height, rx=rx)
+
+
+def text(x, y, words, css="", anchor="start", note=""):
+    """Return a text, with a note in smaller letters behind it."""
+    tag, attributes, _ = shape("text", css, x=x, y=y)
+    return tag, attributes | {"text-anchor": anchor}, (words, note) if note else words
+
+
+def arrow(x1, y1, x2, y2, css):
+    """Return the two shapes of an arrow."""
+    length = math.sqrt((x2 - x1) ** 2 + (y2 - y1) ** 2)
+    along, down = (x2 - x1) / length, (y2 - y1) / length
+    x, y = x2 - HEAD * along, y2 - HEAD * down
+    corners = [(x2, y2), (x - 4 * down, y + 4 * along), (x + 4 * down, y - 4 * along)]
+    points = " ".join(f"{number(x)},{number(y)}" for x, y in corners)
+    return [line(x1, y1, x, y, css), ("polygon", {"points": points, "class": css}, "")]
+
+
+def legend(names, y):
+    """Return what the colours of a figure mean, from a height on, and where it ends.
+
+    names: [(class, its meaning)], of arrows, lines, points and bars.
+    """
+    shapes, x = [], 8
+    for css, words in names:
+        if x + 20 + measured(words, 12) > WIDTH:
+            x, y = 8, y + LINE
+        if css == "measured":
+            shapes.append(shape("circle", css, cx=x + 7, cy=y + 6, r=5))
+        elif css in ("up", "down", "formula"):
+            shapes.append(line(x, y + 6, x + 14, y + 6, css))
+        else:
+            shapes.append(rect(x, y + 1, 14, 10, css))
+        shapes.append(text(x + 20, y + 10, words, "note"))
+        x += 20 + measured(words, 12) + 10
+    return shapes, y + (18 if shapes else 0)
+
+
+def measured(words, size):
+    """Return the width of a text in the fonts of the site, at the most."""
+    parts = ((NARROW, 34), (MIDDLE, 45), (SMALL, 58), (WIDE, 77), (WIDEST, 100))
+    return sum(next((width for of, width in parts if c in of), 63) for c in words) * size / 100
 
 
 def race(rows, job, title, description):
     """Draw several techniques on the same job, one below the other, time to the right.
 
-    rows: [(name, words beside it, [(from, to)] while something is held open, messages of a
-    trace)]. What the client said stands above the line and what the server said below it.
-    `job`: start and end, in seconds. Returns SVG text.
+    rows: [(name, note, [(from, to)] while a request or connection is open, messages of a trace)].
+    Arrows up are messages of the client, arrows down of the server. `job`: start and end, in
+    seconds.
     """
-    width, left, right, top, pitch = 360, 12, 12, 40, 62
+    left, right, top, pitch = 12, 12, 40, 60
     last = max(m["at"] for *_, messages in rows for m in messages)
-    height = top + pitch * len(rows) + 8
+    height = top + pitch * len(rows) + 4
 
     def x(at):
-        return left + at / (last + 0.25) * (width - left - right)
+        return left + at / (last + 0.25) * (WIDTH - left - right)
 
-    root = svg(width, height, title, description)
-    bar = {"x": x(job[0]), "y": 8, "width": x(job[1]) - x(job[0]), "height": 10, "rx": 5}
-    ET.SubElement(root, "rect", {k: f"{v:g}" for k, v in bar.items()} | {"class": "job"})
-    text(root, x(job[1]) + 6, 17, "done", "note")
-    line(root, x(job[1]), 18, x(job[1]), height - 4, "grid")
-    for number in range(int(last) + 1):
-        text(root, x(number), 32, f"{number} s" if number else "0", "tick", "middle" * bool(number))
-    for number, (name, words, opened, messages) in enumerate(rows):
-        y = top + pitch * number + 38
-        title = text(root, left, y - 22, name, "lane")
-        ET.SubElement(title, "tspan", {"class": "note", "dx": "10"}).text = words
-        line(root, x(0), y, x(last + 0.2), y, "life")
-        for start, end in opened:
-            start, end = x(start), x(end)
-            band = {"x": start, "y": y - 6, "width": end - start, "height": 12}
-            ET.SubElement(root, "rect", {k: f"{v:g}" for k, v in band.items()} | {"class": "held"})
+    shapes = [
+        rect(x(job[0]), 8, x(job[1]) - x(job[0]), 10, "job", 5),
+        text(x(job[1]) + 6, 16, "job done", "note"),
+        # Up to the names of the ticks, and on below them.
+        *(line(x(job[1]), y1, x(job[1]), y2, "grid") for y1, y2 in ((18, 20), (36, height - 4))),
+    ]
+    for second in range(int(last) + 1):
+        anchor = "middle" if second else "start"
+        shapes.append(text(x(second), 32, f"{second} s" if second else "0", "tick", anchor))
+    for row, (name, note, opened, messages) in enumerate(rows):
+        y = top + pitch * row + 36
+        shapes += [text(left, y - 25, name, "lane", note=note)]
+        shapes += [line(x(0), y, x(last + 0.2), y, "life")]
+        shapes += [rect(x(start), y - 6, x(end) - x(start), 12, "held") for start, end in opened]
         known = max(m["at"] for m in messages)
         if known > job[1]:
-            late = {"x": x(job[1]), "y": y - 3, "width": x(known) - x(job[1]), "height": 6, "rx": 3}
-            ET.SubElement(root, "rect", {k: f"{v:g}" for k, v in late.items()} | {"class": "late"})
+            shapes.append(rect(x(job[1]), y - 3, x(known) - x(job[1]), 6, "late", 3))
         for at, source in dict.fromkeys((m["at"], m["from"]) for m in messages):
             up = source == "client"
-            tip, end, css = (y - 13, y - 19, "up") if up else (y + 13, y + 19, "down")
-            line(root, x(at), y, x(at), tip, css)
-            ends = f"{x(at) - 4:g},{tip:g} {x(at) + 4:g},{tip:g} {x(at):g},{end:g}"
-            ET.SubElement(root, "polygon", {"points": ends, "class": css})
-    return finish(root)
+            shapes += arrow(x(at), y, x(at), y - 19 if up else y + 19, "up" if up else "down")
+    names = [("up", "client → server"), ("down", "server → client")]
+    names += [("held", "open"), ("late", "late")]
+    shown, foot = legend(names, height)
+    return figure(foot, shapes + shown, title, description)
 
 
 def chart(points, curve, x_label, y_label, title, description, y_max):
     """Draw measured points on the curve of their formula.
 
-    points: [(x, y)], measured, with x in 0…1. curve: a function of x. Returns SVG text.
+    points: [(x, y)], measured, with x in 0…1. curve: a function of x.
     """
-    width, height, left, right, top, bottom = 360, 240, 44, 12, 34, 44
+    height, left, right, top, bottom = 240, 44, 12, 34, 44
 
     def place(x, y):
         return (
-            left + x * (width - left - right),
+            left + x * (WIDTH - left - right),
             height - bottom - y / y_max * (height - top - bottom),
         )
 
-    root = svg(width, height, title, description)
-    text(root, 4, 16, y_label, "axis-name")
-    text(root, width - right, height - 6, x_label, "axis-name", "end")
-    for number in range(5):
-        value = y_max * number / 4
-        line(root, *place(0, value), *place(1, value), "grid")
-        text(root, left - 6, place(0, value)[1] + 4, f"{value:g}", "tick", "end")
-        text(
-            root, place(number / 4, 0)[0], height - bottom + 16, f"{number / 4:g}", "tick", "middle"
-        )
+    shapes = [
+        text(4, 16, y_label, "axis-name"),
+        text(WIDTH - right, height - 6, x_label, "axis-name", "end"),
+    ]
+    for step in range(5):
+        value, below = y_max * step / 4, height - bottom + 16
+        shapes += [
+            line(*place(0, value), *place(1, value), "grid"),
+            text(left - 6, place(0, value)[1] + 4, f"{value:g}", "tick", "end"),
+            text(place(step / 4, 0)[0], below, f"{step / 4:g}", "tick", "middle"),
+        ]
     samples = [n / 100 for n in range(1, 101) if curve(n / 100) <= y_max]
-    path = " ".join("{:.1f},{:.1f}".format(*place(x, curve(x))) for x in samples)
-    ET.SubElement(root, "polyline", {"points": path, "class": "formula"})
-    for x, y in points:
-        cx, cy = place(x, y)
-        attributes = {"cx": f"{cx:.1f}", "cy": f"{cy:.1f}", "r": "5", "class": "measured"}
-        ET.SubElement(root, "circle", attributes)
-    return finish(root)
+    corners = " ".join("{:.1f},{:.1f}".format(*place(x, curve(x))) for x in samples)
+    shapes.append(("polyline", {"points": corners, "class": "formula"}, ""))
+    for cx, cy in (place(x, y) for x, y in points):
+        shapes.append(shape("circle", "measured", cx=cx, cy=cy, r=5))
+    shown, foot = legend([("measured", "measured"), ("formula", "formula")], height + 4)
+    return figure(foot, shapes + shown, title, description)
 
 
 def standings(steps, places, title, description):
     """Draw how many each place has, after each of some steps, as bars with their numbers.
 
     steps: [(what happened, [how many each place has])]; None where there is no such place now.
-    Returns SVG text.
     """
-    width, left, right, top, bar, gap = 360, 40, 36, 8, 15, 18
+    left, right, top, bar, gap = 40, 36, 8, 17, 14
     pitch = 22 + bar * len(places) + gap
-    most = max(number or 0 for _, numbers in steps for number in numbers)
-    root = svg(width, top + pitch * len(steps) - gap + 8, title, description)
-    for turn, (what, numbers) in enumerate(steps):
+    most = max(count or 0 for _, counts in steps for count in counts)
+    shapes = []
+    for turn, (what, counts) in enumerate(steps):
         y = top + pitch * turn
-        text(root, 4, y + 12, f"{turn + 1}. {what}", "lane")
-        for row, (place, number) in enumerate(zip(places, numbers, strict=True)):
+        shapes.append(text(4, y + 12, f"{turn + 1}. {what}", "lane"))
+        for row, (name, count) in enumerate(zip(places, counts, strict=True)):
             middle = y + 22 + bar * row + bar / 2
-            text(root, left - 12, middle + 4, place, "tick", "end")
-            line(root, left, middle - bar / 2 + 1, left, middle + bar / 2 - 1, "life")
-            if number:
-                size = number / most * (width - left - right)
-                shape = {"x": left, "y": middle - 5.5, "width": size, "height": 11, "rx": 2}
-                shape = {name: f"{value:g}" for name, value in shape.items()}
-                ET.SubElement(root, "rect", shape | {"class": "wanted"})
-            words = "not running" if number is None else str(number)
-            end = left + (number or 0) / most * (width - left - right)
-            text(root, end + 7, middle + 4, words, "note late" if number == 0 else "note")
-    return finish(root)
+            size = (count or 0) / most * (WIDTH - left - right)
+            words = "not running" if count is None else str(count)
+            shapes += [
+                text(left - 12, middle + 4, name, "tick", "end"),
+                line(left, middle - bar / 2 + 1, left, middle + bar / 2 - 1, "life"),
+                *([rect(left, middle - 5.5, size, 11, "wanted", 2)] if count else []),
+                text(left + size + 7, middle + 4, words, "note late" if count == 0 else "note"),
+            ]
+    return figure(top + pitch * len(steps) - gap + 8, shapes, title, description)
 
 
 def ladders(groups, title, description):
-    """Draw timers as groups of bars, each on the same logarithmic scale from one second.
+    """Draw timers as groups of bars, all on one logarithmic scale from one second.
 
-    groups: [(heading, [(whose, which timer, seconds)])], in the order in which they must
-    grow. Returns SVG text.
+    groups: [(heading, [(whose, which timer, seconds)])], in the order in which they must grow.
     """
-    width, left, right, step = 360, 8, 58, 34
+    left, right, step = 8, 8, 30
     longest = max(seconds for _, rows in groups for *_, seconds in rows)
-    height = sum(30 + step * len(rows) for _, rows in groups) + 6
-    root, y = svg(width, height, title, description), 0
+    shapes, y = [], 0
+
+    def length(seconds):
+        return math.log(seconds) / math.log(longest) * (WIDTH - left - right)
+
     for heading, rows in groups:
-        text(root, left, y + 18, heading, "lane")
-        y += 30
+        shapes.append(text(left, y + 18, heading, "lane"))
+        y += 28
         for whose, timer, seconds in rows:
-            words = text(root, left, y + 10, whose, "")
-            ET.SubElement(words, "tspan", {"class": "note", "dx": "8"}).text = timer
-            size = max(4, math.log(seconds) / math.log(longest) * (width - left - right))
-            bar = {"x": left, "y": y + 15, "width": size, "height": 9, "rx": 2}
-            bar = {name: f"{value:.5g}" for name, value in bar.items()}
-            ET.SubElement(root, "rect", bar | {"class": "wanted"})
-            text(root, left + size + 6, y + 23, f"{seconds:,g} s", "tick")
+            size = max(4, length(seconds))
+            shapes += [
+                text(left, y + 10, whose, note=timer),
+                rect(left, y + 15, size, 9, "wanted", 2),
+                text(WIDTH - right, y + 10, f"{seconds:,g} s", "tick", "end"),
+            ]
             y += step
-    return finish(root)
+    shapes.append(line(left, y + 4, left + length(longest), y + 4, "grid"))
+    for power in range(math.floor(math.log10(longest)) + 1):
+        x = left + length(10**power)
+        shapes.append(line(x, y, x, y + 8, "grid"))
+        anchor = "middle" if power else "start"
+        shapes.append(text(x, y + 22, f"{10**power:,} s", "tick", anchor))
+    shapes.append(text(left, y + 42, "logarithmic scale", "axis-name"))
+    return figure(y + 48, shapes, title, description)

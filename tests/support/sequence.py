@@ -18,7 +18,7 @@ A trace is a JSON object. Whatever is marked optional may be left out.
 `bars` (optional)
     Each `{"kind", "lane", "start", "end", "text"}`, where `kind` is "job" or "late", or
     `{"kind": "held", "messages": [request, response]}`, for a request that is open: the positions
-    of two messages. Without an end, or without its response, a bar grows until `now`.
+    of two messages, or of the request and an `end`. Without its end a bar grows until `now`.
 `notes`, `crosses`, `starts` (optional)
     Each `{"at", "lane", "text"}`, written beside the lane; a lane ends at a cross, and begins
     again at a start.
@@ -33,31 +33,20 @@ later is drawn lower: there the scale of time is stretched.
 
 import json
 import math
-from xml.etree import ElementTree as ET
 
-from .figures import finish, svg
+from .figures import LINE, WIDTH, arrow, figure, legend, line, measured, rect, rounded, text
 
-WIDTH = 360
 FIRST = 44  # the first message
 PITCH = 20  # from one message to the next: room for its text
 SCALE = 56  # one unit of time, at the most
-ROOM = 236  # from the first message to the last, unless they are too many
+LOWEST = 280  # the last message, unless there are too many
 TICKS = 36  # the scale of time is written left of this
-LINE = 16  # from one line of a note to the next
-HEAD = 7  # length of an arrow's head
 LANES = {
     (True, 2): [84, 296],
     (False, 2): [40, 258],
     (True, 3): [84, 184, 284],
     (False, 3): [52, 154, 256],
 }
-# Characters by their width; see measured().
-NARROW, MIDDLE, WIDE, WIDEST = (
-    " !'|,.:;`ijl·’",
-    '"()[]{}-/\\_frtI1“',
-    "#&0=ABCDGHKNOQRUVXw",
-    "%@MWm—…→",
-)
 
 
 def trace_of(lanes, messages, **rest):
@@ -84,15 +73,15 @@ def in_order(rows, lanes=("client", "server")):
     """
     client = "client" if "client" in lanes else lanes[0]
     found = {"messages": [], "notes": [], "crosses": [], "starts": []}
-    for at, (kind, text, note, *lane) in enumerate(rows):
+    for at, (kind, words, note, *lane) in enumerate(rows):
         lane = lane[0] if lane else lanes[-1]
         if kind in ("up", "down", "lost"):
             source, target = (lane, client) if kind == "down" else (client, lane)
-            message = {"at": at, "from": source, "to": target, "text": text}
+            message = {"at": at, "from": source, "to": target, "text": words}
             found["messages"].append(message | {"lost": True} if kind == "lost" else message)
         else:
             name = {"cross": "crosses", "start": "starts", "note": "notes"}[kind]
-            found[name].append({"at": at, "lane": lane, "text": text})
+            found[name].append({"at": at, "lane": lane, "text": words})
         if note:
             found["notes"].append({"at": at, "lane": lane, "text": note})
     return trace_of(list(lanes), **{name: each for name, each in found.items() if each})
@@ -101,11 +90,7 @@ def in_order(rows, lanes=("client", "server")):
 def sequence_diagram(trace, title, description):
     """Draw a trace, given as JSON text; return SVG text."""
     height, shapes = layout(json.loads(trace))
-    root = svg(WIDTH, height, title, description)
-    root.set("class", "figure sequence")
-    for tag, attributes, text in shapes:
-        ET.SubElement(root, tag, attributes).text = text or None
-    return finish(root)
+    return figure(height, shapes, title, description, "figure sequence")
 
 
 def layout(trace):
@@ -114,7 +99,8 @@ def layout(trace):
     x = dict(zip(lanes, LANES["unit" in trace, len(lanes)], strict=True))
     bars, crosses, starts = (trace.get(name, []) for name in ("bars", "crosses", "starts"))
     notes = [*trace.get("notes", []), *starts]
-    heights, y = place(trace)
+    scale = scale_of(trace)
+    heights, y = place(trace, scale)
 
     now = trace.get("now", last_time(trace))
     end = max([y(now), *heights])
@@ -124,15 +110,14 @@ def layout(trace):
         back += life(lane, x[lane], end + 12, y, crosses, starts)
     for bar in bars:
         if bar["kind"] == "held":
-            back[:0] = band(bar["messages"], messages, heights, x, y(now))
+            back[:0] = band(bar["messages"], messages, heights, x, y(bar.get("end", now)))
             continue
-        top = y(bar["start"])
-        foot = y(now if bar.get("end") is None else bar["end"])
+        top, foot = y(bar["start"]), y(bar.get("end", now))
         back.append(rect(x[bar["lane"]] - 5, top, 10, foot - top, bar["kind"], 5))
         css = "note late" if bar["kind"] == "late" else "note"
         beside.append((bar["lane"], (top + foot) / 2, bar.get("text", ""), css))
     for message, here in zip(messages, heights, strict=True):
-        front += arrow(message, lanes, x, here, y)
+        front += passed(message, lanes, x, here, y)
     for each in crosses:
         here = x[each["lane"]]
         front += cross(here, y(each["at"]))
@@ -141,8 +126,8 @@ def layout(trace):
     texts, lowest = written(beside, lanes, x, TICKS if "unit" in trace else 0)
     front += texts
     if "unit" in trace:
-        front += ticks(trace, now, heights, y)
-    shown, foot = legend(trace, max(end + 20, lowest + 8))
+        front += ticks(trace, now, scale, heights, y)
+    shown, foot = legend(meanings(trace), max(end + 20, lowest + 8))
     return rounded(foot), back + front + shown
 
 
@@ -160,14 +145,15 @@ def scale_of(trace):
         return PITCH
     if "scale" in trace:
         return trace["scale"]
-    last = last_time(trace)
-    below = sum(message["at"] == last for message in trace["messages"]) - 1
-    return max(1, min(SCALE, math.floor((ROOM - PITCH * max(0, below)) / (last or 1))))
+    for scale in range(SCALE, 1, -1):
+        heights, y = place(trace, scale)
+        if max([y(last_time(trace)), *heights]) <= LOWEST:
+            return scale
+    return 1
 
 
-def place(trace):
+def place(trace, scale):
     """Return the height of each message, and a function from times to heights."""
-    scale = scale_of(trace)
     # Moments at which something passed: [time, height of the first message, of the last].
     moments, heights, before = [[0, FIRST, FIRST - PITCH]], [], None
     for message in trace["messages"]:
@@ -200,11 +186,11 @@ def crossed(one, other):
 
 def life(lane, x, end, y, crosses, starts):
     """Return the lines of a lane, from its name to its end, with the gaps after its crosses."""
-    shapes = [label(x, 16, lane, "lane", "middle")]
+    shapes = [text(x, 16, lane, "lane", "middle")]
     marks = [(y(each["at"]), False) for each in crosses if each["lane"] == lane]
     marks += [(y(each["at"]), True) for each in starts if each["lane"] == lane]
     top = 24
-    for here, alive in sorted(marks):
+    for here, alive in sorted(marks, key=lambda mark: mark[0]):
         if alive:
             top = here
             shapes.append(line(x - 8, here, x + 8, here, "life"))
@@ -214,21 +200,21 @@ def life(lane, x, end, y, crosses, starts):
     return shapes if top is None else [*shapes, line(x, top, x, end, "life")]
 
 
-def band(positions, messages, heights, x, now):
+def band(positions, messages, heights, x, end):
     """Return the tint between two lanes while a request is open, and its name where there is
     room."""
     request, response = positions[0], positions[1] if len(positions) > 1 else None
     top, open_ = heights[request], response is None or response >= len(messages)
-    foot = max(top, now) if open_ else heights[response]
+    foot = max(top, end) if open_ else heights[response]
     left, right = sorted(x[messages[request][end]] for end in ("from", "to"))
     shapes = [rect(left, top, right - left, foot - top, "held")]
     between = (len(messages) if open_ else response) - request - 1
     if between == 0 and foot - top >= 60:
-        shapes.append(label((left + right) / 2, (top + foot) / 2 + 4, "held", "note", "middle"))
+        shapes.append(text((left + right) / 2, (top + foot) / 2 + 4, "held", "note", "middle"))
     return shapes
 
 
-def arrow(message, lanes, x, y1, y):
+def passed(message, lanes, x, y1, y):
     """Return the arrow of a message, and its text."""
     x1, x2 = x[message["from"]], x[message["to"]]
     css = direction(message, lanes)
@@ -242,23 +228,14 @@ def arrow(message, lanes, x, y1, y):
         shapes = [line(x1, y1, x2, y2, "lost"), *cross(x2, y2)]
         css = "late"
     else:
-        length = math.sqrt((x2 - x1) ** 2 + (y2 - y1) ** 2)
-        along, down = (x2 - x1) / length, (y2 - y1) / length
-        foot, under = x2 - HEAD * along, y2 - HEAD * down
-        corners = [(x2, y2), (foot - 4 * down, under + 4 * along)]
-        corners.append((foot + 4 * down, under - 4 * along))
-        points = " ".join(f"{number(px)},{number(py)}" for px, py in corners)
-        shapes = [
-            line(x1, y1, foot, under, css),
-            ("polygon", {"points": points, "class": css}, ""),
-        ]
+        shapes = arrow(x1, y1, x2, y2, css)
     room = abs(beyond - x1) - 20
     if y2 > y1:  # written at its start, where no other crosses it
         words = fitted(message["text"], room / 2, 13, 1)[0]
         anchor = "start" if sign > 0 else "end"
-        return [*shapes, label(x1 + 12 * sign, y1 - 5, words, css, anchor)]
+        return [*shapes, text(x1 + 12 * sign, y1 - 5, words, css, anchor)]
     words = fitted(message["text"], room, 13, 1)[0]
-    return [*shapes, label((x1 + beyond) / 2, y1 - 5, words, css, "middle")]
+    return [*shapes, text((x1 + beyond) / 2, y1 - 5, words, css, "middle")]
 
 
 def direction(message, lanes):
@@ -275,70 +252,52 @@ def cross(x, y):
 def written(beside, lanes, x, edge):
     """Return notes beside their lanes, one below the other, and the foot of the lowest."""
     shapes, lowest = [], {}
-    for lane, y, text, css in sorted(beside, key=lambda note: note[1]):
+    for lane, y, note, css in sorted(beside, key=lambda each: each[1]):
         place = lanes.index(lane)
         left = place == 0
         limit = x[lanes[place + 1]] if place + 1 < len(lanes) else WIDTH + 8
         room = x[lane] - 12 - edge if left else limit - x[lane] - 24
         here = max(y + 4, lowest.get(lane, 0))
-        for words in fitted(text, room, 12, 3) if text else []:
+        for words in fitted(note, room, 12, 3) if note else []:
             at, anchor = (x[lane] - 10, "end") if left else (x[lane] + 12, "start")
-            shapes.append(label(at, here, words, css, anchor))
+            shapes.append(text(at, here, words, css, anchor))
             here += LINE
             lowest[lane] = here
     return shapes, max([0, *lowest.values()]) - 12
 
 
-def ticks(trace, now, heights, y):
-    """Return the scale of time: whole units, where there is room and no message of another time
-    beside it."""
+def ticks(trace, now, scale, heights, y):
+    """Return the scale of time: whole units, where there is room, and no message beside it that
+    passed much earlier or later."""
     others = list(zip(heights, (message["at"] for message in trace["messages"]), strict=True))
     shapes, before = [], -LINE
-    for time in range(0, math.floor(now) + 1, math.ceil(LINE / scale_of(trace))):
+    for time in range(0, math.floor(now) + 1, math.ceil(LINE / scale)):
         here = y(time)
-        misleading = any(abs(other - here) < 8 and at != time for other, at in others)
+        misleading = any(abs(other - here) < 8 < abs(at - time) * scale for other, at in others)
         if here - before >= LINE and not misleading:
             before = here
-            shapes.append(label(4, here + 4, f"{time} {trace['unit']}" if time else "0", "tick"))
+            shapes.append(text(4, here + 4, f"{time} {trace['unit']}" if time else "0", "tick"))
     return shapes
 
 
-def legend(trace, y):
-    """Return what the colours mean, and the height of the figure."""
+def meanings(trace):
+    """Return what the colours of a trace mean: [(class, words)]."""
     lanes = trace["lanes"]
     client = "client" if "client" in lanes else lanes[0]
     server = next(lane for lane in lanes[::-1] if lane != client)
     if len(lanes) > 2:  # "gateway A" and "gateway B" are both a gateway
         server = server.split(" ")[0]
-    used = {direction(message, lanes) for message in trace["messages"]}
-    used |= {bar["kind"] for bar in trace.get("bars", [])}
     names = {"up": f"{client} → {server}", "down": f"{server} → {client}"}
     names |= {"held": "held", "late": "late"}
-    shapes, x = [], 8
-    for kind, words in names.items():
-        if kind not in used:
-            continue
-        if x + 20 + measured(words, 12) > WIDTH:
-            x, y = 8, y + LINE
-        if kind in ("up", "down"):
-            shapes.append(line(x, y + 6, x + 14, y + 6, kind))
-        else:
-            shapes.append(rect(x, y + 1, 14, 10, kind))
-        shapes.append(label(x + 20, y + 10, words, "note"))
-        x += 20 + measured(words, 12) + 12
-    return shapes, y + (18 if shapes else 0)
+    used = {direction(message, lanes) for message in trace["messages"]}
+    used |= {bar["kind"] for bar in trace.get("bars", [])}
+    return [(css, words) for css, words in names.items() if css in used]
 
 
-def measured(words, size):
-    """Return the width of a text, at the most."""
-    parts = ((NARROW, 34), (MIDDLE, 45), (WIDE, 77), (WIDEST, 100))
-    return sum(next((width for of, width in parts if c in of), 63) for c in words) * size / 100
-
-
-def fitted(text, room, size, lines):
+def fitted(words, room, size, lines):
     """Return a text in at most so many lines, each cut to the room."""
     found = []
-    for word in text.split(" "):
+    for word in words.split(" "):
         longer = f"{found[-1]} {word}" if found else word
         if found and (len(found) == lines or measured(longer, size) <= room):
             found[-1] = longer
@@ -353,29 +312,3 @@ def cut(words, room, size):
     while words and measured(f"{words}…", size) > room:
         words = words[:-1]
     return f"{words}…"
-
-
-# Shapes: (tag, attributes, text)
-
-
-def line(x1, y1, x2, y2, css):
-    points = {"x1": x1, "y1": y1, "x2": x2, "y2": y2}
-    return "line", {name: number(value) for name, value in points.items()} | {"class": css}, ""
-
-
-def rect(x, y, width, height, css, rx=0):
-    size = {"x": x, "y": y, "width": width, "height": height, "rx": rx}
-    return "rect", {name: number(value) for name, value in size.items()} | {"class": css}, ""
-
-
-def label(x, y, words, css, anchor="start"):
-    return "text", {"x": number(x), "y": number(y), "class": css, "text-anchor": anchor}, words
-
-
-def rounded(value):
-    """Return a number to one decimal, halves up, as JavaScript does it."""
-    return math.floor(value * 10 + 0.5) / 10
-
-
-def number(value):
-    return f"{rounded(value):g}"

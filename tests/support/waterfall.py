@@ -1,12 +1,10 @@
 """Draws what a request waits for, one part after the other, as bars over round trips."""
 
-from xml.etree import ElementTree as ET
-
-from .figures import finish, line, svg, text
+from .figures import figure, line, rect, text
 
 
 def waterfall(rows, title, description):
-    """Draw rows of parts: [(name, [(part, start, end)])], in round trips. Returns SVG text.
+    """Draw rows of parts: [(name, [(part, start, end)])], in round trips.
 
     The parts are "DNS", "TCP", "TLS" and "request"; the last is drawn as what was wanted.
     """
@@ -14,23 +12,20 @@ def waterfall(rows, title, description):
     longest = max(end for _, parts in rows for _, _, end in parts)
     unit = (right - left) / longest
     height = top + len(rows) * step + 24
-    root = svg(360, height, title, description)
-    text(root, left, 16, "round trips", "axis-name")
+    shapes = [text(left, 16, "round trips", "axis-name")]
     for trip in range(int(longest) + 1):
         x = left + trip * unit
-        for number in range(len(rows)):
-            line(root, x, top + number * step + 16, x, top + number * step + 42, "grid")
+        for row, (_, parts) in enumerate(rows):
+            if trip >= parts[-1][2]:  # not behind its bars
+                shapes.append(line(x, top + row * step + 18, x, top + row * step + 42, "grid"))
         anchor = "start" if not trip else "end" if trip == longest else "middle"
-        text(root, x, height - 8, str(trip), "tick", anchor)
-    for number, (name, parts) in enumerate(rows):
-        y = top + number * step
-        text(root, left, y + 12, name, "lane")
+        shapes.append(text(x, height - 8, str(trip), "tick", anchor))
+    for row, (name, parts) in enumerate(rows):
+        y = top + row * step
+        shapes.append(text(left, y + 12, name, "lane"))
         for part, start, end in parts:
-            wanted = part == "request"
-            bar = {"x": left + start * unit, "y": y + 18, "width": (end - start) * unit - 2}
-            bar |= {"height": 22, "rx": 3}
-            css = {"class": "wanted" if wanted else "set-up"}
-            ET.SubElement(root, "rect", {k: f"{v:g}" for k, v in bar.items()} | css)
+            css = "wanted" if part == "request" else "set-up"
+            shapes.append(rect(left + start * unit, y + 18, (end - start) * unit - 2, 22, css, 3))
             middle = left + (start + end) / 2 * unit
-            text(root, middle, y + 33, part, "on-bar", "middle")
-    return finish(root)
+            shapes.append(text(middle, y + 33, part, "on-bar", "middle"))
+    return figure(height, shapes, title, description)
