@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["websockets==17.4"]
 # ///
-"""One socket: hand in a job, and be told when it is done.
+"""Submit a job over a WebSocket, and receive its result.
 
 - Run: `uv run client.py`
 - or: `pip install websockets==17.4 && python client.py`
@@ -15,50 +15,54 @@ import asyncio
 import json
 import os
 import sys
+from contextlib import suppress
 
 from websockets.asyncio.client import connect
-from websockets.exceptions import (
-    ConnectionClosed,
-    InvalidHandshake,
-    InvalidURI,
-)
+from websockets.exceptions import WebSocketException
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
 SECONDS = float(os.environ.get("SECONDS", 4.5))  # the job's length
 
 
+class ProtocolError(Exception):
+    """The message is not one of a job server."""
+
+
+def parse_message(text):
+    """Return a message about a job as a dict; raise ProtocolError."""
+    with suppress(ValueError, RecursionError):
+        match json.loads(text):
+            case {"token": str(), "status": str()} as message:
+                return message
+    raise ProtocolError(f"received {text[:80]!r}")
+
+
 # --8<-- [start:main]
 async def main():
-    # ws: for http:, and wss: for https:
-    address = f"{URL}/jobs/socket".replace("http", "ws", 1)
-    async with connect(address) as socket:
-        question = {"id": 1, "submit": {"seconds": SECONDS}}
-        await socket.send(json.dumps(question))
-        token = None
-        while True:
-            message = json.loads(await socket.recv())
-            if "id" in message:  # an answer
-                if "error" in message:
-                    sys.exit(f"refused: {message['error']}")
+    # http: becomes ws:, and https: becomes wss:
+    url = f"{URL}/jobs/socket".replace("http", "ws", 1)
+    async with asyncio.timeout(SECONDS + 30), connect(url) as ws:
+        request = {"id": 1, "submit": {"seconds": SECONDS}}
+        await ws.send(json.dumps(request))
+        token, pushed = None, {}
+        while token not in pushed:
+            message = parse_message(await ws.recv())
+            print(json.dumps(message), flush=True)
+            if message.get("id") == 1:  # the response
                 token = message["token"]
-                print("answer:", message["status"], flush=True)
-            elif message["token"] == token:  # nobody asked
-                print("pushed:", message["status"], flush=True)
-                return message
+            else:
+                pushed[message["token"]] = message
+    if pushed[token]["status"] != "done":
+        sys.exit("the job failed")
 # --8<-- [end:main]
 
 
 if __name__ == "__main__":
     try:
-        job = asyncio.run(main())
-        if job["status"] != "done":
-            sys.exit(f"the job {job['status']}: {job['error']}")
-        print(f"the result is {job['result']}; it took one question")
-    except InvalidHandshake as error:
-        sys.exit(f"{URL} does not answer as a job server: {error}")
-    except (ConnectionClosed, OSError) as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
-    except (InvalidURI, KeyError, TypeError, ValueError) as error:
-        sys.exit(f"{URL} does not answer as a job server: {error!r}")
+        asyncio.run(main())
+    except (OSError, WebSocketException) as error:
+        sys.exit(f"cannot reach {URL}: {error!r}")
+    except ProtocolError as error:
+        sys.exit(f"{URL} is not a job server: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -2,10 +2,10 @@
 # requires-python = ">=3.11"
 # dependencies = ["websockets==17.4"]
 # ///
-"""Ask and be told on one socket, at the same time.
+"""Send requests and receive pushes on one connection, concurrently.
 
-Hands in two jobs at once, asks about them while they run, and is
-told of each as it ends. An answer finds its question by its id.
+Submits two jobs, polls both while they run, and receives each result
+when it is pushed. A response is matched to its request by its id.
 
 - Run: `uv run client_duplex.py`
 - or: `pip install websockets==17.4 && python client_duplex.py`
@@ -20,112 +20,120 @@ import json
 import os
 import sys
 from collections import defaultdict
+from contextlib import suppress
 
 from websockets.asyncio.client import connect
-from websockets.exceptions import (
-    ConnectionClosed,
-    InvalidHandshake,
-    InvalidURI,
-)
+from websockets.exceptions import WebSocketException
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
 SECONDS = float(os.environ.get("SECONDS", 4.5))  # the longer job
-INTERVAL = float(os.environ.get("INTERVAL", 1))  # between questions
+INTERVAL = float(os.environ.get("INTERVAL", 1))  # between polls
 
 
-# --8<-- [start:talk]
-class Talk:
-    """A socket on which many may wait, each for a message of its own.
+class ProtocolError(Exception):
+    """The message is not one of a job server."""
 
-    What is waited for is the answer with an id, or the push about a
-    token; there is one future for each, made by whoever comes first.
+
+def parse_message(text):
+    """Return a message about a job as a dict; raise ProtocolError."""
+    with suppress(ValueError, RecursionError):
+        match json.loads(text):
+            case {"token": str(), "status": str()} as message:
+                return message
+    raise ProtocolError(f"received {text[:80]!r}")
+
+
+# --8<-- [start:channel]
+class RequestChannel:
+    """A connection on which many coroutines wait, each for a message.
+
+    A coroutine waits for the response with an id, or for the push
+    with a token. Each has a future, created by whichever comes first,
+    the coroutine or the message.
     """
 
-    def __init__(self, socket):
-        self.socket = socket
-        self.numbers = itertools.count(1)
+    def __init__(self, ws):
+        self.ws = ws
+        self.ids = itertools.count(1)
         self.futures = defaultdict(
             asyncio.get_running_loop().create_future
         )
 
-    async def ask(self, question):
-        """Ask; return the answer, whatever comes in between."""
-        number = next(self.numbers)
-        await self.socket.send(json.dumps({"id": number} | question))
-        answer = await self.hear(number)
-        if "error" in answer and "status" not in answer:
-            raise ValueError(answer["error"])
-        return answer
+    async def send_request(self, request):
+        """Send a request; return its response."""
+        request_id = next(self.ids)
+        await self.ws.send(json.dumps({"id": request_id} | request))
+        return await self.wait_for(request_id)
 
-    async def hear(self, key):
-        """Wait for the answer to a question, or the end of a job."""
+    async def wait_for(self, key):
+        """Wait for the response with an id, or the push of a token."""
         try:
             return await self.futures[key]
         finally:
             del self.futures[key]
 
-    async def listen(self):
-        """Give each message to whom it is for, until all is over."""
-        async for text in self.socket:
-            message = json.loads(text)
-            key = message["id" if "id" in message else "token"]
-            if not self.futures[key].done():  # or it has come twice
+    async def receive_messages(self):
+        """Hand each message to its future until the connection ends."""
+        async for text in self.ws:
+            message = parse_message(text)
+            key = message.get("id", message["token"])
+            if not self.futures[key].done():  # or it is a duplicate
                 self.futures[key].set_result(message)
-        closed = ConnectionError("closed by server")
+        closed = ConnectionError("the server closed the connection")
         for future in self.futures.values():
-            if not future.done():  # nobody will answer
+            if not future.done():
                 future.set_exception(closed)
-# --8<-- [end:talk]
+# --8<-- [end:channel]
 
 
-# --8<-- [start:follow]
-async def follow(talk, name, seconds):
-    """Hand in a job, and ask about it until its end is pushed."""
+# --8<-- [start:poll]
+async def poll_until_done(channel, name, seconds):
+    """Submit a job, and poll it until its result is pushed."""
     clock = asyncio.get_running_loop().time
     due = clock()  # from the start, so that delays do not add up
-    answer = await talk.ask({"submit": {"seconds": seconds}})
-    token = answer["token"]
-    ended = asyncio.ensure_future(talk.hear(token))
-    while not ended.done():
-        print(f"{name}: {answer['status']}", flush=True)
+    job = {"submit": {"seconds": seconds}}
+    response = await channel.send_request(job)
+    token = response["token"]
+    push = asyncio.ensure_future(channel.wait_for(token))
+    while not push.done():
+        print(f"{name}: {response['status']}", flush=True)
         due += INTERVAL
-        await asyncio.wait([ended], timeout=due - clock())
-        if not ended.done():
-            answer = await talk.ask({"status": token})
-    job = ended.result()
-    print(f"{name}: {job['status']}, and nobody asked", flush=True)
-    return job["result"]
+        await asyncio.wait([push], timeout=due - clock())
+        if not push.done():
+            response = await channel.send_request({"status": token})
+    job = push.result()
+    print(f"{name}: {job['status']} (pushed)", flush=True)
+    return job.get("result")
 
 
-async def both(talk):
-    """Follow two jobs at once, and then hang up."""
+async def run_both(channel):
+    """Run two jobs concurrently, then close the connection."""
     results = await asyncio.gather(
-        follow(talk, "long", SECONDS),
-        follow(talk, "short", SECONDS * 0.55),
+        poll_until_done(channel, "long", SECONDS),
+        poll_until_done(channel, "short", SECONDS * 0.55),
     )
-    await talk.socket.close()
+    await channel.ws.close()
     return results
 
 
 async def main():
-    address = f"{URL}/jobs/socket".replace("http", "ws", 1)
-    async with connect(address) as socket:
-        talk = Talk(socket)
-        # Whoever fails ends both: a talk that nobody listens to
-        # would wait for ever.
-        _, results = await asyncio.gather(talk.listen(), both(talk))
-    print(f"the results are {results}")
-# --8<-- [end:follow]
+    url = f"{URL}/jobs/socket".replace("http", "ws", 1)
+    async with asyncio.timeout(SECONDS + 30), connect(url) as ws:
+        channel = RequestChannel(ws)
+        # If either fails, gather raises and the connection closes.
+        _, results = await asyncio.gather(
+            channel.receive_messages(), run_both(channel)
+        )
+    print(f"results: {results}")
+# --8<-- [end:poll]
 
 
 if __name__ == "__main__":
     try:
         asyncio.run(main())
-    except InvalidHandshake as error:
-        sys.exit(f"{URL} does not answer as a job server: {error}")
-    except (ConnectionClosed, OSError) as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
-    except (InvalidURI, KeyError, TypeError, ValueError) as error:
-        sys.exit(f"{URL} does not answer as a job server: {error!r}")
+    except (OSError, WebSocketException) as error:
+        sys.exit(f"cannot reach {URL}: {error!r}")
+    except ProtocolError as error:
+        sys.exit(f"{URL} is not a job server: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -2,10 +2,10 @@
 # requires-python = ">=3.11"
 # dependencies = []
 # ///
-"""Every kind of frame by hand, over a plain socket.
+"""Send and receive every type of frame, with a plain socket.
 
-Hands in a job in two fragments with a ping between them, asks
-something long, and closes politely.
+Submits a job in two fragments with a ping between them, sends longer
+requests, and closes the connection.
 
 - Run: `uv run frames.py`
 - or: `python frames.py`
@@ -33,12 +33,12 @@ NAMES |= {8: "close", 9: "ping", 10: "pong"}
 
 # --8<-- [start:encode]
 def mask(payload, key):
-    """Mask a payload, or unmask it: xor with the key, over and over."""
+    """Mask or unmask a payload: XOR with the repeated key."""
     return bytes(byte ^ key[i % 4] for i, byte in enumerate(payload))
 
 
 def encode(opcode, payload, final=True):
-    """Return a frame as a client must send it: masked."""
+    """Return a masked frame, as a client must send it."""
     first = final << 7 | opcode
     length, masked = len(payload), 1 << 7
     if length <= 125:
@@ -54,14 +54,14 @@ def encode(opcode, payload, final=True):
 
 # --8<-- [start:decode]
 def decode(read):
-    """Read a frame of a server: (opcode, payload, final).
+    """Return (opcode, payload, final) of a frame from a server.
 
     `read(n)` returns the next n bytes.
     """
     first, second = read(2)
     final, opcode = bool(first >> 7), first & 0b1111
     if second >> 7:
-        raise ValueError("a server must not mask")
+        raise ProtocolError("the server masked a frame")
     length = second & 0b1111111
     if length == 126:
         (length,) = struct.unpack("!H", read(2))
@@ -71,8 +71,12 @@ def decode(read):
 # --8<-- [end:decode]
 
 
+class ProtocolError(Exception):
+    """The server does not follow the protocol."""
+
+
 class Connection:
-    """A WebSocket, and a line printed for each frame."""
+    """A WebSocket connection that prints a line for each frame."""
 
     def __init__(self, plain):
         self.plain = plain
@@ -81,11 +85,11 @@ class Connection:
     def read(self, size):
         data = self.file.read(size)
         if len(data) < size:
-            raise ConnectionError("the server hung up")
+            raise ConnectionError("the server closed the connection")
         return data
 
     def open(self, host, path):
-        """Shake hands; handshake.py shows what is to be checked."""
+        """Open the connection; handshake.py shows what to check."""
         key = base64.b64encode(secrets.token_bytes(16)).decode()
         self.plain.sendall(
             f"GET {path} HTTP/1.1\r\nHost: {host}\r\n"
@@ -95,31 +99,34 @@ class Connection:
         )
         status = self.file.readline().decode("latin-1").strip()
         if status.split()[1:2] != ["101"]:
-            raise ValueError(f"no upgrade: {status}")
+            raise ProtocolError(f"no upgrade: {status}")
         while self.file.readline().strip():
             pass
 
     def send(self, opcode, payload, final=True):
         frame = encode(opcode, payload, final)
         self.plain.sendall(frame)
-        self.say("sent", opcode, payload, final, len(frame))
+        self.log("sent", opcode, payload, final, len(frame))
 
     def receive(self, *wanted):
-        """Return the next payload of a wanted kind."""
+        """Return the next payload with a wanted opcode."""
         while True:
             opcode, payload, final = decode(self.read)
             head = 2 if len(payload) <= 125 else 4
             size = head + len(payload)
-            self.say("received", opcode, payload, final, size)
-            if opcode == PING:  # must be answered, with what it holds
+            self.log("received", opcode, payload, final, size)
+            if opcode == PING:  # the pong must have its payload
                 self.send(PONG, payload)
+            if opcode == CLOSE and CLOSE not in wanted:
+                self.send(CLOSE, payload[:2])
+                raise ConnectionError("the server sent a close frame")
             if opcode in wanted:
                 return payload
 
-    def say(self, what, opcode, payload, final, size):
-        more = "" if final else ", to be continued"
+    def log(self, direction, opcode, payload, final, size):
+        more = "" if final else ", not final"
         print(
-            f"{what:<9}{NAMES.get(opcode, opcode)}{more}:"
+            f"{direction:<9}{NAMES.get(opcode, opcode)}{more}:"
             f" {len(payload)} bytes in a frame of {size}",
             flush=True,
         )
@@ -128,8 +135,8 @@ class Connection:
 # --8<-- [start:main]
 def main():
     address = urlsplit(URL)
-    where = address.hostname, address.port or 80
-    with socket.create_connection(where, timeout=10) as plain:
+    server = address.hostname, address.port or 80
+    with socket.create_connection(server, timeout=10) as plain:
         ws = Connection(plain)
         ws.open(address.netloc, f"{address.path}/jobs/socket")
 
@@ -137,23 +144,23 @@ def main():
         job = {"id": 1, "submit": {"seconds": SECONDS}}
         text = json.dumps(job).encode()
         ws.send(TEXT, text[:10], final=False)
-        ws.send(PING, b"still there?")
+        ws.send(PING, b"alive?")
         ws.send(CONTINUATION, text[10:])
         ws.receive(PONG)
         ws.receive(TEXT)  # pending
-        print(ws.receive(TEXT).decode())  # done: nobody asked
+        print(ws.receive(TEXT).decode())  # done: pushed
 
-        # An id is echoed, so that a long one makes a long answer.
+        # The response repeats the id, so a long id makes it long.
         for length in 87, 200:
-            question = {"id": "x" * length, "status": ""}
-            ws.send(TEXT, json.dumps(question).encode())
+            request = {"id": "x" * length, "status": ""}
+            ws.send(TEXT, json.dumps(request).encode())
             ws.receive(TEXT)
 
-        ws.send(CLOSE, struct.pack("!H", 1000) + b"thank you")
+        ws.send(CLOSE, struct.pack("!H", 1000) + b"bye")
         ws.receive(CLOSE)
-        # The server is the one to end TCP (RFC 6455 §7.1.1).
+        # The server closes the TCP connection (RFC 6455 §7.1.1).
         if plain.recv(1):
-            raise ValueError("something after the close")
+            raise ProtocolError("data after the close frame")
 # --8<-- [end:main]
 
 
@@ -161,8 +168,8 @@ if __name__ == "__main__":
     try:
         main()
     except OSError as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
-    except (TypeError, ValueError) as error:
-        sys.exit(f"{URL} speaks no WebSocket: {error}")
+        sys.exit(f"cannot reach {URL}: {error!r}")
+    except ProtocolError as error:
+        sys.exit(f"{URL} is not a WebSocket server: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = []
 # ///
-"""The opening handshake by hand, over a plain socket.
+"""Open a WebSocket connection with a plain socket.
 
 - Run: `uv run handshake.py`
 - or: `python handshake.py`
@@ -22,20 +22,24 @@ from urllib.parse import urlsplit
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
 
 # --8<-- [start:accept]
-# The same for everybody, for ever: RFC 6455 §1.3.
+# The constant of RFC 6455 §1.3.
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
-def accept(key):
-    """Return what a server must answer to Sec-WebSocket-Key."""
+def accept_value(key):
+    """Return the Sec-WebSocket-Accept for a Sec-WebSocket-Key."""
     digest = hashlib.sha1((key + GUID).encode()).digest()
     return base64.b64encode(digest).decode()
 # --8<-- [end:accept]
 
 
+class ProtocolError(Exception):
+    """The response does not open a WebSocket connection."""
+
+
 # --8<-- [start:handshake]
 def handshake(connection, host, path):
-    """Ask for the upgrade; return the answer's lines, checked."""
+    """Request the upgrade; return both heads as lines, checked."""
     key = base64.b64encode(secrets.token_bytes(16)).decode()
     request = [
         f"GET {path} HTTP/1.1",
@@ -47,39 +51,39 @@ def handshake(connection, host, path):
     ]
     connection.sendall("\r\n".join([*request, "", ""]).encode())
 
-    # Byte by byte: what follows the empty line is no HTTP any more.
-    answer = b""
-    while not answer.endswith(b"\r\n\r\n"):
+    # Byte by byte, since frames follow the empty line.
+    response = b""
+    while not response.endswith(b"\r\n\r\n"):
         byte = connection.recv(1)
         if not byte:
-            raise ConnectionError("the server hung up")
-        answer += byte
-    status, *lines = answer.decode("latin-1").split("\r\n")
+            raise ConnectionError("the server closed the connection")
+        response += byte
+    status, *lines = response.decode("latin-1").split("\r\n")
     if status.split()[1:2] != ["101"]:
-        raise ValueError(f"no upgrade: {status}")
+        raise ProtocolError(f"no upgrade: {status}")
     pairs = (line.partition(":") for line in lines if line)
     headers = {name.lower(): value.strip() for name, _, value in pairs}
-    if headers.get("sec-websocket-accept") != accept(key):
-        raise ValueError("wrong Sec-WebSocket-Accept")
+    if headers.get("sec-websocket-accept") != accept_value(key):
+        raise ProtocolError("wrong Sec-WebSocket-Accept")
     return [*request, "", status, *filter(None, lines), ""]
 # --8<-- [end:handshake]
 
 
 def main():
     address = urlsplit(URL)
-    where = address.hostname, address.port or 80
-    with socket.create_connection(where, timeout=10) as connection:
+    server = address.hostname, address.port or 80
+    with socket.create_connection(server, timeout=10) as connection:
         path = f"{address.path}/jobs/socket"
         print(*handshake(connection, address.netloc, path), sep="\n")
-        print("the accept value is the right one")
+        print("Sec-WebSocket-Accept is correct")
 
 
 if __name__ == "__main__":
     try:
         main()
     except OSError as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
-    except ValueError as error:
-        sys.exit(f"{URL} opens no WebSocket: {error}")
+        sys.exit(f"cannot reach {URL}: {error!r}")
+    except ProtocolError as error:
+        sys.exit(f"{URL} is not a WebSocket server: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -2,7 +2,10 @@
 # requires-python = ">=3.11"
 # dependencies = ["sanic==25.12.1"]
 # ///
-"""A job server on one socket: both sides speak when they like.
+"""A job server on one WebSocket connection.
+
+The client sends requests; the server responds to each, and pushes
+the result of each job.
 
 - Run: `uv run server.py`
 - or: `pip install sanic==25.12.1 && python server.py`
@@ -13,138 +16,97 @@ import asyncio
 import json
 import os
 import secrets
-from contextlib import suppress
 
-from sanic import Blueprint, Sanic
-from sanic import json as json_response
+from sanic import Blueprint, Sanic, text
 from sanic.exceptions import SanicException, WebsocketClosed
+
+HOST = os.environ.get("HOST", "127.0.0.1")
+PORT = int(os.environ.get("PORT", 8000))
 
 bp = Blueprint("websockets")
 jobs: dict[str, asyncio.Task] = {}
+USAGE = 'send "submit": {"seconds": 0 to 60} or "status": token'
 
 
-async def work(seconds, fail):
-    """Stand for whatever is slow: a report, a video, a model."""
+async def run_job(seconds):
+    """Stand in for slow work: a report, a video, a model."""
     await asyncio.sleep(seconds)
-    if fail:
-        raise RuntimeError("the job was told to fail")
     return 42
 
 
-# --8<-- [start:socket]
+# --8<-- [start:connection]
 @bp.websocket("/jobs/socket")
-async def socket(request, ws):
-    """Talk with one client until it leaves; its jobs go on."""
+async def handle_connection(request, ws):
+    """Respond to each message; push the result of each job."""
     try:
-        # When the client leaves, the group ends its pushes as well.
+        # When the client disconnects, the group cancels the pushes.
         async with asyncio.TaskGroup() as pushes:
             while True:
-                reply, started = answer(await ws.recv())
-                await ws.send(json.dumps(reply))
-                if started:
-                    pushes.create_task(push(ws, started))
+                response, token = handle_message(await ws.recv())
+                await ws.send(json.dumps(response))
+                if token:
+                    pushes.create_task(push_result(ws, token))
     except* WebsocketClosed:
-        pass  # it left before it had heard everything
+        pass  # raised by recv() and send() after a disconnect
 
 
-async def push(ws, token):
-    """Tell the client that a job has ended: nobody asked."""
-    await asyncio.wait([jobs[token]])  # unlike await, can't cancel it
-    await ws.send(json.dumps(state(token)))
-# --8<-- [end:socket]
+async def push_result(ws, token):
+    """Send the result of a job when it is done, without a request."""
+    await asyncio.wait([jobs[token]])  # unlike await, cancels no job
+    await ws.send(json.dumps(get_job(token)))
+# --8<-- [end:connection]
 
 
-# --8<-- [start:answer]
-def answer(message):
-    """Return the reply to a message, and the job that it started."""
-    number = None
+# --8<-- [start:handle]
+def handle_message(message):
+    """Return the response to a message, and the token of a new job."""
     try:
-        match parse(message):
-            case {"id": int() | str() as number, "submit": job}:
-                token = submit(*read(job))
-                return {"id": number} | state(token), token
-            case {"id": int() | str() as number, "status": token}:
-                return {"id": number} | state(token), None
-            case {"id": int() | str() as number}:
-                raise ValueError('send "submit" or "status"')
-        raise ValueError('send an "id", a number or a string')
-    except ValueError as error:  # the socket stays open
-        return {"id": number, "error": str(error)}, None
-# --8<-- [end:answer]
+        data = json.loads(message)
+    except (ValueError, RecursionError):
+        return {"id": None, "error": "send JSON"}, None
+    request_id = data.get("id") if isinstance(data, dict) else None
+    match data:
+        case {"submit": {"seconds": s}} if is_job_length(s):
+            token = secrets.token_urlsafe(16)  # not guessable
+            jobs[token] = asyncio.create_task(run_job(s))
+            return {"id": request_id} | get_job(token), token
+        case {"status": str() as token} if token in jobs:
+            return {"id": request_id} | get_job(token), None
+    return {"id": request_id, "error": USAGE}, None
+# --8<-- [end:handle]
 
 
-def parse(message):
-    """Return what a message holds; ValueError says what to send."""
-    if isinstance(message, str):  # and not bytes: a binary message
-        with suppress(ValueError, RecursionError):
-            return json.loads(message)
-    raise ValueError("send JSON in a text message")
+def is_job_length(seconds):
+    return type(seconds) in {int, float} and 0 <= seconds <= 60
 
 
-def read(job):
-    """Return (seconds, fail) of a job; ValueError if it is none."""
-    match job:
-        case {"seconds": bool()}:  # in Python, True is an int
-            pass
-        case {"seconds": int() | float() as seconds, **rest}:
-            fail = rest.get("fail", False)
-            if 0 <= seconds <= 60 and isinstance(fail, bool):
-                return seconds, fail
-    raise ValueError(
-        'send {"seconds": 0 to 60}, and "fail": true if it is to fail'
-    )
-
-
-def submit(seconds, fail):
-    """Start a job; return its token."""
-    token = secrets.token_urlsafe(16)
-    jobs[token] = asyncio.create_task(work(seconds, fail))
-    return token
-
-
-# --8<-- [start:state]
-def state(token):
-    """Return how a job stands now; ValueError if there is none."""
-    if not isinstance(token, str) or token not in jobs:
-        raise ValueError("send the token of a job: this is none")
-    job, answer = jobs[token], {"token": token}
+def get_job(token):
+    """Return the status of a job, and its result once it is done."""
+    job = jobs[token]
     if not job.done():
-        return answer | {"status": "pending"}
-    if error := job.exception():
-        return answer | {"status": "failed", "error": str(error)}
-    return answer | {"status": "done", "result": job.result()}
-# --8<-- [end:state]
+        return {"token": token, "status": "pending"}
+    return {"token": token, "status": "done", "result": job.result()}
 
 
-# --8<-- [start:refuse]
+# --8<-- [start:reject]
 @bp.exception(SanicException)
-async def refuse(request, error):
-    """Answer a request that opens no WebSocket, and why it did not.
+async def reject(request, error):
+    """Respond to a request that does not open a WebSocket.
 
-    Sanic's own answer lacks the Upgrade that a 426 must have, and
-    logs a traceback.
+    Sanic's own 426 lacks the required Upgrade header and logs a
+    traceback.
     """
-    return json_response(
-        {"status": error.status_code, "message": str(error)},
-        status=error.status_code,
-        headers={"Upgrade": "websocket"}
-        if error.status_code == 426
-        else None,
-    )
-# --8<-- [end:refuse]
+    return text(str(error), error.status_code, {"Upgrade": "websocket"})
+# --8<-- [end:reject]
 
 
 @bp.before_server_stop
-async def stop(app):
-    """Leave no task behind when the server stops."""
-    for task in jobs.values():
-        task.cancel()
-    await asyncio.gather(*jobs.values(), return_exceptions=True)
+async def cancel_jobs(app):
+    for job in jobs.values():
+        job.cancel()
 
 
 if __name__ == "__main__":
     app = Sanic("websockets")
-    app.config.FALLBACK_ERROR_FORMAT = "json"
-    app.config.WEBSOCKET_MAX_SIZE = 10_000  # bytes a message
     app.blueprint(bp)
-    app.run(port=int(os.environ.get("PORT", 8000)), single_process=True)
+    app.run(host=HOST, port=PORT, single_process=True)

@@ -4,7 +4,8 @@
 # ///
 """The same job server with the websockets library.
 
-Does nothing but WebSocket: no routes, no HTTP but for refusals.
+The library serves WebSocket connections only: no routes, and no HTTP
+except to reject a handshake.
 
 - Run: `uv run server_websockets.py`
 - or: `pip install websockets==17.4 && python server_websockets.py`
@@ -16,130 +17,102 @@ import json
 import os
 import secrets
 import signal
-from contextlib import suppress
+from urllib.parse import urlsplit
 
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 
+HOST = os.environ.get("HOST", "127.0.0.1")
+PORT = int(os.environ.get("PORT", 8000))
+
 jobs: dict[str, asyncio.Task] = {}
+USAGE = 'send "submit": {"seconds": 0 to 60} or "status": token'
 
 
-async def work(seconds, fail):
-    """Stand for whatever is slow: a report, a video, a model."""
+async def run_job(seconds):
+    """Stand in for slow work: a report, a video, a model."""
     await asyncio.sleep(seconds)
-    if fail:
-        raise RuntimeError("the job was told to fail")
     return 42
 
 
-# --8<-- [start:socket]
-async def socket(ws):
-    """Talk with one client until it leaves; its jobs go on."""
+# --8<-- [start:connection]
+async def handle_connection(ws):
+    """Respond to each message; push the result of each job."""
     try:
-        # When the client leaves, the group ends its pushes as well.
+        # When the client disconnects, the group cancels the pushes.
         async with asyncio.TaskGroup() as pushes:
             while True:
-                reply, started = answer(await ws.recv())
-                await ws.send(json.dumps(reply))
-                if started:
-                    pushes.create_task(push(ws, started))
+                response, token = handle_message(await ws.recv())
+                await ws.send(json.dumps(response))
+                if token:
+                    pushes.create_task(push_result(ws, token))
     except* ConnectionClosed:
-        pass  # how recv says that the client has left
+        pass  # raised by recv() and send() after a disconnect
 
 
-async def push(ws, token):
-    """Tell the client that a job has ended: nobody asked."""
-    await asyncio.wait([jobs[token]])  # unlike await, can't cancel it
-    await ws.send(json.dumps(state(token)))
-# --8<-- [end:socket]
+async def push_result(ws, token):
+    """Send the result of a job when it is done, without a request."""
+    await asyncio.wait([jobs[token]])  # unlike await, cancels no job
+    await ws.send(json.dumps(get_job(token)))
+# --8<-- [end:connection]
 
 
-# --8<-- [start:answer]
-def answer(message):
-    """Return the reply to a message, and the job that it started."""
-    number = None
+# --8<-- [start:handle]
+def handle_message(message):
+    """Return the response to a message, and the token of a new job."""
     try:
-        match parse(message):
-            case {"id": int() | str() as number, "submit": job}:
-                token = submit(*read(job))
-                return {"id": number} | state(token), token
-            case {"id": int() | str() as number, "status": token}:
-                return {"id": number} | state(token), None
-            case {"id": int() | str() as number}:
-                raise ValueError('send "submit" or "status"')
-        raise ValueError('send an "id", a number or a string')
-    except ValueError as error:  # the socket stays open
-        return {"id": number, "error": str(error)}, None
-# --8<-- [end:answer]
+        data = json.loads(message)
+    except (ValueError, RecursionError):
+        return {"id": None, "error": "send JSON"}, None
+    request_id = data.get("id") if isinstance(data, dict) else None
+    match data:
+        case {"submit": {"seconds": s}} if is_job_length(s):
+            token = secrets.token_urlsafe(16)  # not guessable
+            jobs[token] = asyncio.create_task(run_job(s))
+            return {"id": request_id} | get_job(token), token
+        case {"status": str() as token} if token in jobs:
+            return {"id": request_id} | get_job(token), None
+    return {"id": request_id, "error": USAGE}, None
+# --8<-- [end:handle]
 
 
-def parse(message):
-    """Return what a message holds; ValueError says what to send."""
-    if isinstance(message, str):  # and not bytes: a binary message
-        with suppress(ValueError, RecursionError):
-            return json.loads(message)
-    raise ValueError("send JSON in a text message")
+def is_job_length(seconds):
+    return type(seconds) in {int, float} and 0 <= seconds <= 60
 
 
-def read(job):
-    """Return (seconds, fail) of a job; ValueError if it is none."""
-    match job:
-        case {"seconds": bool()}:  # in Python, True is an int
-            pass
-        case {"seconds": int() | float() as seconds, **rest}:
-            fail = rest.get("fail", False)
-            if 0 <= seconds <= 60 and isinstance(fail, bool):
-                return seconds, fail
-    raise ValueError(
-        'send {"seconds": 0 to 60}, and "fail": true if it is to fail'
-    )
-
-
-def submit(seconds, fail):
-    """Start a job; return its token."""
-    token = secrets.token_urlsafe(16)
-    jobs[token] = asyncio.create_task(work(seconds, fail))
-    return token
-
-
-# --8<-- [start:state]
-def state(token):
-    """Return how a job stands now; ValueError if there is none."""
-    if not isinstance(token, str) or token not in jobs:
-        raise ValueError("send the token of a job: this is none")
-    job, answer = jobs[token], {"token": token}
+def get_job(token):
+    """Return the status of a job, and its result once it is done."""
+    job = jobs[token]
     if not job.done():
-        return answer | {"status": "pending"}
-    if error := job.exception():
-        return answer | {"status": "failed", "error": str(error)}
-    return answer | {"status": "done", "result": job.result()}
-# --8<-- [end:state]
+        return {"token": token, "status": "pending"}
+    return {"token": token, "status": "done", "result": job.result()}
 
 
 # --8<-- [start:main]
-def route(connection, request):
-    """Refuse another path with 404; None: go on with the handshake."""
-    if request.path != "/jobs/socket":
-        return connection.respond(404, "this is not /jobs/socket\n")
+def check_handshake(connection, request):
+    """Reject a handshake on another path or of another version."""
+    # The target may have a query, or be a whole URL.
+    if urlsplit(request.path).path != "/jobs/socket":
+        return connection.respond(404, "the path is /jobs/socket\n")
+    if request.headers.get("Sec-WebSocket-Version", "13") != "13":
+        response = connection.respond(426, "the version is 13\n")
+        response.headers["Sec-WebSocket-Version"] = "13"
+        return response
+    return None
 
 
 async def main():
-    """Serve until SIGINT or SIGTERM; leave no task behind."""
-    port = int(os.environ.get("PORT", 8000))
+    """Serve until SIGINT or SIGTERM."""
     async with serve(
-        socket,
-        "127.0.0.1",
-        port,
-        process_request=route,
-        max_size=10_000,  # bytes a message
+        handle_connection, HOST, PORT, process_request=check_handshake
     ) as server:
         loop = asyncio.get_running_loop()
         for number in signal.SIGINT, signal.SIGTERM:
             loop.add_signal_handler(number, server.close)
-        print(f"server listening on 127.0.0.1:{port}", flush=True)
+        print(f"server listening on {HOST}:{PORT}", flush=True)
         await server.wait_closed()
-    for task in jobs.values():
-        task.cancel()
+    for job in jobs.values():
+        job.cancel()
     await asyncio.gather(*jobs.values(), return_exceptions=True)
 # --8<-- [end:main]
 

@@ -2,22 +2,23 @@
 # requires-python = ">=3.11"
 # dependencies = ["websockets==17.4"]
 # ///
-"""WRONG: takes the next message for the answer to its question.
+"""Wrong: takes the next message for the response to its request.
 
-Works as long as the server has nothing to say by itself. Then a
-push comes first, and every answer is taken for another question's.
+A message that the server pushes is taken for the response, and every
+response after it for that of another request.
 
 - Run: `uv run wrong_next_message.py`
 - or: `pip install websockets==17.4 && python wrong_next_message.py`
 - Needs: server.py, running; its address is in URL
   (default http://127.0.0.1:8000)
-- Source: client_duplex.py does it right
+- Source: https://websockets.readthedocs.io/en/stable/
 """
 
 import asyncio
 import json
 import os
 import sys
+from contextlib import suppress
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
@@ -26,30 +27,47 @@ URL = os.environ.get("URL", "http://127.0.0.1:8000")
 SECONDS = float(os.environ.get("SECONDS", 4.5))  # the longer job
 
 
-# --8<-- [start:ask]
-async def ask(socket, question):
-    await socket.send(json.dumps(question))
-    return json.loads(await socket.recv())  # WRONG: whose is it?
-# --8<-- [end:ask]
+class ProtocolError(Exception):
+    """The message is not one of a job server."""
+
+
+def parse_message(text):
+    """Return a message about a job as a dict; raise ProtocolError."""
+    with suppress(ValueError, RecursionError):
+        match json.loads(text):
+            case {"token": str(), "status": str()} as message:
+                return message
+    raise ProtocolError(f"received {text[:80]!r}")
+
+
+# --8<-- [start:request]
+async def send_request(ws, request):
+    """Send a request; return the next message."""
+    await ws.send(json.dumps(request))
+    return parse_message(await ws.recv())
+# --8<-- [end:request]
 
 
 async def main():
-    address = f"{URL}/jobs/socket".replace("http", "ws", 1)
-    async with connect(address) as socket:
-        jobs = {}
+    url = f"{URL}/jobs/socket".replace("http", "ws", 1)
+    async with asyncio.timeout(SECONDS + 30), connect(url) as ws:
+        tokens = {}
         for name, seconds in ("long", SECONDS), ("short", SECONDS / 4):
-            job = {"submit": {"seconds": seconds}}
-            answer = await ask(socket, {"id": name} | job)
-            jobs[name] = answer["token"]
-        await asyncio.sleep(SECONDS / 2)  # busy with something else
-        answer = await ask(socket, {"id": 3, "status": jobs["long"]})
-        print(f"the long job is {answer['status']}")
+            request = {"id": name, "submit": {"seconds": seconds}}
+            response = await send_request(ws, request)
+            tokens[name] = response["token"]
+        await asyncio.sleep(SECONDS / 2)  # other work of this program
+        request = {"id": "status", "status": tokens["long"]}
+        response = await send_request(ws, request)
+        print(f"the long job is {response['status']}")
 
 
 if __name__ == "__main__":
     try:
         asyncio.run(main())
-    except (KeyError, OSError, ValueError, WebSocketException) as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
+    except (OSError, WebSocketException) as error:
+        sys.exit(f"cannot reach {URL}: {error!r}")
+    except ProtocolError as error:
+        sys.exit(f"{URL} is not a job server: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
