@@ -89,8 +89,8 @@ class RequestChannel:
 # --8<-- [start:poll]
 async def poll_until_done(channel, name, seconds):
     """Submit a job, and poll it until its result is pushed."""
-    clock = asyncio.get_running_loop().time
-    due = clock()  # from the start, so that delays do not add up
+    # Deadlines from the start, so that delays do not add up.
+    due = asyncio.get_running_loop().time()
     job = {"submit": {"seconds": seconds}}
     response = await channel.send_request(job)
     token = response["token"]
@@ -98,8 +98,10 @@ async def poll_until_done(channel, name, seconds):
     while not push.done():
         print(f"{name}: {response['status']}", flush=True)
         due += INTERVAL
-        await asyncio.wait([push], timeout=due - clock())
-        if not push.done():
+        try:
+            async with asyncio.timeout_at(due):
+                await asyncio.shield(push)
+        except TimeoutError:
             response = await channel.send_request({"status": token})
     job = push.result()
     print(f"{name}: {job['status']} (pushed)", flush=True)
