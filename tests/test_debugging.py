@@ -296,7 +296,7 @@ def arrows(line):
     if source == "8000":
         first = flags == "F" and line.split("> ")[1].startswith("127.0.0.1.18002")
         return [("cross", "killed", ""), ("down", words, "")] if first else [("down", words, "")]
-    which = {"18001": "the first", "18002": "the second"}[source]
+    which = {"18001": "connection 1", "18002": "connection 2"}[source]
     return [("up", words, which if flags == "S" else "")]
 
 
