@@ -2,12 +2,11 @@
 # requires-python = ">=3.11"
 # dependencies = []
 # ///
-"""Opens connections to one address, as a proxy does, until it can't.
+"""Open connections to one address, as a proxy does, until it fails.
 
 - Run: `uv run ports.py`
 - or: `python ports.py`
-- Try: COUNT=30000 for this and FILES=40000 for the server, each
-  after `ulimit -n 40000`
+- Try: COUNT=30000, after `ulimit -n 40000` here and for the server
 - Needs: Linux, and server.py, running; its address is in URL
   (default http://127.0.0.1:8000)
 - Source: ip_local_port_range,
@@ -21,18 +20,18 @@ from urllib.parse import urlsplit
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
 COUNT = int(os.environ.get("COUNT", 100))  # from each address
-# All of 127.0.0.0/8 is this machine: each is an address of ours.
+# All of 127.0.0.0/8 is this machine.
 SOURCES = os.environ.get("SOURCES", "127.0.0.1 127.0.0.2").split()
 
 
 # --8<-- [start:open]
 def open_from(source, target):
-    """Open up to COUNT connections; return them, and what ended it."""
+    """Open up to COUNT connections; return them, and why it ended."""
     opened = []
     while len(opened) < COUNT:
         sock = socket.socket()
-        # Choose the port when the target is known: one that is taken
-        # may be used again towards another target.
+        # Have the kernel choose the port when it knows the target: a
+        # port may be used again towards another target.
         sock.setsockopt(
             socket.IPPROTO_IP, socket.IP_BIND_ADDRESS_NO_PORT, 1
         )
@@ -43,16 +42,16 @@ def open_from(source, target):
             sock.close()
             return opened, error.strerror
         opened.append(sock)
-    return opened, "no more are wanted"
+    return opened, "COUNT is reached"
 # --8<-- [end:open]
 
 
 def main():
     address = urlsplit(URL)
     if not address.hostname:
-        sys.exit(f"no address of a server: {URL}")
+        sys.exit(f"no host name in URL: {URL}")
     target = address.hostname, address.port or 80
-    kept = []  # what is closed gives its port back
+    kept = []  # a closed one returns its port
     for source in SOURCES:
         opened, end = open_from(source, target)
         kept += opened
@@ -60,13 +59,13 @@ def main():
     for sock in kept:
         sock.close()
     if not kept:
-        sys.exit(f"no connection to {URL}: {end}")
+        sys.exit(f"cannot reach {URL}: {end}")
 
 
 if __name__ == "__main__":
     try:
         main()
     except OSError as error:
-        sys.exit(f"no connection to {URL}: {error!r}")
+        sys.exit(f"cannot reach {URL}: {error!r}")
     except KeyboardInterrupt:
         sys.exit(130)

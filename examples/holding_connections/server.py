@@ -2,133 +2,71 @@
 # requires-python = ">=3.11"
 # dependencies = ["sanic==25.12.1"]
 # ///
-"""Holds clients in three ways, and no more of them than it can.
+"""Hold every request until a release, or for HOLD seconds.
 
 - Run: `uv run server.py`
 - or: `pip install sanic==25.12.1 && python server.py`
-- Try: FILES=300 in front of it, and client.py
-- Needs: Linux or macOS, for the limit on open files
-- Source: 503 and Retry-After, RFC 9110 §15.6.4;
-  1013, https://www.iana.org/assignments/websocket/websocket.xhtml
+- Try: client.py; and again after `ulimit -n 300` in the server's shell
+- Source: long polling, RFC 6202 §2.1
 """
 
 import asyncio
 import os
-import random
-import resource
 
-from sanic import Blueprint, Sanic, json
-from sanic.exceptions import ServiceUnavailable
+from sanic import Sanic, json
 
-# --8<-- [start:limits]
-FILES = int(os.environ.get("FILES", 10_000))  # open ones, to ask for
-# Of them: our own, and those of clients that are to be refused, of
-# which many may come at once.
-SPARE = int(os.environ.get("SPARE", 150))
+HOST = os.environ.get("HOST", "127.0.0.1")
+PORT = int(os.environ.get("PORT", 8000))
+HOLD = float(os.environ.get("HOLD", 5))  # seconds
 
-
-def allow(files):
-    """Let this process have so many files, or as many as it may."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY:
-        files = min(files, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
-    return files
-
-
-MAX_HELD = allow(FILES) - SPARE
-# --8<-- [end:limits]
-
-bp = Blueprint("holding_connections")
-held = set()  # one future for each client
+app = Sanic("holding_connections")
+held: set[asyncio.Future] = set()  # one for each client
 
 
 # --8<-- [start:hold]
-def full():
-    return len(held) >= MAX_HELD
-
-
 async def hold():
-    """Wait for the release."""
-    waiting = asyncio.get_running_loop().create_future()
-    held.add(waiting)
+    """Wait for the release, and HOLD seconds at most."""
+    waiter = asyncio.get_running_loop().create_future()
+    held.add(waiter)
     try:
-        await waiting
-    finally:  # also if the client left
-        held.discard(waiting)
+        await asyncio.wait([waiter], timeout=HOLD)
+    finally:  # also if the client disconnected
+        held.discard(waiter)
 
 
-def answer_all():
-    """Wake everyone who is held; return how many that were."""
-    for waiting in held:
-        if not waiting.done():
-            waiting.set_result(None)
-    return len(held)
-
-
-def refuse_if_full(request):
-    """Say 503, and when to come back: not all at the same time."""
-    if full():
-        request.stream.keep_alive = False  # its file is needed
-        raise ServiceUnavailable(
-            "too many clients are held here",
-            headers={"Retry-After": str(random.randint(5, 15))},
-        )
+@app.get("/poll")
+async def poll(request):
+    """Hold a request."""
+    await hold()
+    return json({"status": "done"})
 # --8<-- [end:hold]
 
 
-# --8<-- [start:ways]
-@bp.get("/poll")
-async def poll(request):
-    """Hold a question."""
-    refuse_if_full(request)
-    await hold()
-    return json({"status": "done"})
-
-
-@bp.get("/stream")
-async def stream(request):
-    """Hold an event stream."""
-    refuse_if_full(request)
-    response = await request.respond(content_type="text/event-stream")
-    await response.send(": held\n\n")
-    await hold()
-    await response.send("data: done\n\n")
-
-
-@bp.websocket("/socket")
-async def socket(request, ws):
-    """Hold a WebSocket."""
-    if full():
-        await ws.close(1013, "too many clients are held here")
-        return
-    await hold()
-    await ws.send("done")
-# --8<-- [end:ways]
-
-
-@bp.post("/release")
+@app.post("/release")
 async def release(request):
-    """Answer everyone; say how many that were."""
-    return json({"released": answer_all()})
+    """Release all clients; return how many there were."""
+    return json({"released": release_all()})
 
 
-@bp.get("/held")
-async def count(request):
-    """Say how many are held, and how many may be."""
-    return json({"held": len(held), "at most": MAX_HELD})
+def release_all():
+    for waiter in held:
+        if not waiter.done():
+            waiter.set_result(None)
+    return len(held)
 
 
-@bp.before_server_stop
-async def stop(app):
-    """Let nobody wait for a server that ends."""
-    answer_all()
+@app.get("/held")
+async def count_held(request):
+    """Return how many clients are held."""
+    return json({"held": len(held)})
+
+
+@app.before_server_stop
+async def shutdown(app):
+    release_all()
 
 
 if __name__ == "__main__":
-    app = Sanic("holding_connections")
     app.config.FALLBACK_ERROR_FORMAT = "json"
-    app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
-    app.config.RESPONSE_TIMEOUT = 3600  # s; a hold is no failure here
-    app.blueprint(bp)
-    app.run(port=int(os.environ.get("PORT", 8000)), single_process=True)
+    app.config.RESPONSE_TIMEOUT = HOLD + 5  # seconds
+    app.run(host=HOST, port=PORT, single_process=True)

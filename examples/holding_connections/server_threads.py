@@ -2,11 +2,11 @@
 # requires-python = ">=3.11"
 # dependencies = []
 # ///
-"""The same work with a thread for each client.
+"""Hold every request until a release, with a thread for each.
 
 - Run: `uv run server_threads.py`
 - or: `python server_threads.py`
-- Source: server.py, which holds them all in one thread
+- Source: server.py, which needs one thread for all
 """
 
 import os
@@ -16,49 +16,56 @@ import threading
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+HOST = os.environ.get("HOST", "127.0.0.1")
+PORT = int(os.environ.get("PORT", 8000))
+HOLD = float(os.environ.get("HOLD", 5))  # seconds
+
 released = threading.Event()
 
 
 # --8<-- [start:hold]
 class Handler(BaseHTTPRequestHandler):
-    """Holds /poll until the release, in a thread of its own."""
+    """Hold /poll until the release, each in its own thread."""
 
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
         if self.path == "/poll":
-            released.wait()
-        found = self.path == "/poll"
-        self.answer(200 if found else 404, b'{"status": "done"}')
+            released.wait(HOLD)
+        found = self.path in {"/poll", "/held"}
+        self.respond(200 if found else 404, b'{"status": "done"}')
     # --8<-- [end:hold]
 
     def do_POST(self):
-        """Answer everyone, from now on at once."""
+        """Release all clients, and those that follow."""
+        # What follows on the connection could be an unread body.
+        self.close_connection = True
         released.set()
-        self.answer(200, b"{}")
+        self.respond(200, b"{}")
 
-    def answer(self, status, body):
+    def respond(self, status, body):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
 
     def log_message(self, *_):
-        """Say nothing of each request."""
+        """Log no requests."""
 
 
 class Server(ThreadingHTTPServer):
-    """Waits for no thread when it ends."""
+    """End without waiting for the threads."""
 
     daemon_threads = True
-    request_queue_size = 1000  # connected, and waiting for a thread
+    request_queue_size = 1000  # connections without a thread yet
 
 
 if __name__ == "__main__":
-    port = int(os.environ.get("PORT", 8000))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    with Server(("127.0.0.1", port), Handler) as server:
-        print(f"server listening on 127.0.0.1:{port}", flush=True)
+    with Server((HOST, PORT), Handler) as server:
+        print(f"server listening on {HOST}:{PORT}", flush=True)
         with suppress(KeyboardInterrupt):
             server.serve_forever()

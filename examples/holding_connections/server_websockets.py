@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["websockets==17.4"]
 # ///
-"""Holds WebSockets, and refuses one too many in the handshake.
+"""Hold WebSocket connections; reject above a limit by handshake.
 
 - Run: `uv run server_websockets.py`
 - or: `pip install websockets==17.4 && python server_websockets.py`
@@ -21,15 +21,17 @@ import signal
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 
-FILES = int(os.environ.get("FILES", 10_000))  # open ones, to ask for
-# Of them: our own, and those of clients that are to be refused, of
-# which many may come at once.
-SPARE = int(os.environ.get("SPARE", 150))
+HOST = os.environ.get("HOST", "127.0.0.1")
+PORT = int(os.environ.get("PORT", 8000))
+MAX_FILES = int(os.environ.get("MAX_FILES", 10_000))  # to ask for
+# Descriptors for other uses: the program's own, and connections that
+# are about to be rejected, of which many may arrive together.
+SPARE_FILES = int(os.environ.get("SPARE_FILES", 150))
 COMPRESSION = os.environ.get("COMPRESSION", "deflate") or None
 
 
-def allow(files):
-    """Let this process have so many files, or as many as it may."""
+def raise_file_limit(files):
+    """Raise this process's limit on open files; return the result."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY:
         files = min(files, hard)
@@ -37,36 +39,36 @@ def allow(files):
     return files
 
 
-MAX_HELD = allow(FILES) - SPARE
+MAX_HELD = raise_file_limit(MAX_FILES) - SPARE_FILES
 held = set()
 
 
-# --8<-- [start:refuse]
-def refuse_if_full(connection, request):
-    """Answer the handshake with a 503; None goes on with it."""
+# --8<-- [start:reject]
+def reject_if_full(connection, request):
+    """Reject the handshake with 503 if the limit is reached."""
     if len(held) < MAX_HELD:
         held.add(connection)
         return None
-    response = connection.respond(503, "too many clients are held\n")
+    response = connection.respond(503, "the limit is reached\n")
     response.headers["Retry-After"] = str(random.randint(5, 15))
     return response
-# --8<-- [end:refuse]
+# --8<-- [end:reject]
 
 
 # --8<-- [start:hold]
-async def hold(websocket):
-    """Wait for the release, which any client may ask for."""
+async def hold(connection):
+    """Hold a connection until any client sends "release"."""
     try:
-        async for message in websocket:
+        async for message in connection:
             if message == "release":
                 await asyncio.gather(
-                    *(each.send("done") for each in held),
-                    return_exceptions=True,  # some may be gone
+                    *(ws.send("done") for ws in held),
+                    return_exceptions=True,  # some may be closed
                 )
     except ConnectionClosed:
         pass
     finally:
-        held.discard(websocket)
+        held.discard(connection)
 # --8<-- [end:hold]
 
 
@@ -76,11 +78,12 @@ async def main():
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with serve(
         hold,
-        "127.0.0.1",
-        int(os.environ.get("PORT", 8000)),
-        process_request=refuse_if_full,
+        HOST,
+        PORT,
+        process_request=reject_if_full,
         compression=COMPRESSION,
-        close_timeout=1,  # s; the dead answer no close
+        max_size=10_000,  # bytes; above it, 1009
+        close_timeout=1,  # s; a dead client sends no close frame
     ):
         await stop.wait()
 
