@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 from playwright.sync_api import sync_playwright
+from sanic import Sanic
 
 from .support import parts
 from .support.browsing import watched_pages
@@ -37,7 +38,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure():
-    """Let programs receive SIGINT also where the shell that started these tests ignores it."""
+    """Let programs receive SIGINT also where the shell that started these tests ignores it; let
+    tests load the module of a Sanic server more than once."""
+    Sanic.test_mode = True
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

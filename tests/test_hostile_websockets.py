@@ -27,7 +27,7 @@ from .support.sockets import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, RawW
 from .support.websocket_servers import HARDENED, SERVERS, TO_DO, websocket_servers
 
 CLASS = re.compile(r"(?s)# --8<-- \[start:protocol\]\n.*# --8<-- \[end:protocol\]\n")
-QUICK_STARTS = {"websockets/server.py", "debugging/server.py"}
+QUICK_STARTS = {"load_balancing/server.py", "websockets/server.py", "debugging/server.py"}
 
 
 def named(servers):

@@ -39,65 +39,65 @@ from .support.processes import (
 )
 from .support.threads import run_in_thread
 
-ROOM = "load_balancing"
-COPIES = dict(a=8001, b=8002, c=8003)
+TOPIC = "load_balancing"
+INSTANCES = dict(a=8001, b=8002, c=8003)
 # Health checks ten times as often as the file says, so that nobody waits for them here.
 OFTEN = {"inter 1s": "inter 100ms"}
-# A copy that stops is given three of those to be noticed, and then some.
-SOON = {"NOTICE": 0.4, "SPREAD": 0.2}
+# An instance that stops is given three of those to be noticed, and then some.
+SOON = {"DRAIN_DELAY": 0.4, "CLOSE_SPREAD": 0.2}
 
 
 class Balanced:
-    """Copies of the server behind a HAProxy, whose page of statistics is asked."""
+    """Instances of the server behind a HAProxy, whose page of statistics is asked."""
 
     def __init__(self, start, start_proxy, port, name="haproxy.cfg", behind=None, **changes):
-        """Start the balancer in front of copies to come, or of those of another one."""
-        self._start, self.copies = start, dict(behind.copies if behind else {})
-        self.ports = behind.ports if behind else {n: port() for n in COPIES.values()}
+        """Start the balancer in front of instances to come, or of those of another one."""
+        self._start, self.instances = start, dict(behind.instances if behind else {})
+        self.ports = behind.ports if behind else {n: port() for n in INSTANCES.values()}
         self.ports = self.ports | {8000: port()}
         self.ports.pop(8404, None)
         if name == "haproxy.cfg":
             self.ports[8404] = port()
-        self.proxy = start_proxy(f"{ROOM}/{name}", self.ports, **(OFTEN | changes))
+        self.proxy = start_proxy(f"{TOPIC}/{name}", self.ports, **(OFTEN | changes))
         self.url, self.sockets = self.proxy.url, None
 
     def start(self, *names, **options):
-        """Start copies, and return when the balancer has seen them."""
+        """Start instances, and return when the balancer has seen them."""
         for name in names:
-            number = self.ports[COPIES[name]]
+            number = self.ports[INSTANCES[name]]
             given = {"NAME": name, "PORT": number} | SOON | options
-            self.copies[name] = self._start(f"{ROOM}/server.py", **given)
+            self.instances[name] = self._start(f"{TOPIC}/server_hardened.py", **given)
         wait_until(lambda: all(self.state[name] == "UP" for name in names))
 
     def replace(self, name, told=False):
-        """Stop a copy, unless it is told already, and start another in its place, when the
+        """Stop an instance, unless it is told already, and start another in its place, when the
         balancer has seen that and all of so many `sockets` are back elsewhere."""
         if not told:
-            self.copies[name].send(signal.SIGTERM)
-        assert self.copies[name].wait() == 0
+            self.instances[name].send(signal.SIGTERM)
+        assert self.instances[name].wait() == 0
         wait_until(lambda: self.state[name] == "DOWN")
         wait_until(lambda: self.sockets in {None, sum(self.counts)})
         self.start(name)
 
-    def _statistics(self, names=COPIES):
+    def _statistics(self, names=INSTANCES):
         text = httpx2.get(f"http://127.0.0.1:{self.ports[8404]}/;csv").text
         rows = csv.DictReader(io.StringIO(text.removeprefix("# ")))
-        return [row for row in rows if row["pxname"] == "copies" and row["svname"] in names]
+        return [row for row in rows if row["pxname"] == "instances" and row["svname"] in names]
 
     @property
     def state(self):
-        """Which copies are UP or DOWN."""
+        """Which instances are UP or DOWN."""
         return {row["svname"]: row["status"] for row in self._statistics()}
 
     @property
     def waiting(self):
-        """How many wait in the queue for all copies."""
+        """How many wait in the queue for all instances."""
         rows = self._statistics(["BACKEND"])
         return int(rows[0]["qcur"])
 
     @property
     def counts(self):
-        """How many connections each copy has."""
+        """How many connections each instance has."""
         return [int(row["scur"]) for row in self._statistics()]
 
 
@@ -107,7 +107,7 @@ def hold(tmp_path_factory):
     with ExitStack() as running:
 
         def hold(url, **options):
-            example = EXAMPLES / ROOM / "client.py"
+            example = EXAMPLES / TOPIC / "client_hardened.py"
             home = copy_isolated(example, tmp_path_factory.mktemp("holder") / "alone")
             options = environment(URL=url, BACKOFF=0.1, **options)
             client = Program(argv(example), home, options)
@@ -126,8 +126,8 @@ def socket_at(url):
 
 @pytest.fixture(scope="module")
 def story(start_shared, assembled_shared, port, hold):
-    """Return what became of 36 sockets: {step: how many each copy has}, and what else was seen
-    while all copies were replaced, one after the other."""
+    """Return what became of 36 sockets: {step: how many each instance has}, and what else was seen
+    while all instances were replaced, one after the other."""
     balanced = Balanced(start_shared, assembled_shared[0], port)
     steps = {}
     balanced.start("a", "b")
@@ -135,14 +135,14 @@ def story(start_shared, assembled_shared, port, hold):
     clients = [hold(balanced.url, COUNT=30)]
     wait_until(lambda: sum(balanced.counts) == 30)
     clients[0].wait_for("a ")
-    steps["30 clients, two copies"] = balanced.counts
+    steps["30 clients, two instances"] = balanced.counts
     balanced.start("c")
-    steps["a third copy starts"] = balanced.counts
+    steps["a third instance starts"] = balanced.counts
     clients.append(hold(balanced.url, COUNT=6).wait_for("c 6"))
-    steps["six more clients come"] = balanced.counts
+    steps["six more clients connect"] = balanced.counts
     goodbyes, balanced.sockets = {}, 36
-    for name in COPIES:
-        goodbyes[name] = goodbye(balanced.copies[name])
+    for name in INSTANCES:
+        goodbyes[name] = goodbye(balanced.instances[name])
         balanced.replace(name, told=True)
         steps[f"{name} was replaced"] = balanced.counts
     for client in clients:
@@ -150,17 +150,16 @@ def story(start_shared, assembled_shared, port, hold):
     return steps, goodbyes, clients[0].output, balanced
 
 
-def goodbye(copy):
-    """Tell a copy to stop; return what becomes of a socket, of a question that it holds, and of
-    a stream."""
-    job = httpx2.post(f"{copy.url}/jobs", json={"seconds": 60}).headers["Location"]
-    held, stream = (http.client.HTTPConnection("127.0.0.1", copy.port) for _ in range(2))
+def goodbye(instance):
+    """Stop an instance; return what becomes of a WebSocket, of a held request and of a stream."""
+    job = httpx2.post(f"{instance.url}/jobs", json={"seconds": 60}).headers["Location"]
+    held, stream = (http.client.HTTPConnection("127.0.0.1", instance.port) for _ in range(2))
     held.request("GET", job, headers={"Prefer": "wait=25"})
     stream.request("GET", "/events")
     streamed = stream.getresponse()
-    with socket_at(copy.url) as socket:
+    with socket_at(instance.url) as socket:
         socket.recv()
-        copy.send(signal.SIGTERM)
+        instance.send(signal.SIGTERM)
         with pytest.raises(ConnectionClosed):
             socket.recv()
         answer = held.getresponse()
@@ -171,23 +170,24 @@ def goodbye(copy):
         return socket.close_code, said, ended
 
 
-def test_a_third_copy_stays_empty(story):
-    """Two copies hold 15 sockets each; a third one starts, and none of the sockets moves there."""
+def test_a_new_instance_stays_empty(story):
+    """Two instances hold 15 connections each; a third one starts, and none of the connections moves
+    there."""
     steps, *_ = story
-    assert steps["30 clients, two copies"] == [15, 15, 0]
-    assert steps["a third copy starts"] == [15, 15, 0]
+    assert steps["30 clients, two instances"] == [15, 15, 0]
+    assert steps["a third instance starts"] == [15, 15, 0]
 
 
-def test_the_next_go_to_the_emptiest(story):
-    """By least connections, whoever comes next is sent to the emptiest copy: all six."""
+def test_least_connections_prefers_the_emptiest_instance(story):
+    """With least connections, new clients are sent to the emptiest instance: all six."""
     steps, *_ = story
-    assert steps["six more clients come"] == [15, 15, 6]
+    assert steps["six more clients connect"] == [15, 15, 6]
 
 
 class Asking(threading.Thread):
     """Asks the balancer for a job and how it stands, and notes each answer that is none.
 
-    A question is held for `wait` seconds, unless the copy that holds it stops.
+    A question is held for `wait` seconds, unless the instance that holds it stops.
     """
 
     def __init__(self, url, wait):
@@ -215,7 +215,7 @@ class Asking(threading.Thread):
 
 @pytest.fixture(scope="module")
 def aged(start_shared, assembled_shared, port, hold):
-    """Return what a client says whose sockets reach a maximum age, while a third copy starts."""
+    """Return what a client prints while its connections reach a maximum age, and two pollers."""
     balanced = Balanced(start_shared, assembled_shared[0], port)
     balanced.start("a", "b", MAX_AGE=3)
     wait_until(lambda: balanced.state["c"] == "DOWN")
@@ -229,15 +229,15 @@ def aged(start_shared, assembled_shared, port, hold):
         each.start()
     for name in "ab":
         balanced.replace(name)
-    for each in asking:  # however slow the machine, each has met all copies, and held
-        wait_until(lambda each=each: each.names == set(COPIES) and each.statuses[200])
+    for each in asking:  # however slow the machine, each has met all instances, and held
+        wait_until(lambda each=each: each.names == set(INSTANCES) and each.statuses[200])
         each.stop()
     return client.output.splitlines(), asking
 
 
-def test_a_maximum_age_evens_it_out(story, aged, record):
-    """Where no socket may grow older than a maximum age, 36 sockets on two copies become twelve
-    on each of three, and nobody did anything."""
+def test_a_maximum_age_rebalances(story, aged, record):
+    """With a maximum age, 36 connections on two instances become twelve on each of three, without
+    an operator."""
     said, _ = aged
     first, last = "a 18, b 18", "a 12, b 12, c 12"
     assert said.index(first) < said.index(last)
@@ -251,11 +251,11 @@ def test_a_maximum_age_evens_it_out(story, aged, record):
         "load_balancing/third.svg",
         standings(
             rows,
-            COPIES,
-            "Connections on each copy",
-            "Thirty clients on two copies: 15 and 15. A third copy starts: 15, 15 and none. Six "
-            "more clients come: 15, 15 and 6. When all connections have reached their maximum "
-            "age: 12, 12 and 12.",
+            INSTANCES,
+            "Connections on each instance",
+            "Thirty clients on two instances: 15 and 15. A third instance starts: 15, 15 and "
+            "none. Six more clients connect: 15, 15 and 6. When all connections have reached "
+            "their maximum age: 12, 12 and 12.",
         ),
     )
 
@@ -287,22 +287,22 @@ def spread(found):
     return times[-1] - times[0]
 
 
-def test_sockets_that_came_together_do_not_leave_together(start):
-    """Sockets opened together are closed with 1001 at different ages, from 80 to 100 % of the
-    maximum; those of a copy that stops are closed with 1012, spread over its time for that."""
-    copy = start(f"{ROOM}/server.py", MAX_AGE=3, NOTICE=0, SPREAD=1)
-    aged = closings(copy.url, 20)
+def test_connections_opened_together_close_at_different_times(start):
+    """Connections opened together are closed with 1001 at different ages, from 80 to 100 % of the
+    maximum; those of a stopping instance are closed with 1012, spread over its time for that."""
+    instance = start(f"{TOPIC}/server_hardened.py", MAX_AGE=3, DRAIN_DELAY=0, CLOSE_SPREAD=1)
+    aged = closings(instance.url, 20)
     assert {code for code, _ in aged} == {1001}
     assert spread(aged) > 0.2  # of 0.6
-    stopped = closings(copy.url, 20, before=lambda: copy.send(signal.SIGTERM))
+    stopped = closings(instance.url, 20, before=lambda: instance.send(signal.SIGTERM))
     assert {code for code, _ in stopped} == {1012}
     assert spread(stopped) > 0.5  # of 1
-    assert copy.wait() == 0
+    assert instance.wait() == 0
 
 
-def test_a_rolling_deploy_leaves_the_last_copy_empty(story, record):
-    """After all three copies were replaced one after the other, by least connections, the first
-    two hold 18 sockets each and the last one none."""
+def test_a_rolling_deploy_leaves_the_last_instance_empty(story, record):
+    """After all three instances were replaced in turn, with least connections, the first two hold
+    18 connections each and the last one none."""
     steps, *_ = story
     rows = [(what, numbers) for what, numbers in steps.items() if "replaced" in what]
     assert [numbers for _, numbers in rows] == [[0, 18, 18], [18, 0, 18], [18, 18, 0]]
@@ -310,54 +310,84 @@ def test_a_rolling_deploy_leaves_the_last_copy_empty(story, record):
         "load_balancing/deploy.svg",
         standings(
             rows,
-            COPIES,
-            "Connections on each copy, in a rolling deploy",
+            INSTANCES,
+            "Connections on each instance, in a rolling deploy",
             "Copy a was replaced: it has none, b and c 18 each. Then b: it has none, a and c 18. "
             "Then c: it has none, a and b 18.",
         ),
     )
 
 
-def test_a_deploy_loses_no_answer(aged):
-    """While two of three copies are replaced, a client that asks all the time and one whose
-    questions are held get an answer to each, and none of them is a 5xx."""
+def test_a_deploy_loses_no_response(aged):
+    """While two of three instances are replaced, a client that polls without a pause and one whose
+    requests are held get a response to each request, and none of them is a 5xx."""
     _, asking = aged
     for each in asking:
-        assert set(each.statuses) <= {200, 202, 404}  # 404: a copy that does not know the job
+        assert set(each.statuses) <= {200, 202, 404}  # 404: an instance that does not know the job
 
 
-def test_a_copy_that_stops_says_1012(story):
-    """A copy that stops closes its sockets with 1012, and the clients come back elsewhere."""
+def test_a_stopping_instance_closes_with_1012(story):
+    """A stopping instance closes its WebSockets with 1012, and the clients reconnect to another
+    one."""
     _, goodbyes, said, _ = story
     assert {code for code, _, _ in goodbyes.values()} == {1012}
     assert said.splitlines()[0] == "a 15, b 15"
     assert said.splitlines()[-1] == "a 18, b 12"
 
 
-def test_a_copy_that_stops_answers_what_it_holds(story):
-    """A copy that stops answers the questions that it holds with `pending`, and ends its
-    streams in good order."""
+def test_a_stopping_instance_responds_to_held_requests(story):
+    """A stopping instance responds to its held requests with `pending`, and ends its streams with
+    their last chunk."""
     _, goodbyes, _, _ = story
     for name, (_, said, ended) in goodbyes.items():
         assert said == (200, "pending")
         assert ended == f"data: {name}\n\n"
 
 
+# The quick start
+
+
+def test_the_quick_start_counts_connections(start, run, record):
+    """The client opens its connections and prints how many each instance has; an instance that
+    stops closes them with 1012."""
+    server = start(f"{TOPIC}/server.py", NAME="b")
+    result = run(f"{TOPIC}/client.py", URL=server.url, SECONDS=0)
+    assert (result.returncode, result.stdout) == (0, "instance b: 9 connections\n")
+    with socket_at(server.url) as ws:
+        assert ws.recv() == "b"
+        assert server.stop() == 0
+        with pytest.raises(ConnectionClosed):
+            ws.recv()
+        assert ws.close_code == 1012
+
+
+def test_the_quick_start_behind_a_load_balancer(start, start_proxy, port, run, record):
+    """Behind HAProxy, the nine connections of the client are spread over three instances."""
+    ports = {number: port() for number in (8000, 8404, *INSTANCES.values())}
+    for name, number in INSTANCES.items():
+        start(f"{TOPIC}/server.py", NAME=name, PORT=ports[number])
+    proxy = start_proxy(f"{TOPIC}/haproxy.cfg", ports, **OFTEN)
+    wait_until(lambda: httpx2.get(f"{proxy.url}/health").status_code == 200)
+    result = run(f"{TOPIC}/client.py", URL=proxy.url, SECONDS=0)
+    assert result.stdout == "".join(f"instance {name}: 3 connections\n" for name in INSTANCES)
+    record("load_balancing/quick_start.txt", result.stdout)
+
+
 # The client
 
 
-def test_the_client_says_why_there_is_no_socket(run, canned, port):
-    """A client that can open no socket at first says so in one line, and exits with an error."""
+def test_the_client_reports_that_it_cannot_connect(run, canned, port):
+    """A client whose first attempt fails prints one line, and exits with an error."""
     for url in f"http://127.0.0.1:{port()}", "nonsense", canned((500, {}, "oops")).url:
-        ended = run(f"{ROOM}/client.py", URL=url)
+        ended = run(f"{TOPIC}/client_hardened.py", URL=url)
         assert ended.returncode == 1
         assert len(ended.stderr.splitlines()) == 1
-        assert f"no socket at {url}" in ended.stderr
+        assert f"cannot reach {url}" in ended.stderr
 
 
-def test_the_client_holds_for_so_long(run, three):
-    """A client that is told for how long to hold its sockets says where they are, and ends."""
-    ended = run(f"{ROOM}/client.py", URL=three.copies["a"].url, COUNT=3, SECONDS=2)
+def test_the_client_holds_connections_for_seconds(run, three):
+    """The client holds its connections for `SECONDS`, prints where they are, and ends."""
+    ended = run(f"{TOPIC}/client_hardened.py", URL=three.instances["a"].url, COUNT=3, SECONDS=2)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "a 3\n", "")
 
 
@@ -385,29 +415,31 @@ def dismissing(port):
         yield dismissing
 
 
-def test_the_client_waits_before_it_comes_back(run, dismissing):
-    """A client whose sockets were closed waits, and does not come back at once."""
+def test_the_client_waits_before_it_reconnects(run, dismissing):
+    """A client whose connections were closed waits before it reconnects."""
     url, given = dismissing(200)
-    ended = run(f"{ROOM}/client.py", URL=url, COUNT=3, SECONDS=2, BACKOFF=10**6)
+    ended = run(f"{TOPIC}/client_hardened.py", URL=url, COUNT=3, SECONDS=2, BACKOFF=10**6)
     assert ended.returncode == 0
     assert given == [200] * 3
 
 
-def test_the_client_waits_longer_each_time(dismissing):
-    """The bound of the wait doubles with each try in vain, up to twelve times, and is the first
-    one again after a socket that opened; a socket that is closed is counted for no copy."""
+def test_the_backoff_doubles_and_resets(dismissing):
+    """The bound of the backoff doubles with each failure, up to twelve times, and is reset by a
+    connection that opened; a closed connection is counted for no instance."""
     url, _ = dismissing(200, 200, *[503] * 5, 200)
     waits = []
 
     def uniform(_, bound):
         if len(waits) == len(bounds):
             raise EOFError
-        waits.append((bound, dict(held.where)))
+        waits.append((bound, dict(held.instances)))
         return 0
 
     bounds = [1, 1, 2, 4, 8, 12, 12, 1]
-    client = client_of(ROOM, URL=url, BACKOFF=1, random=SimpleNamespace(uniform=uniform))
-    held = client.Held(1)
+    client = client_of(
+        TOPIC, "client_hardened.py", URL=url, BACKOFF=1, random=SimpleNamespace(uniform=uniform)
+    )
+    held = client.Connections(1)
     with pytest.raises(EOFError):
         run_in_thread(held.hold(0))
     assert waits == [(bound, {}) for bound in bounds]
@@ -416,23 +448,23 @@ def test_the_client_waits_longer_each_time(dismissing):
 # The jobs
 
 
-def test_a_copy_holds_only_for_so_long(start):
-    """A copy holds a question for MAX_WAIT at most, whatever was asked for, and no longer than
-    the job takes."""
-    copy = start(f"{ROOM}/server.py", MAX_WAIT=0.5, NOTICE=0)
+def test_a_request_is_held_for_max_wait_at_most(start):
+    """An instance holds a request for `MAX_WAIT` at most, whatever the client prefers, and no
+    longer than the job takes."""
+    instance = start(f"{TOPIC}/server_hardened.py", MAX_WAIT=0.5, DRAIN_DELAY=0)
     for seconds, status in (60, "pending"), (0.1, "done"):
-        job = httpx2.post(f"{copy.url}/jobs", json={"seconds": seconds}).headers["Location"]
+        job = httpx2.post(f"{instance.url}/jobs", json={"seconds": seconds}).headers["Location"]
         wait = {"Prefer": "wait=60"}
-        answer = httpx2.get(f"{copy.url}{job}", headers=wait, timeout=TIMEOUT)
+        answer = httpx2.get(f"{instance.url}{job}", headers=wait, timeout=TIMEOUT)
         assert (answer.status_code, answer.json()["status"]) == (200, status)
 
 
 def test_a_hold_leaves_no_task():
-    """When a hold is over, the copy has no task more than before."""
-    copy = runpy.run_path(str(EXAMPLES / ROOM / "server.py"))
+    """After a hold, the instance has no task more than before."""
+    instance = runpy.run_path(str(EXAMPLES / TOPIC / "server_hardened.py"))
 
     async def held():
-        await copy["hold"](0.01)
+        await instance["hold"](0.01)
         await asyncio.sleep(0)  # for what was cancelled to end
         return asyncio.all_tasks() - {asyncio.current_task()}
 
@@ -444,22 +476,22 @@ def test_a_hold_leaves_no_task():
 
 @pytest.fixture(scope="module")
 def three(story):
-    """Return the three copies that are there at the end of the story."""
+    """Return the three instances that are there at the end of the story."""
     return story[-1]
 
 
 def opened(url, count, stack):
-    """Open so many sockets, one after the other; return {copy: its sockets}."""
-    where = {name: [] for name in COPIES}
+    """Open so many sockets, one after the other; return {instance: its sockets}."""
+    where = {name: [] for name in INSTANCES}
     for _ in range(count):
         socket = stack.enter_context(socket_at(url))
         where[socket.recv()].append(socket)
     return where
 
 
-def test_round_robin_does_not_look(start, start_proxy, port, three, record):
-    """Nine sockets on three copies; the three on c end, and six come: round robin gives each copy
-    two of them, least connections, HAProxy's and nginx's, gives c what it lacks."""
+def test_round_robin_and_least_connections(start, start_proxy, port, three, record):
+    """Nine connections on three instances; those on c end, and six more open: round robin gives
+    each instance two of them, least connections, HAProxy's and nginx's, gives c what it lacks."""
     found = {}
     for balance, name in (
         ("HAProxy, `roundrobin`", "haproxy_round_robin.cfg"),
@@ -467,8 +499,8 @@ def test_round_robin_does_not_look(start, start_proxy, port, three, record):
         ("nginx, `least_conn`", "nginx.conf"),
     ):
         if name == "nginx.conf":
-            ports = {8000: port()} | {number: three.ports[number] for number in COPIES.values()}
-            balanced = start_proxy(f"{ROOM}/{name}", ports)
+            ports = {8000: port()} | {number: three.ports[number] for number in INSTANCES.values()}
+            balanced = start_proxy(f"{TOPIC}/{name}", ports)
         else:
             balanced = Balanced(start, start_proxy, port, name, behind=three)
         with ExitStack() as stack:
@@ -491,7 +523,9 @@ def test_round_robin_does_not_look(start, start_proxy, port, three, record):
         | {
             what: " · ".join(map(str, numbers))
             for what, numbers in zip(
-                ("nine come (a · b · c)", "those on c leave", "six more come"), counts, strict=True
+                ("nine connect (a · b · c)", "those on c disconnect", "six more connect"),
+                counts,
+                strict=True,
             )
         }
         for balance, counts in found.items()
@@ -500,10 +534,10 @@ def test_round_robin_does_not_look(start, start_proxy, port, three, record):
 
 
 def health(balanced):
-    """Return how many sockets each copy says that it has."""
+    """Return how many sockets each instance says that it has."""
     return {
-        name: httpx2.get(f"{copy.url}/health").json()["sockets"]
-        for name, copy in balanced.copies.items()
+        name: httpx2.get(f"{instance.url}/health").json()["websockets"]
+        for name, instance in balanced.instances.items()
     }
 
 
@@ -522,9 +556,9 @@ def polled(url, cookies):
     return statuses
 
 
-def test_polling_needs_a_copy_that_knows_the_job(start, start_proxy, port, three, record):
-    """A job is known to one of three copies: by round robin two questions in three are answered
-    404, with a cookie none, and with a client that keeps no cookies it is two in three again."""
+def test_polling_needs_the_instance_that_has_the_job(start, start_proxy, port, three, record):
+    """A job is known to one of three instances: with round robin two polls in three get `404`, with
+    a sticky cookie none, and with a client that ignores cookies two in three again."""
     rows = []
     for name, cookies in (
         ("haproxy_round_robin.cfg", True),
@@ -534,8 +568,8 @@ def test_polling_needs_a_copy_that_knows_the_job(start, start_proxy, port, three
         statuses = polled(Balanced(start, start_proxy, port, name, behind=three).url, cookies)
         rows.append(
             {
-                "balancer": f"`{name}`",
-                "client": "keeps cookies" if cookies else "keeps none",
+                "load balancer": f"`{name}`",
+                "client": "keeps cookies" if cookies else "ignores cookies",
                 "200": statuses.count(200),
                 "404": statuses.count(404),
             }
@@ -544,24 +578,25 @@ def test_polling_needs_a_copy_that_knows_the_job(start, start_proxy, port, three
     record("load_balancing/sticky.md", table(rows))
 
 
-def test_a_cookie_does_not_save_the_job(start, start_proxy, port, three):
-    """When the copy is gone that a cookie names, the client is sent to another, which answers
-    404: the cookie finds the job, and does not keep it."""
-    own = start(f"{ROOM}/server.py", NAME="a", **SOON)
+def test_a_sticky_session_ends_with_its_instance(start, start_proxy, port, three):
+    """When the instance is down that a cookie names, the client is sent to another one, which
+    responds with `404`."""
+    own = start(f"{TOPIC}/server_hardened.py", NAME="a", **SOON)
     behind = Balanced(start, start_proxy, port, behind=three)
     behind.ports[8001] = own.port
     balanced = Balanced(start, start_proxy, port, "haproxy_sticky.cfg", behind=behind)
     with httpx2.Client(base_url=balanced.url) as client:
-        client.cookies.set("COPY", "a", domain="127.0.0.1")
+        client.cookies.set("INSTANCE", "a", domain="127.0.0.1")
         job = client.post("/jobs", json={"seconds": 60}).headers["Location"]
         assert client.get(job).json()["name"] == "a"
         own.stop(signal.SIGKILL)
         assert client.get(job).status_code == 404
-        assert client.cookies["COPY"] in {"b", "c"}
+        assert client.cookies["INSTANCE"] in {"b", "c"}
 
 
-def test_a_socket_is_sticky_by_itself(start, start_proxy, port, three):
-    """All messages on one WebSocket reach the same copy, without a cookie and by round robin."""
+def test_a_websocket_is_sticky(start, start_proxy, port, three):
+    """All messages on one WebSocket reach the same instance, without a cookie and with round
+    robin."""
     balanced = Balanced(start, start_proxy, port, "haproxy_round_robin.cfg", behind=three)
     with socket_at(balanced.url) as socket:
         name = socket.recv()
@@ -570,11 +605,11 @@ def test_a_socket_is_sticky_by_itself(start, start_proxy, port, three):
             assert socket.recv() == f"{name}: {number}"
 
 
-def test_the_cookie_is_the_balancers_own(start, start_proxy, port, three, tap):
-    """The cookie is closed to scripts and set once, and the copies never see it."""
-    wire = tap(three.copies["a"])
+def test_the_cookie_belongs_to_the_load_balancer(start, start_proxy, port, three, tap):
+    """The cookie is `HttpOnly` and set once, and the instances never receive it."""
+    wire = tap(three.instances["a"])
     behind = Balanced(start, start_proxy, port, behind=three)
-    behind.ports |= dict.fromkeys(COPIES.values(), wire.port)
+    behind.ports |= dict.fromkeys(INSTANCES.values(), wire.port)
     # Without checks: what is on the wire is what clients asked.
     changes = dict.fromkeys(
         ["option httpchk GET /health", "default-server check inter 100ms fall 2 rise 1"], ""
@@ -583,18 +618,18 @@ def test_the_cookie_is_the_balancers_own(start, start_proxy, port, three, tap):
     balanced = Balanced(start, start_proxy, port, name, behind=behind, **changes)
     with httpx2.Client(base_url=balanced.url) as client:
         first = client.get("/health")
-        assert re.fullmatch("COPY=[abc]; path=/; HttpOnly", first.headers["Set-Cookie"])
+        assert re.fullmatch("INSTANCE=[abc]; path=/; HttpOnly", first.headers["Set-Cookie"])
         assert "Set-Cookie" not in client.get("/health").headers
-        assert client.cookies["COPY"] in COPIES
-    assert b"COPY" not in b"".join(event.data for event in wire.events)
+        assert client.cookies["INSTANCE"] in INSTANCES
+    assert b"INSTANCE" not in b"".join(event.data for event in wire.events)
 
 
 # What else it can do
 
 
-def test_a_cap_makes_the_next_one_wait(start, start_proxy, port, three):
-    """With room for two on each of three copies the seventh waits for a place: it is answered
-    503 when the queue's time is over, and let in when a place becomes free before."""
+def test_a_full_load_balancer_queues_clients(start, start_proxy, port, three):
+    """With room for two on each of three instances the seventh client waits in the queue: it gets
+    `503` when the queue's timeout is over, and is admitted when a connection ends before."""
     tight = {"maxconn 1000": "maxconn 2", "timeout queue   5s": "timeout queue 300ms"}
     balanced = Balanced(start, start_proxy, port, behind=three, **tight)
     with ExitStack() as stack:
@@ -617,9 +652,9 @@ def test_a_cap_makes_the_next_one_wait(start, start_proxy, port, three):
             assert socket.recv() == "b"
 
 
-def test_a_failing_check_keeps_what_is_there(start, start_proxy, port, three):
-    """A copy that fails its health check gets nothing new; the sockets that it has go on."""
-    own = start(f"{ROOM}/server.py", NAME="a", NOTICE=60, SPREAD=0)
+def test_a_failed_health_check_keeps_connections(start, start_proxy, port, three):
+    """An instance that fails its health check gets no new client; its connections stay open."""
+    own = start(f"{TOPIC}/server_hardened.py", NAME="a", DRAIN_DELAY=60, CLOSE_SPREAD=0)
     behind = Balanced(start, start_proxy, port, behind=three)
     behind.ports[8001] = own.port
     balanced = Balanced(start, start_proxy, port, behind=behind)
@@ -648,16 +683,16 @@ def titles(process):
     return [(path / "cmdline").read_bytes() for path in family(process)]
 
 
-def test_nginx_drains_by_its_file(start_proxy, port, three):
-    """A copy that is marked `down` in nginx's file gets nothing new after a reload, and the
-    sockets that it has go on."""
-    ports = {8000: port()} | {number: three.ports[number] for number in COPIES.values()}
-    proxy = start_proxy(f"{ROOM}/nginx.conf", ports)
+def test_nginx_drains_by_reload(start_proxy, port, three):
+    """An instance that is marked `down` in nginx's file gets no new client after a reload, and its
+    connections stay open."""
+    ports = {8000: port()} | {number: three.ports[number] for number in INSTANCES.values()}
+    proxy = start_proxy(f"{TOPIC}/nginx.conf", ports)
     with ExitStack() as stack:
         mine = opened(proxy.url, 3, stack)["a"][0]
         file = proxy.folder / "nginx.conf"
-        copy = f"server 127.0.0.1:{ports[8001]} "
-        file.write_text(file.read_text().replace(copy, f"{copy}down "))
+        instance = f"server 127.0.0.1:{ports[8001]} "
+        file.write_text(file.read_text().replace(instance, f"{instance}down "))
         os.kill(proxy.process.pid, signal.SIGHUP)
         wait_until(lambda: b"shutting down" in b"".join(titles(proxy.process)))
         assert not opened(proxy.url, 6, stack)["a"]
@@ -665,10 +700,10 @@ def test_nginx_drains_by_its_file(start_proxy, port, three):
         assert mine.recv() == "a: still there?"
 
 
-def test_a_copy_that_dies_takes_its_sockets_along(start, start_proxy, port, three):
-    """When a copy dies, its sockets end with 1006; the balancer can't open them elsewhere, and
-    whoever comes next is sent to another copy."""
-    own = start(f"{ROOM}/server.py", NAME="a")
+def test_an_instance_that_dies_loses_its_connections(start, start_proxy, port, three):
+    """When an instance dies, its connections end with 1006; the load balancer cannot open them
+    elsewhere, and new clients are sent to another instance."""
+    own = start(f"{TOPIC}/server_hardened.py", NAME="a")
     behind = Balanced(start, start_proxy, port, behind=three)
     behind.ports[8001] = own.port
     balanced = Balanced(start, start_proxy, port, behind=behind)
@@ -681,20 +716,20 @@ def test_a_copy_that_dies_takes_its_sockets_along(start, start_proxy, port, thre
         assert not opened(balanced.url, 2, stack)["a"]
 
 
-def test_tls_ends_at_the_balancer(start_proxy, port, three, tap, tmp_path):
-    """Clients speak TLS to the balancer; the copies get plain HTTP, and are told that it was
-    https, and from whom."""
+def test_tls_termination(start_proxy, port, three, tap, tmp_path):
+    """Clients connect with TLS to the load balancer; the instances receive plain HTTP, with the
+    scheme and the client's address in headers."""
     subprocess.run([sys.executable, "-m", "trustme", "--quiet"], cwd=tmp_path, check=True)
     parts = (tmp_path / name for name in ("server.pem", "server.key"))
     (pem := tmp_path / "site.pem").write_text("".join(part.read_text() for part in parts))
-    wire = tap(three.copies["a"])
+    wire = tap(three.instances["a"])
     ports = {8000: port(), 8001: wire.port, 8002: three.ports[8002]}
-    proxy = start_proxy(f"{ROOM}/haproxy_tls.cfg", ports, **{"crt site.pem": f"crt {pem}"})
+    proxy = start_proxy(f"{TOPIC}/haproxy_tls.cfg", ports, **{"crt site.pem": f"crt {pem}"})
     trust = ssl.create_default_context(cafile=tmp_path / "client.pem")
     with connect(proxy.url.replace("http", "wss") + "/socket", ssl=trust) as socket:
         assert socket.recv() == "a"
     asked = b"".join(event.data for event in wire.events if event.source == "client")
-    assert asked.startswith(b"GET /socket HTTP/1.1\r\n")
+    assert b"GET /socket HTTP/1.1\r\n" in asked
     assert b"\r\nx-forwarded-proto: https\r\n" in asked.lower()
     assert b"\r\nx-forwarded-for: 127.0.0.1\r\n" in asked.lower()
     with pytest.raises(InvalidMessage):
@@ -707,15 +742,15 @@ def sockets(process):
     return sum(link.startswith("socket:") for link in links)
 
 
-def test_two_sockets_a_client(start, start_proxy, port, three, record):
-    """For each WebSocket a balancer has two sockets, one to the client and one to the copy: for
-    ten clients twenty."""
+def test_a_load_balancer_uses_two_sockets_per_client(start, start_proxy, port, three, record):
+    """For each WebSocket a load balancer has two sockets, one to the client and one to the
+    instance: twenty for ten clients."""
     wait_until(lambda: sum(health(three).values()) == 0)
     rows = []
     for name in "haproxy.cfg", "nginx.conf":
         if name == "nginx.conf":
-            ports = {8000: port()} | {number: three.ports[number] for number in COPIES.values()}
-            proxy = start_proxy(f"{ROOM}/{name}", ports)
+            ports = {8000: port()} | {number: three.ports[number] for number in INSTANCES.values()}
+            proxy = start_proxy(f"{TOPIC}/{name}", ports)
         else:
             # Without checks, which come and go.
             changes = {"option httpchk GET /health": "", "check inter 100ms fall 2 rise 1": ""}
@@ -729,7 +764,7 @@ def test_two_sockets_a_client(start, start_proxy, port, three, record):
                     "program": name.split(".")[0],
                     "clients": 10,
                     "sockets of the balancer": sockets(proxy.process) - before[0],
-                    "sockets of the copies": sum(health(three).values()) - before[1],
+                    "sockets of the instances": sum(health(three).values()) - before[1],
                 }
             )
         wait_until(lambda: sum(health(three).values()) == 0)

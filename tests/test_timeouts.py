@@ -19,26 +19,26 @@ from .support.processes import EXAMPLES
 from .test_load_balancing import socket_at
 from .test_load_balancing_trouble import UNCHECKED, before  # noqa: F401
 
-COPY = "load_balancing/server.py"
+SERVER = "load_balancing/server_hardened.py"
 NGINX = "load_balancing/nginx.conf"
 HAPROXY = "load_balancing/haproxy.cfg"
-# Seven pings of the lively copy fit into it, so that a busy machine may miss some.
+# Seven pings of the lively instance fit into it, so that a busy machine may miss some.
 SHORT = "1500ms"
 IMPATIENT = {"proxy_read_timeout 60s": f"proxy_read_timeout {SHORT}"}
 
 
 @pytest.fixture(scope="module")
 def silent(start_shared):
-    """Return a copy that sends nothing by itself for longer than these proofs take."""
+    """Return an instance that sends nothing by itself for longer than these proofs take."""
     ping = {"SANIC_WEBSOCKET_PING_INTERVAL": 60}
-    return start_shared(COPY, TICK=60, NOTICE=0, SPREAD=0, **ping)
+    return start_shared(SERVER, EVENT_INTERVAL=60, DRAIN_DELAY=0, CLOSE_SPREAD=0, **ping)
 
 
 @pytest.fixture(scope="module")
 def lively(start_shared):
-    """Return a copy that pings and sends an event several times within the impatient timer."""
+    """Return an instance that pings and sends an event several times within the impatient timer."""
     ping = {"SANIC_WEBSOCKET_PING_INTERVAL": 0.2}
-    return start_shared(COPY, TICK=0.2, NOTICE=0, SPREAD=0, **ping)
+    return start_shared(SERVER, EVENT_INTERVAL=0.2, DRAIN_DELAY=0, CLOSE_SPREAD=0, **ping)
 
 
 # The order
@@ -54,10 +54,10 @@ def test_the_files_are_in_order(record):
     """In the files of this site the handler gives up first when an answer is due, then the server,
     then everyone else; of an idle connection it is the other way round; and what is sent now and
     then comes at least twice within each timer for silence."""
-    copy = runpy.run_path(str(EXAMPLES / COPY))
+    instance = runpy.run_path(str(EXAMPLES / SERVER))
     poll = runpy.run_path(str(EXAMPLES / "long_polling/client.py"))
-    hold, answer = copy["MAX_WAIT"], copy["MAX_WAIT"] + 5
-    assert "RESPONSE_TIMEOUT = MAX_WAIT + 5" in (EXAMPLES / COPY).read_text()
+    hold, answer = instance["MAX_WAIT"], instance["MAX_WAIT"] + 5
+    assert "RESPONSE_TIMEOUT = MAX_WAIT + 5" in (EXAMPLES / SERVER).read_text()
     expiry = httpx2._config.DEFAULT_LIMITS.keepalive_expiry
     nginx = seconds(NGINX, "proxy_read_timeout")
     kept = seconds(NGINX, "keepalive_timeout")
@@ -65,8 +65,8 @@ def test_the_files_are_in_order(record):
     client = seconds(HAPROXY, "timeout client")
     tunnel = seconds(HAPROXY, "timeout tunnel")
     sanic = DEFAULT_CONFIG["KEEP_ALIVE_TIMEOUT"]
-    ping, tick = DEFAULT_CONFIG["WEBSOCKET_PING_INTERVAL"], copy["TICK"]
-    age = copy["MAX_AGE"]
+    ping, tick = DEFAULT_CONFIG["WEBSOCKET_PING_INTERVAL"], instance["EVENT_INTERVAL"]
+    age = instance["MAX_AGE"]
     reads = poll["WAIT"] + 10
     assert "read=WAIT + 10" in (EXAMPLES / "long_polling/client.py").read_text()
     assert hold < answer < reads < min(nginx, haproxy, client)
@@ -159,7 +159,7 @@ def test_haproxy_has_no_defaults(tmp_path, record):
     said = re.sub(r"\(\d+\) ", "", ran.stdout + ran.stderr)
     frontend = said[said.index("[WARNING]") :]
     assert "missing timeouts for frontend 'clients'" in frontend
-    assert "missing timeouts for backend 'copies'" in frontend
+    assert "missing timeouts for backend 'instances'" in frontend
     lines = re.findall(r"(?m)^.*(?:missing timeouts|^ +\|).*$", frontend)
     record("timeouts/haproxy.txt", "\n".join(lines[:4]) + "\n")
 
@@ -210,7 +210,7 @@ def test_the_proxys_timer_before_the_hold_is_504(silent, before):  # noqa: F811
 
 
 def test_nginx_asks_every_copy_and_gives_up_on_all(silent, before, tap, record):  # noqa: F811
-    """A held question that outlives nginx's timer is asked of each copy in turn, for as long as
+    """A held question that outlives nginx's timer is asked of each instance in turn, for as long as
     the timer, and each of them counts as failed: after that everyone gets 502, though all are
     well."""
     wire = tap(silent)
@@ -226,9 +226,9 @@ def test_nginx_asks_every_copy_and_gives_up_on_all(silent, before, tap, record):
     assert httpx2.get(f"{silent.url}/health").status_code == 200
     record(
         "timeouts/nginx_gives_up.txt",
-        f"one question, held for too long:  {statuses[0]}, after {len(asked)} copies were asked\n"
-        f"somebody else's, after that:      {statuses[1]}\n"
-        "the same, asked of a copy itself: 200\n",
+        f"a request held for too long: {statuses[0]}, after {len(asked)} instances\n"
+        f"the next request:            {statuses[1]}\n"
+        "the next, sent to an instance itself: 200\n",
     )
 
 
@@ -250,7 +250,7 @@ def half_a_request(url):
 def test_a_request_that_does_not_come_is_408(start, before, silent):  # noqa: F811
     """Whoever waits for the rest of a request ends with 408: Sanic by REQUEST_TIMEOUT, HAProxy by
     `timeout client`."""
-    slow = start("token/server.py", SANIC_REQUEST_TIMEOUT=0.5)
+    slow = start("token/server_hardened.py", SANIC_REQUEST_TIMEOUT=0.5)
     proxy = before(HAPROXY, silent.port, **{"timeout client  60s": "timeout client 500ms"})
     assert half_a_request(slow.url).startswith("HTTP/1.1 408 ")
     assert half_a_request(proxy.url).startswith("HTTP/1.1 408 ")

@@ -8,9 +8,9 @@ import time
 from .processes import EXAMPLES, TIMEOUT
 
 
-def client_of(topic, **settings):
-    """Return the module of a topic's client.py, with other settings."""
-    path = EXAMPLES / topic / "client.py"
+def client_of(topic, file="client.py", **settings):
+    """Return the module of a topic's client, with other settings."""
+    path = EXAMPLES / topic / file
     spec = importlib.util.spec_from_file_location(f"{topic}_client", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
