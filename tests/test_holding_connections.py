@@ -443,7 +443,7 @@ def proxied(start_shared, assembled_shared, port):
     """Return a server and a HAProxy with room for ten in front of it."""
     server = start_shared(f"{TOPIC}/server_hardened.py", **LONG)
     start_proxy, _ = assembled_shared
-    few = {"fe_conn gt 1000": "fe_conn gt 10", "maxconn 1100": "maxconn 20"}
+    few = {"fe_conn gt 450": "fe_conn gt 10", "maxconn 480": "maxconn 20"}
     return server, start_proxy(f"{TOPIC}/haproxy.cfg", {8000: port(), 8001: server.port}, **few)
 
 
@@ -485,7 +485,7 @@ def test_maxconn_alone_leaves_clients_waiting(proxied, start_proxy, port):
     get no response until another client disconnects."""
     server, _ = proxied
     ports = {8000: port(), 8001: server.port}
-    proxy = start_proxy(f"{TOPIC}/haproxy.cfg", ports, **{"maxconn 1100": "maxconn 5"})
+    proxy = start_proxy(f"{TOPIC}/haproxy.cfg", ports, **{"maxconn 480": "maxconn 5"})
     with ExitStack() as stack:
         address = "127.0.0.1", proxy.port
         silent = [stack.enter_context(socket.create_connection(address)) for _ in range(5)]

@@ -8,10 +8,12 @@ import subprocess
 
 import httpx2
 import pytest
+import trustme
 from sanic.config import DEFAULT_CONFIG
 from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed
 
+from .support import parts
 from .support.figures import ladders
 from .support.messages import messages, table
 from .support.parts import require_program
@@ -48,6 +50,69 @@ def seconds(name, setting):
     """Return the seconds of a setting in a configuration."""
     found = re.search(rf"(?m)^ *{setting} +(\d+)([smh])", (EXAMPLES / name).read_text())
     return int(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+CONFIGURATIONS = sorted(
+    str(path.relative_to(EXAMPLES))
+    for kind in ("cfg", "conf")
+    for path in EXAMPLES.glob(f"*/*.{kind}")
+    if not path.name.startswith("wrong_")
+)
+UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+
+
+def timers(name):
+    """Return {timer: seconds} of a configuration of nginx or HAProxy."""
+    text = re.sub(r"#.*", "", (EXAMPLES / name).read_text())
+    pattern = r"(?m)^ *(timeout [\w-]+|\w+_timeout) +(\d+)(ms|s|m|h)\b"
+    return {timer: int(n) * UNITS[unit] for timer, n, unit in re.findall(pattern, text)}
+
+
+def defaults(topic, pattern):
+    """Return the numbers that the servers of a topic have as defaults of such a setting."""
+    text = "".join(path.read_text() for path in (EXAMPLES / topic).glob("*.py"))
+    return [float(n) for n in re.findall(rf'environ\.get\("(?:{pattern})", ([\d.]+)\)', text)]
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_configuration_keeps_the_rules(name):
+    """In each configuration of this site the proxy's timeouts are above the longest hold of its
+    servers and at least twice their heartbeat, and below the server's own idle timeout; HAProxy
+    checks each server, and limits the time for a request to arrive."""
+    topic, found = name.split("/")[0], {"proxy_read_timeout": 60} | timers(name)  # nginx's default
+    holds = defaults(topic, r"MAX_WAIT|HOLD")
+    heartbeats = defaults(topic, r"EVENT_INTERVAL|PING_INTERVAL|HEARTBEAT\w*")
+    heartbeats.append(DEFAULT_CONFIG["WEBSOCKET_PING_INTERVAL"])
+    reads = ["timeout client", "timeout server", "timeout tunnel"]
+    reads = reads if name.endswith(".cfg") else ["proxy_read_timeout"]
+    for timer in reads:
+        assert found[timer] >= 2 * max(heartbeats), timer
+        assert found[timer] > max(holds, default=0), timer
+    assert found.get("keepalive_timeout", 0) < DEFAULT_CONFIG["KEEP_ALIVE_TIMEOUT"]
+    if name.endswith(".cfg"):
+        assert found["timeout http-request"] <= 30
+        text = (EXAMPLES / name).read_text()
+        servers = re.findall(r"(?m)^ +server .*", text)
+        assert servers and all(
+            re.search(r"\bcheck\b", server) or re.search(r"default-server .*\bcheck\b", text)
+            for server in servers
+        )
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGURATIONS if name.endswith(".cfg")])
+def test_haproxy_starts_with_1024_files(name, tmp_path, port):
+    """HAProxy starts with each configuration of this site where a process may have 1,024 open
+    files, the default of most shells."""
+    require_program("haproxy")
+    numbers = {int(n) for n in re.findall(r"127\.0\.0\.1:(\d+)", (EXAMPLES / name).read_text())}
+    ports = {number: port() for number in numbers}
+    text = parts.configured(name, ports, {})
+    if "site.pem" in text:
+        pem = trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem
+        pem.write_to_path(tmp_path / "site.pem")
+    (tmp_path / "haproxy.cfg").write_text(text)
+    command = f"ulimit -n 1024; exec {parts.found('haproxy')} -f haproxy.cfg"
+    parts.Part(["sh", "-c", command], tmp_path, ports[8000]).answering().stop()
 
 
 def test_the_files_are_in_order(record):
