@@ -7,7 +7,7 @@ import pytest
 
 from .support.figures import race
 from .support.frames import conversation, costs
-from .support.messages import held, late, messages, stream_trace, table, trace
+from .support.messages import held, late, messages, stream_trace, table, trace, whole_stream
 
 JOB = 4.5  # as it is drawn; it takes twice as many seconds, as a busy machine is late each time
 SLOW = {"SECONDS": 2 * JOB, "INTERVAL": 2}
@@ -23,7 +23,10 @@ TECHNIQUES = {  # folder: name, page
 def runs(start_shared, tap_shared, run_shared):
     """Return {folder: (its wire, what its client printed)} after a client of each has waited for
     a job, side by side."""
-    wires = {name: tap_shared(start_shared(f"{name}/server.py", STEP=2)) for name in TECHNIQUES}
+    wires = {
+        name: tap_shared(start_shared(f"{name}/server.py"), on_data=whole_stream)
+        for name in TECHNIQUES
+    }
     with ThreadPoolExecutor() as beside:
         runs = {
             name: beside.submit(run_shared, f"{name}/client.py", URL=wire.url, **SLOW)
@@ -63,7 +66,7 @@ def test_what_each_client_prints(runs, record):
     printed = {name: said.splitlines() for name, (_, said) in runs.items()}
     assert printed["short_polling"][:5] == [*(f"{n} pending" for n in range(1, 5)), "5 done"]
     assert printed["long_polling"][0] == "1 done"
-    assert [line[-1] for line in printed["server_sent_events"]] == [*"%%%%", "2"]
+    assert [line[-1] for line in printed["server_sent_events"]] == [*"%%%", "2"]
     assert [json.loads(line)["status"] for line in printed["websockets"]] == ["pending", "done"]
     told = [f"{TECHNIQUES[name][0]}\n{said}" for name, (_, said) in runs.items()]
     record("choosing/printed.txt", "\n".join(told))

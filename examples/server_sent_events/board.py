@@ -2,10 +2,10 @@
 # requires-python = ">=3.11"
 # dependencies = ["sanic==25.12.1"]
 # ///
-"""A notice board: POST puts a text up, an event stream shows it.
+"""A notice board: POST publishes a text, event streams deliver it.
 
-Two directions: each notice goes up in a request of its own, and all
-come down in one answer to everybody who listens.
+Two directions: each notice goes up in a request of its own, and comes
+down in the one response of every subscriber.
 
 - Run: `uv run board.py`
 - or: `pip install sanic==25.12.1 && python board.py`
@@ -17,72 +17,108 @@ come down in one answer to everybody who listens.
 
 import asyncio
 import os
+import random
 import re
+import resource
 
-from sanic import BadRequest, Blueprint, Sanic, json
+from sanic import BadRequest, Sanic, json
+from sanic.exceptions import ServiceUnavailable
 
-bp = Blueprint("board")
-listeners: set[asyncio.Queue] = set()
+HOST = os.environ.get("HOST", "127.0.0.1")
+PORT = int(os.environ.get("PORT", 8000))
+HEARTBEAT = float(os.environ.get("HEARTBEAT", 15))  # seconds
+# A quarter of the files that this process may open stays free for
+# requests other than streams.
+MAX_FILES, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+MAX_STREAMS = int(os.environ.get("MAX_STREAMS", MAX_FILES * 3 // 4))
+MAX_QUEUE = int(os.environ.get("MAX_QUEUE", 100))  # unsent notices
+STREAM_HEADERS = {
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
+app = Sanic("board")
+app.config.FALLBACK_ERROR_FORMAT = "json"
+app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
+subscribers: set[asyncio.Queue] = set()
 
 
-# --8<-- [start:frame]
-def frame(text):
+# --8<-- [start:format_event]
+def format_event(text):
     """Return a text as one event: a data line for each of its lines.
 
     These three are the line ends of the format. str.splitlines()
-    knows more of them than a browser does.
+    splits at more characters than a browser does.
     """
     lines = re.split("\r\n|\r|\n", text)
     return "".join(f"data: {line}\n" for line in lines) + "\n"
-# --8<-- [end:frame]
+# --8<-- [end:format_event]
 
 
-# --8<-- [start:post]
-@bp.post("/notices")
-async def put_up(request):
-    """Show a text, sent as UTF-8, to all who listen now: how many."""
+# --8<-- [start:publish]
+@app.post("/notices")
+async def publish(request):
+    """Publish a text in UTF-8; return the number of subscribers."""
     try:
         text = request.body.decode()
     except UnicodeDecodeError:
         raise BadRequest("send text in UTF-8") from None
-    for queue in listeners:
-        queue.put_nowait(text)
-    return json({"shown to": len(listeners)})
-# --8<-- [end:post]
+    for queue in subscribers:
+        if queue.qsize() < MAX_QUEUE:
+            queue.put_nowait(text)
+        elif queue.qsize() == MAX_QUEUE:  # a slow consumer
+            queue.put_nowait(None)  # ends its stream
+    return json({"subscribers": len(subscribers)})
+# --8<-- [end:publish]
 
 
-# --8<-- [start:listen]
-@bp.get("/notices")
-async def listen(request):
-    """Show each text that goes up from now on."""
-    stream = await request.respond(content_type="text/event-stream")
+# --8<-- [start:subscribe]
+@app.get("/notices", ignore_body=False)
+async def subscribe(request):
+    """Stream each text that is published from now on."""
+    if len(subscribers) >= MAX_STREAMS:
+        request.stream.keep_alive = False  # its descriptor is needed
+        headers = {"Retry-After": str(random.randint(5, 15))}
+        raise ServiceUnavailable("too many streams", headers=headers)
     queue = asyncio.Queue()
-    listeners.add(queue)
+    subscribers.add(queue)
     try:
-        await stream.send(": listening\n\n")
-        while (text := await queue.get()) is not None:
-            await stream.send(frame(text))
-    finally:
-        listeners.discard(queue)
-# --8<-- [end:listen]
+        await send_notices(request, queue)
+    finally:  # also when the client disconnects: that cancels us
+        subscribers.discard(queue)
+# --8<-- [end:subscribe]
 
 
-@bp.before_server_stop
-async def stop(app):
+async def send_notices(request, queue):
+    """Send what is in a queue until it contains None."""
+    stream = await request.respond(
+        content_type="text/event-stream", headers=STREAM_HEADERS
+    )
+    await stream.send(": subscribed\n\n")
+    while True:
+        try:
+            async with asyncio.timeout(HEARTBEAT):
+                text = await queue.get()
+        except TimeoutError:
+            await stream.send(": heartbeat\n\n")
+        else:
+            if text is None:
+                return
+            await stream.send(format_event(text))
+
+
+@app.before_server_stop
+async def end_streams(app):
     """End all streams when the server stops."""
-    for queue in listeners:
+    for queue in subscribers:
         queue.put_nowait(None)
 
 
-@bp.on_response
-async def let_any_page_read(request, response):
-    """Let any page listen."""
+@app.on_response
+async def add_cors_headers(request, response):
+    """Let a page of any origin subscribe."""
     response.headers["Access-Control-Allow-Origin"] = "*"
 
 
 if __name__ == "__main__":
-    app = Sanic("board")
-    app.config.FALLBACK_ERROR_FORMAT = "json"
-    app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
-    app.blueprint(bp)
-    app.run(port=int(os.environ.get("PORT", 8000)), single_process=True)
+    app.run(host=HOST, port=PORT, single_process=True)

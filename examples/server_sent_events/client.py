@@ -2,7 +2,9 @@
 # requires-python = ">=3.11"
 # dependencies = ["httpx2==2.16.2"]
 # ///
-"""Server-sent events: ask once, and be told as it happens.
+"""Submit a job and print its events as they arrive.
+
+It runs until the job is done.
 
 - Run: `uv run client.py`
 - or: `pip install httpx2==2.16.2 && python client.py`
@@ -12,64 +14,56 @@
   https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
-import asyncio
 import os
 import sys
 
 import httpx2
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
-SECONDS = float(os.environ.get("SECONDS", 4.5))  # the job's length
-
-# --8<-- [start:timeout]
-# The server breaks its silence every 15 seconds: three times as long
-# without a word, and something is wrong.
+SECONDS = float(os.environ.get("SECONDS", 4.5))  # length of the job
+# The server sends at least a heartbeat every 15 seconds: after three
+# times as long without a byte, the connection is dead.
 TIMEOUT = httpx2.Timeout(5, read=45)  # seconds
-# --8<-- [end:timeout]
 
 
-async def submit(client, seconds):
-    """Start a job of so many seconds; return the URL to ask at."""
-    answer = await client.post(f"{URL}/jobs", json={"seconds": seconds})
-    answer.raise_for_status()
-    return answer.url.join(answer.headers["Location"])
+class ProtocolError(Exception):
+    """The response is not that of a job server."""
+
+
+def submit_job(client):
+    """Start a job; return the URL of its events."""
+    response = client.post(f"{URL}/jobs", json={"seconds": SECONDS})
+    response.raise_for_status()
+    if "Location" not in response.headers:
+        raise ProtocolError("the response has no Location")
+    # It may be relative to the URL of the request.
+    return response.url.join(response.headers["Location"])
 
 
 # --8<-- [start:listen]
-async def listen(client, url):
-    """Print a job's events as they come; return what the last says.
-
-    The last one has the name done or failed.
-    """
-    async with client.sse(url) as source:
+def wait_until_done(client, url):
+    """Print a job's progress; return its result."""
+    with client.sse(url) as source:
         source.response.raise_for_status()
-        async for event in source:
-            match event.event:
-                case "progress":
-                    print(event.json()["percent"], "%", flush=True)
-                case "done" | "failed":
-                    return event.event, event.json()
-    sys.exit("the stream ended before the job did")
+        for event in source:
+            if event.event == "done":
+                return event.data
+            if event.event == "progress":
+                print(f"{event.data} %", flush=True)
+    sys.exit("the stream ended before the job was done")
 # --8<-- [end:listen]
-
-
-async def main():
-    async with httpx2.AsyncClient(timeout=TIMEOUT) as client:
-        job = await submit(client, SECONDS)
-        status, data = await listen(client, f"{job}/events")
-    if status == "failed":
-        sys.exit(f"the job failed: {data['error']}")
-    print("the result is", data["result"])
 
 
 if __name__ == "__main__":
     try:
-        asyncio.run(main())
+        with httpx2.Client(timeout=TIMEOUT) as client:
+            url = submit_job(client)
+            print("done:", wait_until_done(client, url))
     except httpx2.HTTPStatusError as error:
-        sys.exit(f"{URL} answered {error.response.status_code}")
-    except (httpx2.SSEError, KeyError, TypeError, ValueError) as error:
-        sys.exit(f"{URL} does not answer as a job server: {error!r}")
+        sys.exit(f"{URL} responded with {error.response.status_code}")
+    except (httpx2.SSEError, ProtocolError) as error:
+        sys.exit(f"{URL} is not a job server: {error}")
     except httpx2.HTTPError as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
+        sys.exit(f"cannot reach {URL}: {error!r}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Server-sent events with curl: they are lines of text.
+# Read server-sent events with curl: they are lines of text.
 #
 # Run:    sh client.sh
 # Needs:  curl 7.84 or later, and server.py, running; its address
@@ -11,14 +11,20 @@ URL=${URL:-http://127.0.0.1:8000}
 SECONDS_OF_WORK=${SECONDS_OF_WORK:-4.5}
 
 # --8<-- [start:client]
-ask() { curl --silent --show-error --fail "$@"; }
+send_request() { curl --silent --show-error --fail "$@"; }
 
-location=$(ask --json "{\"seconds\": $SECONDS_OF_WORK}" \
+location=$(send_request --json "{\"seconds\": $SECONDS_OF_WORK}" \
   --output /dev/null --write-out '%header{location}' "$URL/jobs")
+if [ -z "$location" ]; then
+  echo "$URL is not a job server: no Location" >&2
+  exit 1
+fi
 
-# --no-buffer: hand on each event as it comes, and not 16 kB at once.
-# The last line tells that curl came to a good end.
-{ ask --no-buffer "$URL$location/events" && printf '\nend: \n'; } | {
+# --no-buffer: pass each event on as it arrives, not 16 kB at once.
+# The last line says that curl reached the end of the stream.
+{
+  send_request --no-buffer "$URL$location" && printf '\nend: \n'
+} | {
   while read -r field value; do
     case $field in
       event:) event=$value ;;
@@ -30,11 +36,11 @@ location=$(ask --json "{\"seconds\": $SECONDS_OF_WORK}" \
         esac
         ;;
       end:)
-        echo "$URL does not answer as a job server" >&2
+        echo "$URL is not a job server: the stream ended early" >&2
         exit 1
         ;;
     esac
   done
-  exit 1 # curl has said why
+  exit 1 # curl has reported the error
 }
 # --8<-- [end:client]

@@ -2,10 +2,10 @@
 # requires-python = ">=3.11"
 # dependencies = ["httpx2==2.16.2"]
 # ///
-"""Server-sent events across as many connections as it takes.
+"""Submit a job and print its events, reconnecting where it must.
 
-Comes back when the connection is lost, says what it has seen, waits
-at random so as not to come with the crowd, and gives up in the end.
+When a connection is lost, the client reconnects after a random delay,
+resumes after the last event that it has, and gives up at a deadline.
 
 - Run: `uv run client_hardened.py`
 - or: `pip install httpx2==2.16.2 && python client_hardened.py`
@@ -27,111 +27,131 @@ from email.utils import parsedate_to_datetime
 import httpx2
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
-SECONDS = float(os.environ.get("SECONDS", 4.5))  # the job's length
+SECONDS = float(os.environ.get("SECONDS", 4.5))  # length of the job
 DEADLINE = float(os.environ.get("DEADLINE", 60))  # seconds, for all
-
-# Three heartbeats of the server may be late, a fourth may not.
+# The server sends at least a heartbeat every 15 seconds: after three
+# times as long without a byte, the connection is dead.
 TIMEOUT = httpx2.Timeout(5, read=45)  # seconds
-TRY_AGAIN = {425, 429, 500, 502, 503, 504}  # others are final
+RETRY_STATUSES = {425, 429, 500, 502, 503, 504}  # others are final
 
 
-async def submit(client, seconds):
-    """Start a job of so many seconds; return the URL to ask at."""
-    answer = await client.post(f"{URL}/jobs", json={"seconds": seconds})
-    answer.raise_for_status()
-    return answer.url.join(answer.headers["Location"])
+class ProtocolError(Exception):
+    """The response is not that of a job server."""
 
 
-# --8<-- [start:wait]
-def wait(failures, retry):
-    """Return how many seconds to wait before coming back.
+async def submit_job(client):
+    """Start a job; return the URL of its events."""
+    response = await client.post(
+        f"{URL}/jobs", json={"seconds": SECONDS}
+    )
+    response.raise_for_status()
+    if "Location" not in response.headers:
+        raise ProtocolError("the response has no Location")
+    # It may be relative to the URL of the request.
+    return response.url.join(response.headers["Location"])
 
-    At least `retry`, which is the server's word, and at random up to
-    1, 2, 4 … 30 seconds more: doubled with each failure in a row.
+
+# --8<-- [start:backoff_delay]
+def backoff_delay(failures, at_least):
+    """Return how many seconds to wait before reconnecting.
+
+    As long as the server asks for, and a random time of up to 1, 2,
+    4 … 30 seconds more: doubled with each failure in a row.
     """
-    return retry + random.uniform(0, min(30, 2**failures))
-# --8<-- [end:wait]
+    return at_least + random.uniform(0, min(30, 2**failures))
+# --8<-- [end:backoff_delay]
 
 
-def seconds(retry_after):
+def parse_retry_after(value):
     """Return a Retry-After, seconds or a date, as seconds from now."""
     try:
-        return max(0, float(retry_after))
+        return max(0, float(value))
     except ValueError:
-        date = parsedate_to_datetime(retry_after)
+        date = parsedate_to_datetime(value)
         return max(0, (date - datetime.now(UTC)).total_seconds())
 
 
-# --8<-- [start:events]
-async def events(client, url):
+# --8<-- [start:stream_events]
+async def stream_events(client, url):
     """Yield each event once, over as many connections as it takes."""
-    seen, retry, failures = {}, 1.0, 0
+    last, reconnect_after, failures = {}, 1.0, 0
     while True:
-        pause = retry
+        at_least = reconnect_after
         try:
-            async with client.sse(url, headers=seen) as source:
-                answer = source.response
-                if answer.status_code == 204:
-                    return  # all has been told
-                if answer.status_code not in TRY_AGAIN:
-                    answer.raise_for_status()
+            async with client.sse(url, headers=last) as source:
+                response = source.response
+                if response.status_code == 204:
+                    return  # there are no more events
+                if response.status_code not in RETRY_STATUSES:
+                    response.raise_for_status()
                     async for event in source:
                         if event.retry is not None:
-                            retry = pause = event.retry / 1000
+                            reconnect_after = event.retry / 1000
+                            at_least = reconnect_after
                         if event.id:
-                            seen = {"Last-Event-ID": event.id}
+                            last = {"Last-Event-ID": event.id}
                         if event.data:
                             failures = 0  # this connection works
                             yield event
                     problem = "the stream ended"
                 else:
-                    problem = f"answered {answer.status_code}"
-                    told = answer.headers.get("Retry-After", 1)
-                    pause = seconds(told)
+                    problem = f"status {response.status_code}"
+                    value = response.headers.get("Retry-After", 1)
+                    at_least = parse_retry_after(value)
         except httpx2.SSEError:
-            raise  # not a stream of events: no use in coming back
+            raise  # not an event stream: reconnecting does not help
         except httpx2.TransportError as error:
             problem = type(error).__name__
-        print(f"{problem}: coming back", flush=True)
-        await asyncio.sleep(wait(failures, pause))
+        print(f"{problem}: reconnecting", flush=True)
+        await asyncio.sleep(backoff_delay(failures, at_least))
         failures += 1
-# --8<-- [end:events]
+# --8<-- [end:stream_events]
 
 
-# --8<-- [start:main]
+def parse_data(event):
+    """Return the data of an event, which is JSON."""
+    try:
+        return event.json()
+    except (RecursionError, ValueError):
+        raise ProtocolError(f"it sent {event.data[:40]!r}") from None
+
+
+# --8<-- [start:wait_until_done]
+async def wait_until_done(client, url):
+    """Print a job's progress; return its result."""
+    async with aclosing(stream_events(client, url)) as events:
+        async for event in events:
+            if event.event == "progress":
+                print(f"{parse_data(event)} %", flush=True)
+            elif event.event == "missed":
+                print(f"missed {parse_data(event)} events", flush=True)
+            elif event.event == "done":
+                return parse_data(event)
+            elif event.event == "failed":
+                sys.exit(f"the job failed: {parse_data(event)}")
+    sys.exit("the server has no more events")
+# --8<-- [end:wait_until_done]
+
+
 async def main():
     async with (
         asyncio.timeout(DEADLINE),
         httpx2.AsyncClient(timeout=TIMEOUT) as client,
     ):
-        job = await submit(client, SECONDS)
-        async with aclosing(events(client, f"{job}/events")) as told:
-            async for event in told:
-                match event.event:
-                    case "progress":
-                        print(event.json()["percent"], "%", flush=True)
-                    case "missed":
-                        print(event.json()["events"], "events missed")
-                    case "done":
-                        print("the result is", event.json()["result"])
-                        return
-                    case "failed":
-                        reason = event.json()["error"]
-                        sys.exit(f"the job failed: {reason}")
-    sys.exit("the server has nothing more to tell")
-# --8<-- [end:main]
+        url = await submit_job(client)
+        print("done:", await wait_until_done(client, url))
 
 
 if __name__ == "__main__":
     try:
         asyncio.run(main())
     except TimeoutError:
-        sys.exit(f"not done within {DEADLINE:g} seconds: gave up")
+        sys.exit(f"the job was not done within {DEADLINE:g} s")
     except httpx2.HTTPStatusError as error:
-        sys.exit(f"{URL} answered {error.response.status_code}")
-    except (httpx2.SSEError, KeyError, TypeError, ValueError) as error:
-        sys.exit(f"{URL} does not answer as a job server: {error!r}")
+        sys.exit(f"{URL} responded with {error.response.status_code}")
+    except (httpx2.SSEError, ProtocolError) as error:
+        sys.exit(f"{URL} is not a job server: {error}")
     except httpx2.HTTPError as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
+        sys.exit(f"cannot reach {URL}: {error!r}")
     except KeyboardInterrupt:
         sys.exit(130)

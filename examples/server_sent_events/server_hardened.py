@@ -2,234 +2,255 @@
 # requires-python = ">=3.11"
 # dependencies = ["sanic==25.12.1"]
 # ///
-"""A job server that tells, within limits.
+"""The job server of server.py with what production adds.
 
-Holds no more streams than it can, keeps no more events than it
-must, counts right when clients leave, and says goodbye.
+It limits streams, events and jobs, reports failed jobs and missed
+events, tells clients when there is nothing more to come, and asks
+them to reconnect at different times when it stops.
 
 - Run: `uv run server_hardened.py`
 - or: `pip install sanic==25.12.1 && python server_hardened.py`
 - Source: server-sent events, WHATWG HTML §9.2,
   https://html.spec.whatwg.org/multipage/server-sent-events.html;
-  503 and Retry-After, RFC 9110 §15.6.4
+  503 and Retry-After, RFC 9110 §15.6.4; no-transform, RFC 9111
+  §5.2.2.6
 """
 
 import asyncio
 import os
 import random
 import re
+import resource
 import secrets
-from collections import deque
 from json import dumps
 
 from sanic import BadRequest, Blueprint, NotFound, Sanic, empty, json
 from sanic.exceptions import ServiceUnavailable
 
-STEP = float(os.environ.get("STEP", 1))  # seconds between reports
+HOST = os.environ.get("HOST", "127.0.0.1")
+PORT = int(os.environ.get("PORT", 8000))
 HEARTBEAT = float(os.environ.get("HEARTBEAT", 15))  # seconds
+RECONNECT_MS = int(os.environ.get("RECONNECT_MS", 1000))
 # --8<-- [start:limits]
-MAX_STREAMS = int(os.environ.get("MAX_STREAMS", 1000))
-REPLAY = int(os.environ.get("REPLAY", 100))  # events kept for a job
-KEEP = float(os.environ.get("KEEP", 600))  # seconds after its end
+# A stream takes a file descriptor as long as it lasts. A quarter of
+# what this process may open stays free for all other requests.
+MAX_FILES, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+MAX_STREAMS = int(os.environ.get("MAX_STREAMS", MAX_FILES * 3 // 4))
+MAX_EVENTS = int(os.environ.get("MAX_EVENTS", 100))  # kept per job
+MAX_JOBS = int(os.environ.get("MAX_JOBS", 10_000))
+RESULT_TTL = float(os.environ.get("RESULT_TTL", 600))  # s, once done
 # --8<-- [end:limits]
 
-bp = Blueprint("server_sent_events_hardened")
+bp = Blueprint("sse_hardened", strict_slashes=True)
 
 
-# --8<-- [start:log]
 class Job:
-    """Work under way, and the last that it has told."""
+    """A job, its task and the last of its events."""
 
     def __init__(self, seconds, fail):
-        self.told = 0  # events so far; the id of the last one
-        self.log = deque(maxlen=REPLAY)  # the oldest fall out
-        self.news = asyncio.Event()  # set, and replaced, by each event
-        self.task = asyncio.create_task(self.work(seconds, fail))
-        self.task.add_done_callback(self.wake)
+        # A future for each event, by id: the last has yet to happen.
+        self.events = {1: asyncio.Future()}
+        self.state = {"status": "pending"}
+        self.task = asyncio.create_task(run_job(self, seconds, fail))
+        # However a job ends, no stream may wait for more.
+        self.task.add_done_callback(lambda _: self.next.cancel())
 
-    def after(self, seen):
-        """Return the next event after that id, as (id, event, data).
+    @property
+    def newest(self):
+        """The id of the last event that has happened, or 0."""
+        return next(reversed(self.events)) - 1
 
-        If some are no longer kept, that is the next one: the client
-        is told how many it missed, and goes on with the oldest.
-        """
-        oldest = self.told - len(self.log) + 1
-        if seen + 1 < oldest:
-            missed = {"events": oldest - seen - 1}
-            return oldest - 1, "missed", missed
-        return seen + 1, *self.log[seen + 1 - oldest]
-    # --8<-- [end:log]
+    @property
+    def oldest(self):
+        """The id of the first event that is kept."""
+        return next(iter(self.events))
 
-    async def work(self, seconds, fail):
-        """Stand for whatever is slow: a report, a video, a model."""
-        passed = 0
-        while seconds - passed > STEP:
-            await asyncio.sleep(STEP)
-            passed += STEP
-            self.tell("progress", percent=round(100 * passed / seconds))
-        await asyncio.sleep(seconds - passed)
-        if fail:
-            self.tell("failed", error="the job was told to fail")
-        else:
-            self.tell("done", result=42)
-
-    def tell(self, event, **data):
-        self.told += 1
-        self.log.append((event, data))
-        self.wake()
-
-    def wake(self, _=None):
-        self.news.set()
-        self.news = asyncio.Event()
+    @property
+    def next(self):
+        """The event that has yet to happen."""
+        return self.events[self.newest + 1]
 
 
 jobs: dict[str, Job] = {}
 
 
+async def run_job(job, seconds, fail):
+    """Stand in for slow work that reports its progress."""
+    for percent in 0, 33, 67:
+        publish(job, "progress", percent)
+        await asyncio.sleep(seconds / 3)
+    if fail:
+        error = "the job was told to fail"
+        job.state = {"status": "failed", "error": error}
+        publish(job, "failed", error)
+    else:
+        job.state = {"status": "done", "result": 42}
+        publish(job, "done", 42)
+
+
+# --8<-- [start:publish]
+def publish(job, name, data):
+    """Publish the next event of a job; drop one that is too old."""
+    number = job.newest + 1
+    # JSON has no line breaks, so it fits into one data line.
+    job.next.set_result(f"event: {name}\ndata: {dumps(data)}")
+    job.events[number + 1] = asyncio.Future()
+    # Streams read from here, each at its own pace: a slow client has
+    # no queue of its own that grows.
+    job.events.pop(number - MAX_EVENTS, None)
+# --8<-- [end:publish]
+
+
+def parse_job(body):
+    """Return (seconds, fail); reject any other body with 400."""
+    job = body if isinstance(body, dict) else {}
+    seconds, fail = job.get("seconds"), job.get("fail", False)
+    # type() and not isinstance(), because a bool is an int.
+    if type(seconds) not in {int, float} or not 0 <= seconds <= 60:
+        raise BadRequest('send {"seconds": N}, where N is 0 to 60')
+    if type(fail) is not bool:
+        raise BadRequest('"fail" is true or false')
+    return seconds, fail
+
+
 @bp.post("/jobs")
-async def submit(request):
-    """Start a job and answer 202 with its token, at once."""
-    seconds, fail = read(request.json)
-    token = secrets.token_urlsafe(16)
+async def create_job(request):
+    """Start a job; return its token and the path of its events."""
+    seconds, fail = parse_job(request.json)
+    if len(jobs) >= MAX_JOBS:
+        reject(request, "too many jobs")
+    token = secrets.token_urlsafe(16)  # 128 random bits: unguessable
     jobs[token] = job = Job(seconds, fail)
-    # What nobody comes back for is let go.
+    # The client may never return for the result.
+    expire = asyncio.get_running_loop().call_later
     job.task.add_done_callback(
-        lambda _: asyncio.get_running_loop().call_later(
-            KEEP, jobs.pop, token
-        )
+        lambda _: expire(RESULT_TTL, jobs.pop, token)
     )
-    location = request.app.url_for(
-        "server_sent_events_hardened.status", token=token
-    )
-    return json(
-        {"token": token, "status": "pending"},
-        status=202,
-        headers={"Location": location, "Retry-After": "1"},
-    )
+    # The path of this request, so that it holds under any prefix.
+    headers = {"Location": f"{request.path}/{token}/events"}
+    return json({"token": token, "status": "pending"}, 202, headers)
 
 
-def read(body):
-    """Return (seconds, fail) from a JSON body; anything else is 400."""
-    match body:
-        case {"seconds": bool()}:  # in Python, True is an int
-            pass
-        case {"seconds": int() | float() as seconds, **rest}:
-            fail = rest.get("fail", False)
-            if 0 <= seconds <= 60 and isinstance(fail, bool):
-                return seconds, fail
-    raise BadRequest(
-        'send {"seconds": 0 to 60}, and "fail": true if it is to fail'
-    )
+# --8<-- [start:reject]
+def reject(request, reason):
+    """Reject a request with 503, and say when to retry."""
+    request.stream.keep_alive = False  # its descriptor is needed
+    # At random, so that rejected clients do not return together.
+    headers = {"Retry-After": str(random.randint(5, 15))}
+    raise ServiceUnavailable(reason, headers=headers)
+# --8<-- [end:reject]
 
 
-@bp.get("/jobs/<token>")
-async def status(request, token):
-    """Say how the job stands now: pending, done, failed; or 404."""
-    match [*find(token).log]:
-        case [*_, (("done" | "failed") as event, data)]:
-            return json({"token": token, "status": event} | data)
-    return json(
-        {"token": token, "status": "pending"},
-        headers={"Retry-After": "1"},
-    )
-
-
-def find(token):
-    """Return the job with this token; there is none: 404."""
+def find_job(token):
+    """Return a job; respond with 404 if there is none."""
     if token not in jobs:
-        raise NotFound("no job has this token")
+        raise NotFound("unknown token")
     return jobs[token]
 
 
-def last_event_id(request, job):
-    """Return the id of the last event that this client has, or 0."""
-    last = request.headers.get("Last-Event-ID", "0")
-    if not re.fullmatch("[0-9]{1,9}", last) or int(last) > job.told:
+@bp.get("/jobs/<token>")
+async def get_job(request, token):
+    """Return the status of a job, for clients that want no stream."""
+    return json({"token": token} | find_job(token).state)
+
+
+def parse_last_event_id(request, job):
+    """Return the id of the last event that a client has, or 0."""
+    last = request.headers.get("Last-Event-ID") or "0"
+    # int() reads digits of all scripts, and fails for very many.
+    if not re.fullmatch("[0-9]{1,9}", last) or int(last) > job.newest:
         raise BadRequest("no event of this job has this Last-Event-ID")
     return int(last)
 
 
-# --8<-- [start:events]
-streams: set[asyncio.Task] = set()  # those who listen now
+# --8<-- [start:stream_events]
+streams = set()  # the requests whose response is open
 
 
-@bp.get("/jobs/<token>/events")
-async def events(request, token):
-    """Tell what happens to a job, if there is room for one more."""
-    job = find(token)
-    seen = last_event_id(request, job)
-    if job.task.done() and seen == job.told:
-        return empty(204)  # all told: an EventSource stops here
+@bp.get("/jobs/<token>/events", ignore_body=False)
+async def stream_events(request, token):
+    """Stream a job's events, beginning after the Last-Event-ID."""
+    job = find_job(token)
+    last = parse_last_event_id(request, job)
+    if job.task.done() and last == job.newest:
+        return empty(204)  # no more events: an EventSource stops here
     if len(streams) >= MAX_STREAMS:
-        raise ServiceUnavailable(
-            "too many are listening", headers={"Retry-After": "5"}
-        )
-    me = asyncio.current_task()
-    streams.add(me)
+        reject(request, "too many streams")
+    streams.add(request)
     try:
-        await tell(request, job, seen)
-    finally:  # also when the client has left: that cancels us
-        streams.discard(me)
-# --8<-- [end:events]
+        await send_events(request, job, last)
+    finally:  # also when the client disconnects: that cancels us
+        streams.discard(request)
+# --8<-- [end:stream_events]
 
 
-# --8<-- [start:tell]
-async def tell(request, job, seen):
-    """Send all events after that id, and then each as it happens."""
+# --8<-- [start:send_events]
+async def send_events(request, job, last):
+    """Send each event after the last one that the client has."""
     stream = await request.respond(
         content_type="text/event-stream",
         headers={
-            "Cache-Control": "no-cache",
+            # No cache may respond in our place, no proxy compress:
+            # it would wait until it has enough.
+            "Cache-Control": "no-cache, no-transform",
             "X-Accel-Buffering": "no",  # nginx: pass it on at once
         },
     )
-    await stream.send("retry: 1000\n\n")
+    await stream.send(f"retry: {RECONNECT_MS}\n\n")
     while True:
-        if seen < job.told:
-            seen, event, data = job.after(seen)
+        if last < job.oldest - 1:
+            missed = job.oldest - 1 - last
+            last += missed
             await stream.send(
-                f"id: {seen}\nevent: {event}\ndata: {dumps(data)}\n\n"
+                f"id: {last}\nevent: missed\ndata: {missed}\n\n"
             )
-        elif job.task.cancelled():  # the server stops
-            # Come back, and please not all at the same moment.
-            pause = random.randint(1000, 5000)  # milliseconds
-            await stream.send(f"retry: {pause}\n\n")
-            return
-        elif job.task.done():
-            return
+        event = job.events[last + 1]
+        if not (await asyncio.wait([event], timeout=HEARTBEAT))[0]:
+            await stream.send(": heartbeat\n\n")
+        elif event.cancelled():
+            break
         else:
-            try:
-                async with asyncio.timeout(HEARTBEAT):
-                    await job.news.wait()
-            except TimeoutError:
-                await stream.send(": still here\n\n")
-# --8<-- [end:tell]
+            last += 1
+            await stream.send(f"id: {last}\n{event.result()}\n\n")
+    if job.task.cancelled():  # the server stops
+        # Not all clients may reconnect at the same moment.
+        delay = random.randint(RECONNECT_MS, 5 * RECONNECT_MS)
+        await stream.send(f"retry: {delay}\n\n")
+# --8<-- [end:send_events]
 
 
-# --8<-- [start:stop]
 @bp.before_server_stop
-async def stop(app):
-    """End the jobs, and with them the streams, each with a goodbye."""
-    tasks = [job.task for job in jobs.values()]
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-# --8<-- [end:stop]
+async def cancel_jobs(app):
+    """Stop all jobs and end their streams."""
+    running = [job.task for job in jobs.values() if job.task.cancel()]
+    await asyncio.gather(*running, return_exceptions=True)
+
+
+# --8<-- [start:cors]
+@bp.options("/jobs", name="preflight_job")
+@bp.options("/jobs/<token>/events", name="preflight_events")
+async def preflight(request, token=None):
+    """Let a page of any origin send the headers that a client needs.
+
+    An EventSource may send Last-Event-ID by itself, fetch may not.
+    """
+    allowed = "Content-Type, Last-Event-ID"
+    return empty(headers={"Access-Control-Allow-Headers": allowed})
 
 
 @bp.on_response
-async def let_any_page_read(request, response):
-    """Let client.html read the answers, wherever it was opened."""
-    if "Origin" in request.headers:
-        response.headers["Access-Control-Allow-Origin"] = "*"
-        response.headers["Access-Control-Expose-Headers"] = (
-            "Location, Retry-After"
-        )
+async def add_cors_headers(request, response):
+    """Let a page of any origin read responses and their headers."""
+    response.headers["Access-Control-Allow-Origin"] = "*"
+    response.headers["Access-Control-Expose-Headers"] = (
+        "Location, Retry-After"
+    )
+# --8<-- [end:cors]
 
 
 if __name__ == "__main__":
-    app = Sanic("server_sent_events_hardened")
+    app = Sanic("sse_hardened")
     app.config.FALLBACK_ERROR_FORMAT = "json"
     app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
     app.blueprint(bp)
-    app.run(port=int(os.environ.get("PORT", 8000)), single_process=True)
+    app.run(host=HOST, port=PORT, single_process=True)

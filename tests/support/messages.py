@@ -4,6 +4,7 @@ The parser is h11's: the client's bytes go through an h11 server, the server's t
 client, and each tells the other what it read, as in a proxy whose output is thrown away.
 """
 
+import asyncio
 import html
 import json
 import re
@@ -234,6 +235,13 @@ def stream_trace(found, unit, job, step=1):
                 drawn.append(first | said)
         drawn[-1].pop("more", None)
     return job_trace(drawn, job)
+
+
+async def whole_stream(event):
+    """Given to a tap as `on_data`, let it record the whole response: forward the last event of a
+    job when the server has had time to end the stream, as clients close on that event."""
+    if event.source == "server" and b"event: done" in event.data:
+        await asyncio.sleep(0.3)
 
 
 def stream_transcript(found, title, start=None, unit=1, step=1):
