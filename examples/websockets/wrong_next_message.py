@@ -21,7 +21,7 @@ import sys
 from contextlib import suppress
 
 from websockets.asyncio.client import connect
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import InvalidHandshake, WebSocketException
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
 SECONDS = float(os.environ.get("SECONDS", 4.5))  # the longer job
@@ -65,9 +65,9 @@ async def main():
 if __name__ == "__main__":
     try:
         asyncio.run(main())
+    except (InvalidHandshake, ProtocolError) as error:
+        sys.exit(f"{URL} is not a job server: {error}")
     except (OSError, WebSocketException) as error:
         sys.exit(f"cannot reach {URL}: {error!r}")
-    except ProtocolError as error:
-        sys.exit(f"{URL} is not a job server: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
