@@ -1,4 +1,4 @@
-"""Short polling: ask, be told at once, wait, and ask again."""
+"""Short polling: the client polls at an interval, and the server responds at once."""
 
 import csv
 import json
@@ -25,12 +25,12 @@ from .support.wiretap import Tap
 
 @pytest.fixture(scope="module")
 def server(start_shared):
-    """Return the plain server, running."""
+    """Return the quick-start server, running."""
     return start_shared("short_polling/server.py")
 
 
 class Run(NamedTuple):
-    """A client that runs beside the proofs: the wire it talks over, and how it ended."""
+    """A client that runs beside the proofs: its wire, and how it ended."""
 
     wire: Tap
     result: Callable[[], CompletedProcess]  # waits for the end
@@ -40,57 +40,57 @@ class Run(NamedTuple):
 def runs(server, start_shared, tap_shared, run_shared):
     """Return a Run of each client, as a reader runs it; they mostly wait, so they wait together.
 
-    A job of 4.5 intervals ends as far as can be from the moments at which it is asked about. These
-    are two seconds, so that a busy machine, which is late each time, finds the same.
+    A job of 4.5 intervals ends as far as can be from the moments at which it is polled. These are
+    two seconds, so that a busy machine, which is late each time, finds the same.
     """
     hardened = start_shared("short_polling/server_hardened.py")
     with ThreadPoolExecutor() as beside:
 
-        def begin(name, server, **variables):
+        def run_beside(name, server, **variables):
             wire, name = tap_shared(server), f"short_polling/{name}"
             return Run(wire, beside.submit(run_shared, name, URL=wire.url, **variables).result)
 
         yield {
-            "sweep.py": begin("sweep.py", server),
-            "as it is": begin("client.py", server),
-            "client.py": begin("client.py", server, INTERVAL=2, SECONDS=9),
-            "client_hardened.py": begin("client_hardened.py", hardened),
+            "sweep.py": run_beside("sweep.py", server),
+            "as it is": run_beside("client.py", server),
+            "client.py": run_beside("client.py", server, INTERVAL=2, SECONDS=9),
+            "client_hardened.py": run_beside("client_hardened.py", hardened),
             # Starting curl takes time as well, so the job ends late in the last interval.
-            "client.sh": begin("client.sh", server, INTERVAL=2, SECONDS_OF_WORK=9.7),
+            "client.sh": run_beside("client.sh", server, INTERVAL=2, SECONDS_OF_WORK=9.7),
         }
 
 
-def submit(url, seconds):
-    answer = httpx2.post(f"{url}/jobs", json={"seconds": seconds})
-    assert answer.status_code == 202, answer.text
-    return url + answer.headers["Location"]
+def submit_job(url, seconds):
+    response = httpx2.post(f"{url}/jobs", json={"seconds": seconds})
+    assert response.status_code == 202, response.text
+    return url + response.headers["Location"]
 
 
-def until_done(url, **options):
-    while (answer := httpx2.get(url, **options)).json()["status"] == "pending":
+def poll_until_done(url):
+    while (response := httpx2.get(url)).json()["status"] == "pending":
         time.sleep(0.02)
-    return answer
+    return response
 
 
-# The server and the client
+# The quick start
 
 
-def test_every_question_is_answered_at_once(server):
-    """The server answers every question at once: twenty are answered while the job runs."""
-    job = submit(server.url, 60)
+def test_the_server_responds_at_once(server):
+    """The server responds to every poll at once: to twenty of them while the job runs."""
+    job = submit_job(server.url, 60)
     assert {httpx2.get(job).json()["status"] for _ in range(20)} == {"pending"}
 
 
-# --8<-- [start:asks]
-def test_asks_until_it_is_done(runs, record):
-    """A job of 4.5 intervals takes five questions: four are told pending, the fifth done."""
+# --8<-- [start:polls]
+def test_polls_until_the_job_is_done(runs, record):
+    """A job of 4.5 intervals takes five polls: four return `pending`, the fifth `done`."""
     result = runs["client.py"].result()
     assert result.returncode == 0
     found = messages(runs["client.py"].wire.events)
-    answers = [label(answer) for _, answer in exchanges(found)]
-    assert answers == ["202 pending"] + ["200 pending"] * 4 + ["200 done"]
+    responses = [label(response) for _, response in exchanges(found)]
+    assert responses == ["202 pending"] + ["200 pending"] * 4 + ["200 done"]
     record("short_polling/client.txt", result.stdout)
-    # --8<-- [end:asks]
+    # --8<-- [end:polls]
     drawn = trace(found, 2, [0, 4.5])
     record("short_polling/timeline.json", drawn)
     figure = sequence_diagram(
@@ -104,8 +104,8 @@ def test_asks_until_it_is_done(runs, record):
     record("short_polling/readme.svg", readable_alone(figure))
 
 
-def test_what_passes(runs, record):
-    """The job is handed in by POST, and each question is a GET of its address, in full."""
+def test_the_exchange_on_the_wire(runs, record):
+    """The job is submitted by POST, and each poll is a GET of its URL, a whole request."""
     assert runs["as it is"].result().returncode == 0
     found = messages(runs["as it is"].wire.events)
     shown = found[:4] + found[-2:]
@@ -113,30 +113,30 @@ def test_what_passes(runs, record):
     record("short_polling/wire.html", transcript(shown, "Short polling on the wire"))
 
 
-def test_waits_between_questions(server, tap, run):
-    """Between two questions the client waits one interval, and the server says nothing."""
+def test_waits_one_interval_between_polls(server, tap, run):
+    """Between two polls the client waits one interval."""
     wire = tap(server)
     run("short_polling/client.py", URL=wire.url, SECONDS=0.7, INTERVAL=0.3)
     pairs = exchanges(messages(wire.events))
-    for (_, answer), (question, _) in pairwise(pairs):
-        assert question.at - answer.at >= 0.29
+    for (_, response), (request, _) in pairwise(pairs):
+        assert request.at - response.at >= 0.29
 
 
-def test_the_server_never_speaks_first(server, tap):
-    """The server sends nothing that was not asked for, not even when the job is done."""
+def test_the_server_sends_responses_only(server, tap):
+    """The server sends nothing but responses to requests, also when the job is done."""
     wire = tap(server)
     with httpx2.Client() as client:  # keeps its connection open, so the server could
-        job = submit(wire.url, 0.3)
+        job = submit_job(wire.url, 0.3)
         client.get(job)
-        until_done(job)
-        spoke = [m.source for m in messages(wire.events)]
-        assert spoke == ["client", "server"] * (len(spoke) // 2)
+        poll_until_done(job)
+        sources = [m.source for m in messages(wire.events)]
+        assert sources == ["client", "server"] * (len(sources) // 2)
         assert wire.events[-1].kind != "reset"
 
 
 def test_costs(runs, record):
-    """Python asks over one connection and curl over one for each question; Retry-After
-    makes one question of five, on a connection of its own after so long a pause."""
+    """Python polls over one connection and curl over one for each poll; Retry-After makes one
+    poll of five, on a new connection after so long a pause."""
     clients = {name: runs[name] for name in ("client.py", "client.sh", "client_hardened.py")}
     assert [run.result().returncode for run in clients.values()] == [0, 0, 0]
     assert [run.wire.connections for run in clients.values()] == [1, 6, 2]
@@ -147,7 +147,7 @@ def test_costs(runs, record):
             {"client": f"`{name}`"} | counts(run.wire) | {"late, in intervals": late(found, 9, 2)}
         )
 
-    # curl says its version, which differs from machine to machine; its delay depends on how
+    # curl sends its version, which differs from machine to machine; its delay depends on how
     # quickly it starts, that of the hardened client on chance.
     varies = {
         "client.sh": ["bytes up", "bytes down", "late, in intervals"],
@@ -160,41 +160,41 @@ def test_costs(runs, record):
     record("short_polling/costs.md", table(rows))
 
 
-# The server that steers
+# The hardened server
 
 
-def test_the_server_says_when_to_ask(start):
-    """The hardened server suggests the time that the job still needs, and no more than 30 s."""
+def test_the_server_suggests_when_to_poll(start):
+    """The hardened server suggests the time that the job still needs, and at most 30 s."""
     server = start("short_polling/server_hardened.py")
     for seconds, suggested in [(0, "1"), (0.5, "1"), (10, "10"), (60, "30")]:
         submitted = httpx2.post(f"{server.url}/jobs", json={"seconds": seconds})
         assert submitted.headers["Retry-After"] == suggested
-    job = submit(server.url, 3)
+    job = submit_job(server.url, 3)
     counted_down = {httpx2.get(job).headers["Retry-After"]}
-    while (answer := httpx2.get(job)).json()["status"] == "pending":
-        counted_down.add(answer.headers["Retry-After"])
+    while (response := httpx2.get(job)).json()["status"] == "pending":
+        counted_down.add(response.headers["Retry-After"])
         time.sleep(0.1)
     assert counted_down == {"3", "2", "1"}
-    assert "Retry-After" not in answer.headers
+    assert "Retry-After" not in response.headers
 
 
-def test_a_client_that_obeys_asks_once(start, tap, run, record):
-    """A client that obeys Retry-After asks once, when the job is done."""
+def test_a_client_that_obeys_retry_after_polls_once(start, tap, run, record):
+    """A client that obeys Retry-After polls once, when the job is done."""
     wire = tap(start("short_polling/server_hardened.py"))
     result = run("short_polling/client_hardened.py", URL=wire.url, SECONDS=1.5)
-    answers = [label(answer) for _, answer in exchanges(messages(wire.events))]
-    assert answers == ["202 pending", "200 done"]
+    responses = [label(response) for _, response in exchanges(messages(wire.events))]
+    assert responses == ["202 pending", "200 done"]
     record("short_polling/client_hardened.txt", result.stdout)
 
 
-def test_nothing_new_is_a_304_without_a_body(server, start, tap, record):
-    """If-None-Match with the last ETag gets 304 and no body while nothing has changed, and
+def test_an_unchanged_job_is_304_without_a_body(server, start, tap, record):
+    """If-None-Match with the last ETag returns 304 without a body while nothing has changed, and
     200 with another ETag once the job is done."""
     hardened = start("short_polling/server_hardened.py")
     plain, wire = tap(server), tap(hardened)
     with httpx2.Client() as client:
-        client.get(plain.url + submit(server.url, 60).removeprefix(server.url))
-        job = wire.url + submit(hardened.url, 1).removeprefix(hardened.url)
+        client.get(plain.url + submit_job(server.url, 60).removeprefix(server.url))
+        job = wire.url + submit_job(hardened.url, 1).removeprefix(hardened.url)
         first = client.get(job)
         known = {"If-None-Match": first.headers["ETag"]}
         unchanged = client.get(job, headers=known)
@@ -213,11 +213,11 @@ def test_nothing_new_is_a_304_without_a_body(server, start, tap, record):
     )
     names = ["`server.py`, 200", "with an ETag, 200", "conditional, 304"]
     sizes = [
-        (len(question.data), len(answer.data))
-        for question, answer in [*exchanges(messages(plain.events)), *pairs]
+        (len(request.data), len(response.data))
+        for request, response in [*exchanges(messages(plain.events)), *pairs]
     ]
     rows = [
-        {"question": name, "bytes up": up, "bytes down": down, "both": up + down}
+        {"poll": name, "bytes up": up, "bytes down": down, "both": up + down}
         for name, (up, down) in zip(names, sizes, strict=True)
     ]
     record("short_polling/not_modified.md", table(rows))
@@ -225,9 +225,10 @@ def test_nothing_new_is_a_304_without_a_body(server, start, tap, record):
     assert rows[2]["both"] < rows[0]["both"] < rows[1]["both"]
 
 
-def test_a_condition_may_be_weak_or_a_list(start):
-    """A weak ETag, a list with the right one and * are all answered 304; others are not."""
-    job = submit(start("short_polling/server_hardened.py").url, 60)
+def test_if_none_match_may_be_weak_or_a_list(start):
+    """If-None-Match may be the weak ETag, a list that contains the ETag, or `*`: the response is
+    304, and 200 for others."""
+    job = submit_job(start("short_polling/server_hardened.py").url, 60)
     for condition, status in [
         ('"pending"', 304),
         ('W/"pending"', 304),
@@ -240,14 +241,15 @@ def test_a_condition_may_be_weak_or_a_list(start):
         assert httpx2.get(job, headers={"If-None-Match": condition}).status_code == status
 
 
-def test_only_this_client_may_keep_the_answer(start):
-    """An answer with an ETag may be kept by the client that asked, and by no shared cache."""
-    answer = httpx2.get(submit(start("short_polling/server_hardened.py").url, 60))
-    assert answer.headers["Cache-Control"] == "private, no-cache"
+def test_only_this_client_may_store_the_response(start):
+    """A response with an ETag may be stored by the client that sent the request, and by no shared
+    cache."""
+    response = httpx2.get(submit_job(start("short_polling/server_hardened.py").url, 60))
+    assert response.headers["Cache-Control"] == "private, no-cache"
 
 
-def test_the_hardened_client_asks_conditionally(canned, run):
-    """The hardened client sends back the ETag it was given, and keeps what it knew on 304."""
+def test_the_client_sends_conditional_requests(canned, run):
+    """The hardened client sends the last ETag in If-None-Match, and keeps the job on 304."""
     pending = (200, {"ETag": '"1"', "Retry-After": "0"}, {"status": "pending"})
     unchanged = (304, {"ETag": '"1"', "Retry-After": "0"}, "")
     done = (200, {"ETag": '"2"'}, {"status": "done", "result": 42})
@@ -259,28 +261,30 @@ def test_the_hardened_client_asks_conditionally(canned, run):
     assert "304 pending" in result.stdout
 
 
-def test_a_browser_asks_conditionally_by_itself(start, tap, page):
-    """A browser's fetch sends If-None-Match by itself, and turns the 304 into the 200 it
-    stands for."""
+def test_a_browser_sends_conditional_requests_by_itself(start, tap, page):
+    """A browser's fetch sends If-None-Match by itself, and turns the 304 into the stored 200."""
     wire = tap(start("short_polling/server_hardened.py"))
-    job = submit(wire.url, 60)
+    job = submit_job(wire.url, 60)
     page.goto(job)
     for _ in range(2):
-        status = page.evaluate("url => fetch(url).then((answer) => answer.status)", job)
+        status = page.evaluate("url => fetch(url).then((response) => response.status)", job)
         assert status == 200
-    statuses = [a.status for q, a in exchanges(messages(wire.events)) if q.target in job]
+    statuses = [
+        response.status
+        for request, response in exchanges(messages(wire.events))
+        if request.target in job
+    ]
     assert statuses[-1] == 304
 
 
-# Trouble
+# Failures
 
 
-@pytest.mark.parametrize("name", ["server.py", "server_hardened.py"])
-def test_a_failed_job_is_a_status(start, name):
-    """A job that failed is a 200 that says so: asking again would not help."""
-    url = start(f"short_polling/{name}").url
+def test_a_failed_job_is_200(start):
+    """A job that failed is a 200 whose status is `failed`: polling again would not help."""
+    url = start("short_polling/server_hardened.py").url
     submitted = httpx2.post(f"{url}/jobs", json={"seconds": 0, "fail": True})
-    failed = until_done(url + submitted.headers["Location"])
+    failed = poll_until_done(url + submitted.headers["Location"])
     assert failed.status_code == 200
     assert failed.json()["status"] == "failed"
     assert failed.json()["error"] == "the job was told to fail"
@@ -290,18 +294,17 @@ PENDING = (202, {"Location": "/jobs/x", "Retry-After": "0"}, {"status": "pending
 DONE = (200, {}, {"status": "done", "result": 42})
 
 
-@pytest.mark.parametrize("name", ["client.py", "client_hardened.py"])
-def test_a_failed_job_fails_the_client(canned, run, name):
-    """A client whose job failed says why in one line and exits with an error."""
+def test_the_client_reports_why_a_job_failed(canned, run):
+    """The hardened client whose job failed says why in one line and exits with an error."""
     server = canned(PENDING, (200, {}, {"status": "failed", "error": "no paper"}))
-    result = run(f"short_polling/{name}", URL=server.url, INTERVAL=0.1)
+    result = run("short_polling/client_hardened.py", URL=server.url)
     assert result.returncode == 1
     assert result.stderr == "the job failed: no paper\n"
 
 
-def test_obeys_retry_after_in_trouble(canned, run):
-    """After a 503 the hardened client waits as long as the server says, and then goes on: when
-    it hands in a job, and when it asks."""
+def test_obeys_the_retry_after_of_a_503(canned, run):
+    """After a 503 the hardened client waits as long as Retry-After specifies and retries, both
+    when it submits a job and when it polls."""
     busy = (503, {"Retry-After": "1"}, {"status": 503})
     server = canned(busy, PENDING, busy, DONE)
     result = run("short_polling/client_hardened.py", URL=server.url)
@@ -309,43 +312,43 @@ def test_obeys_retry_after_in_trouble(canned, run):
     assert [method for method, _, _ in server.requests] == ["POST", "POST", "GET", "GET"]
     assert server.times[1] - server.times[0] >= 1
     assert server.times[3] - server.times[2] >= 1
-    assert result.stdout.count("trouble: 503") == 2
+    assert result.stdout.count(" s: 503") == 2
 
 
 @pytest.mark.parametrize("status", [425, 429, 500, 502, 503, 504])
-def test_asks_again_when_the_server_is_in_trouble(canned, run, status):
-    """A question that met a server in trouble is asked again."""
+def test_retries_a_poll_that_failed(canned, run, status):
+    """A poll is retried after 425, 429, 500, 502, 503 and 504."""
     server = canned(PENDING, (status, {"Retry-After": "0"}, {}), DONE)
     assert run("short_polling/client_hardened.py", URL=server.url).returncode == 0
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
-def test_stops_when_asking_again_would_not_help(canned, run, status):
-    """A question that is answered with another 4xx is not asked again."""
+def test_does_not_retry_other_errors(canned, run, status):
+    """A poll is not retried after 400, 401, 403, 404 and 410."""
     server = canned(PENDING, (status, {"Retry-After": "0"}, {}))
     result = run("short_polling/client_hardened.py", URL=server.url)
     assert result.returncode == 1
-    assert f"answered {status}" in result.stderr
+    assert f"responded with {status}" in result.stderr
     assert len(server.requests) == 2
 
 
-def test_asks_again_when_the_answer_was_lost(server, tap, run):
-    """A question whose answer was lost on the way is asked again."""
-    answers = []
+def test_retries_a_poll_whose_response_was_lost(server, tap, run):
+    """A poll whose response was lost is retried."""
+    responses = []
 
-    def lose_the_second_answer(event):
+    def lose_the_second_response(event):
         if event.source == "server":
-            answers.append(event)
-            return len(answers) != 2
+            responses.append(event)
+            return len(responses) != 2
 
-    wire = tap(server, on_data=lose_the_second_answer)
+    wire = tap(server, on_data=lose_the_second_response)
     result = run("short_polling/client_hardened.py", URL=wire.url, SECONDS=0.5)
     assert result.returncode == 0
-    assert "trouble: ReadError" in result.stdout
+    assert "s: ReadError" in result.stdout
 
 
-def test_a_job_is_handed_in_twice_only_if_it_was_refused(canned, run):
-    """A job whose submission ended in a 500 may have started: it is not handed in again."""
+def test_a_submission_is_retried_only_if_it_was_rejected(canned, run):
+    """A submission that ended in a 500 is not retried: the job may have started."""
     server = canned((500, {"Retry-After": "0"}, {}), PENDING, DONE)
     result = run("short_polling/client_hardened.py", URL=server.url)
     assert result.returncode == 1
@@ -353,26 +356,26 @@ def test_a_job_is_handed_in_twice_only_if_it_was_refused(canned, run):
 
 
 @pytest.fixture
-def wait():
-    """Return the hardened client's function wait(failures, retry_after)."""
-    return runpy.run_path(str(EXAMPLES / "short_polling/client_hardened.py"))["wait"]
+def backoff_delay():
+    """Return the hardened client's function backoff_delay(failures, retry_after)."""
+    return runpy.run_path(str(EXAMPLES / "short_polling/client_hardened.py"))["backoff_delay"]
 
 
-def test_backs_off_exponentially_with_jitter(wait):
-    """Without Retry-After the wait is random, up to a bound that doubles with each failure
-    and stops at 30 seconds."""
+def test_backs_off_exponentially_with_jitter(backoff_delay):
+    """Without Retry-After the delay is random, up to a bound that doubles with each failure and
+    stops at 30 seconds."""
     for failures, bound in [(0, 1), (1, 2), (2, 4), (3, 8), (4, 16), (5, 30), (50, 30)]:
-        waits = [wait(failures, None) for _ in range(1000)]
-        assert all(0 <= each <= bound for each in waits)
+        delays = [backoff_delay(failures, None) for _ in range(1000)]
+        assert all(0 <= delay <= bound for delay in delays)
         # Spread over all of it: each tenth of the range is hit.
-        assert {int(each / bound * 10) for each in waits} >= set(range(10))
+        assert {int(delay / bound * 10) for delay in delays} >= set(range(10))
 
 
-def test_counts_the_failures_in_a_row():
-    """Each failure in a row makes the next wait a longer one; a success ends the row."""
-    request = runpy.run_path(str(EXAMPLES / "short_polling/client_hardened.py"))["request"]
-    rows = []
-    request.__globals__["wait"] = lambda failures, retry_after: rows.append(failures) or 0
+def test_failures_in_a_row_are_counted():
+    """Each failure in a row makes the next delay longer; a success ends the row."""
+    program = runpy.run_path(str(EXAMPLES / "short_polling/client_hardened.py"))
+    send_request, rows = program["send_request"], []
+    send_request.__globals__["backoff_delay"] = lambda failures, _: rows.append(failures) or 0
 
     class Client:
         def __init__(self, *statuses):
@@ -382,81 +385,81 @@ def test_counts_the_failures_in_a_row():
             return httpx2.Response(next(self.statuses))
 
     for _ in range(2):
-        asking = request(Client(503, 500, 502, 200), "GET", "http://x")
-        assert run_in_thread(asking).status_code == 200
+        sending = send_request(Client(503, 500, 502, 200), "GET", "http://x")
+        assert run_in_thread(sending).status_code == 200
     assert rows == [0, 1, 2] * 2
 
 
-def test_clients_told_the_same_do_not_return_together(wait):
-    """Clients that were all told Retry-After: 10 return at any moment of the next second,
-    and none too early."""
-    waits = [wait(0, "10") for _ in range(1000)]
-    assert all(10 <= each <= 11 for each in waits)
-    assert {int((each - 10) * 10) for each in waits} >= set(range(10))
+def test_retry_after_is_spread(backoff_delay):
+    """Clients that got the same Retry-After of 10 s return at any moment of the second after
+    it, and none before."""
+    delays = [backoff_delay(0, "10") for _ in range(1000)]
+    assert all(10 <= delay <= 11 for delay in delays)
+    assert {int((delay - 10) * 10) for delay in delays} >= set(range(10))
 
 
-def test_understands_retry_after_as_a_date(wait):
-    """Retry-After may be a date; one in the past means soon, and never at once."""
+def test_retry_after_may_be_a_date(backoff_delay):
+    """Retry-After may be a date; one in the past means half a second, as 0 does."""
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
-    assert 90 <= wait(0, soon) <= 110
+    assert 90 <= backoff_delay(0, soon) <= 110
     for at_once in "Fri, 31 Dec 1999 23:59:59 GMT", "0", "-5":
-        assert 0.5 <= wait(0, at_once) <= 0.55
+        assert 0.5 <= backoff_delay(0, at_once) <= 0.55
 
 
 def test_gives_up_at_the_deadline(server, tap, run, record):
-    """At its deadline the client gives up, says so, and asks no more."""
+    """At its deadline the client gives up, says so, and stops polling."""
     wire = tap(server)
     result = run("short_polling/client_hardened.py", URL=wire.url, SECONDS=60, DEADLINE=2)
     assert result.returncode == 1
-    assert result.stderr == "not done within 2 seconds: gave up\n"
+    assert result.stderr == "the job was not done within 2 s\n"
     assert [label(m) for m in messages(wire.events)][-1] == "200 pending"
     record("short_polling/deadline.txt", result.stdout + result.stderr)
 
 
-def test_a_restarted_server_has_forgotten(start, tap, run):
-    """A server that restarts forgets its jobs: the client gets 404 and stops."""
+def test_a_restarted_server_does_not_know_the_token(start, tap, run):
+    """After a restart the server does not know the token: the client gets 404 and stops."""
     first = start("short_polling/server.py")
     wire = tap(first)
     with ThreadPoolExecutor() as beside:
         client = beside.submit(
             run, "short_polling/client_hardened.py", URL=wire.url, SECONDS=60, DEADLINE=20
         )
-        wire.wait_until(lambda events: len(messages(events)) >= 4)  # it has asked once
+        wire.wait_until(lambda events: len(messages(events)) >= 4)  # it has polled once
         first.stop()
         start("short_polling/server.py", PORT=first.port)
         result = client.result()
     assert result.returncode == 1
-    assert "answered 404" in result.stderr
+    assert "responded with 404" in result.stderr
 
 
-def test_too_many_jobs_are_refused_politely(start):
-    """A server with enough to do answers 503 with Retry-After, and takes jobs again once
+def test_too_many_jobs_are_rejected_with_retry_after(start):
+    """A server with too many jobs responds with 503 and Retry-After, and accepts jobs again once
     results have expired."""
-    server = start("short_polling/server_hardened.py", MAX_JOBS=1, KEEP=1)
-    job = submit(server.url, 0)
-    refused = httpx2.post(f"{server.url}/jobs", json={"seconds": 0})
-    assert refused.status_code == 503
-    assert refused.headers["Retry-After"] == "5"
-    assert refused.json()["message"] == "too many jobs"
+    server = start("short_polling/server_hardened.py", MAX_JOBS=1, RESULT_TTL=1)
+    job = submit_job(server.url, 0)
+    rejected = httpx2.post(f"{server.url}/jobs", json={"seconds": 0})
+    assert rejected.status_code == 503
+    assert rejected.headers["Retry-After"] == "5"
+    assert rejected.json()["message"] == "too many jobs"
     while httpx2.get(job).status_code == 200:
         time.sleep(0.05)
-    submit(server.url, 0)
+    submit_job(server.url, 0)
 
 
-def test_a_result_nobody_fetches_is_let_go(start):
-    """A result that nobody fetches is let go after a while."""
-    server = start("short_polling/server_hardened.py", KEEP=1)
-    job = submit(server.url, 0)
-    assert until_done(job).json()["result"] == 42
-    while (answer := httpx2.get(job)).status_code == 200:
+def test_a_result_expires(start):
+    """A result is forgotten after a while, whether it was fetched or not."""
+    server = start("short_polling/server_hardened.py", RESULT_TTL=1)
+    job = submit_job(server.url, 0)
+    assert poll_until_done(job).json()["result"] == 42
+    while (response := httpx2.get(job)).status_code == 200:
         time.sleep(0.05)
-    assert answer.status_code == 404
+    assert response.status_code == 404
 
 
-def test_a_client_that_leaves_costs_nothing(server):
-    """A client that never comes back leaves no open request behind, and its job goes on."""
-    job = submit(server.url, 0.5)
-    # No connection is open now, and still the job is finished.
+def test_a_client_that_leaves_holds_nothing(server):
+    """A client that disconnects leaves no open request behind, and its job continues."""
+    job = submit_job(server.url, 0.5)
+    # No connection is open now, and still the job ends.
     time.sleep(1)
     assert httpx2.get(job).json()["status"] == "done"
 
@@ -465,7 +468,7 @@ def test_a_client_that_leaves_costs_nothing(server):
 
 
 def test_curl_polls(runs, record):
-    """A loop around curl polls as well."""
+    """A shell loop around curl polls until the job is done."""
     result = runs["client.sh"].result()
     statuses = [json.loads(line)["status"] for line in result.stdout.splitlines()]
     assert statuses == ["pending"] * 4 + ["done"]
@@ -479,18 +482,18 @@ def test_the_browser_polls(open_client_page, server):
     page.fill("#interval", "1")
     page.click("#start")
     assert page.is_disabled("#start")
-    page.wait_for_selector("text=the result is 42")
+    page.wait_for_selector("text=done: 42")
     assert page.is_enabled("#start")
     assert page.is_disabled("#stop")
-    page.click("#start")  # the answers of the first job go
-    page.wait_for_function("document.querySelectorAll('#answers li').length === 0")
-    page.wait_for_selector("text=the result is 42")
-    shown = page.locator("#answers li").all_inner_texts()
-    assert shown == ["pending", "done", "the result is 42"]
+    page.click("#start")  # the lines of the first job go
+    page.wait_for_function("document.querySelectorAll('#responses li').length === 0")
+    page.wait_for_selector("text=done: 42")
+    shown = page.locator("#responses li").all_inner_texts()
+    assert shown == ["pending", "done: 42"]
 
 
 def test_the_browser_stops(open_client_page, server):
-    """Stop ends the polling at once, in the middle of an interval too."""
+    """Stop ends the polling at once, also in the middle of an interval."""
     page = open_client_page(server.url)
     page.fill("#seconds", "60")
     page.fill("#interval", "60")
@@ -500,8 +503,8 @@ def test_the_browser_stops(open_client_page, server):
     assert page.is_enabled("#start")
 
 
-def test_the_browser_refuses_an_interval_that_is_none(open_client_page, tap, server):
-    """Without an interval, or with one of zero, the page asks nothing."""
+def test_the_browser_rejects_a_missing_interval(open_client_page, tap, server):
+    """Without an interval, or with one of zero, the page sends no request."""
     wire = tap(server)
     page = open_client_page(wire.url)
     for interval in "", "0":
@@ -511,23 +514,23 @@ def test_the_browser_refuses_an_interval_that_is_none(open_client_page, tap, ser
     assert wire.connections == 0
 
 
-def test_the_browser_shows_what_was_wrong(canned, open_client_page):
-    """What the server says was wrong is shown, and so is why a job failed."""
+def test_the_browser_shows_errors(canned, open_client_page):
+    """The page shows the server's error, and why a job failed."""
     allowed = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "Location"}
     submitted = (202, allowed | {"Location": "/jobs/x"}, {"status": "pending"})
-    for answers, words in [
+    for responses, words in [
         ([(400, allowed, "no such job here")], "stopped: no such job here"),
         ([submitted, (404, allowed, "no job has this token")], "stopped: no job has this token"),
         ([submitted, (200, allowed, {"status": "failed", "error": "no paper"})], "no paper"),
     ]:
-        page = open_client_page(canned(*answers).url)
+        page = open_client_page(canned(*responses).url)
         page.fill("#interval", "0.1")
         page.click("#start")
         page.wait_for_selector(f"text={words}")
 
 
-def test_the_browser_says_when_nobody_answers(open_client_page, port):
-    """When no server answers the page says so."""
+def test_the_browser_reports_an_unreachable_server(open_client_page, port):
+    """When no server responds the page reports it."""
     page = open_client_page(f"http://127.0.0.1:{port()}")
     page.click("#start")
     page.wait_for_selector("text=stopped:")
@@ -544,14 +547,14 @@ def sweep(runs):
 
 
 def test_requests_are_length_over_interval(sweep):
-    """A client asks length/interval times, and on average half a time more."""
+    """A client polls length/interval times, and on average half a time more."""
     for row in sweep:
         assert row["requests"] == row["length/interval"] + 0.5
 
 
 def test_late_by_half_an_interval_on_average(sweep):
-    """The client learns of the job's end half an interval late on average, and never more than
-    one interval late."""
+    """The client learns of the job's end half an interval late on average, and at most one
+    interval late."""
     for row in sweep:
         assert row["mean late"] == 0.5
         assert row["worst late"] == 0.75  # the worse of two jobs

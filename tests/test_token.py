@@ -1,4 +1,4 @@
-"""The token: a server answers before it has finished, and says where to ask later."""
+"""The token: the server responds before the job is done, and says where to poll."""
 
 import re
 import signal
@@ -21,84 +21,85 @@ from .support.processes import (
 )
 from .support.sequence import sequence_diagram
 
-# Those whose jobs can be told to fail.
+# Those whose jobs can be told to fail, and those whose jobs are one sleep.
 FAILING = [name for name in JOB_SERVERS if name in named("server*.py", '"fail"')]
+SLEEPING = [name for name in JOB_SERVERS if name in named("server*.py", "asyncio.sleep(seconds")]
 ALICE = {"Authorization": "Bearer alice-key"}
 BOB = {"Authorization": "Bearer bob-key"}
 
 
 @pytest.fixture(scope="module")
 def server(start_shared):
-    """Return the plain token server, running."""
+    """Return the quick-start server, running."""
     return start_shared("token/server.py")
 
 
 @pytest.fixture(scope="module")
-def roomy(start_shared):
-    """Return the hardened token server, running."""
+def hardened(start_shared):
+    """Return the hardened server, running."""
     return start_shared("token/server_hardened.py")
 
 
-def submit(server, headers=None, **job):
-    answer = httpx2.post(f"{server.url}/jobs", json=job or {"seconds": 60}, headers=headers)
-    assert answer.status_code == 202, answer.text
-    return answer
+def submit_job(server, headers=None, **job):
+    response = httpx2.post(f"{server.url}/jobs", json=job or {"seconds": 60}, headers=headers)
+    assert response.status_code == 202, response.text
+    return response
 
 
-def ask(server, submitted, headers=None):
+def get_job(server, submitted, headers=None):
     return httpx2.get(server.url + submitted.headers["Location"], headers=headers)
 
 
-def wait_for(server, submitted, status, headers=None):
-    """Ask until the job has this status or HTTP status; return the answer."""
+def poll_until(server, submitted, status, headers=None):
+    """Poll until the job has this status or HTTP status; return the response."""
     while True:
-        answer = ask(server, submitted, headers)
-        if status in (answer.status_code, answer.json().get("status")):
-            return answer
-        assert answer.status_code != 404, f"never {status}, and now gone"
+        response = get_job(server, submitted, headers)
+        if status in (response.status_code, response.json().get("status")):
+            return response
+        assert response.status_code != 404, f"never {status}, and now unknown"
         time.sleep(0.05)
 
 
-# The plain server
+# The quick-start server
 
 
-def test_answers_before_the_job_is_done(server):
-    """The server answers 202 while the job still runs."""
-    submitted = submit(server, seconds=60)
+def test_responds_before_the_job_is_done(server):
+    """The server responds with 202 while the job is still running."""
+    submitted = submit_job(server, seconds=60)
     assert submitted.status_code == 202
     assert submitted.json()["status"] == "pending"
-    assert ask(server, submitted).json()["status"] == "pending"
+    assert get_job(server, submitted).json()["status"] == "pending"
 
 
-def test_says_where_and_when_to_ask(server):
-    """The answer says where to ask (Location) and when (Retry-After)."""
-    submitted = submit(server)
+def test_location_and_retry_after(server):
+    """The 202 response has a Location, where to poll, and a Retry-After, when to poll."""
+    submitted = submit_job(server)
     assert submitted.headers["Location"] == f"/jobs/{submitted.json()['token']}"
     assert submitted.headers["Retry-After"] == "1"
-    assert ask(server, submitted).status_code == 200
+    assert get_job(server, submitted).status_code == 200
 
 
-def test_pending_is_a_success(server):
-    """A pending job is a 200 with Retry-After; a done one has the result and no Retry-After."""
-    pending = ask(server, submit(server, seconds=60))
+def test_pending_is_200(server):
+    """A pending job is a 200 with Retry-After; a done one has its result and no Retry-After."""
+    pending = get_job(server, submit_job(server, seconds=60))
     assert (pending.status_code, pending.json()["status"]) == (200, "pending")
     assert pending.headers["Retry-After"] == "1"
-    done = wait_for(server, submit(server, seconds=0), "done")
+    done = poll_until(server, submit_job(server, seconds=0), "done")
     assert (done.status_code, done.json()["result"]) == (200, 42)
     assert "Retry-After" not in done.headers
 
 
-def test_asking_changes_nothing(server):
-    """A job that has ended can be asked about any number of times, and says the same."""
-    submitted = submit(server, seconds=0)
-    first = wait_for(server, submitted, "done")
-    assert [ask(server, submitted).json() for _ in range(3)] == [first.json()] * 3
+def test_polling_has_no_side_effect(server):
+    """A job that has ended can be polled any number of times, with the same response."""
+    submitted = submit_job(server, seconds=0)
+    first = poll_until(server, submitted, "done")
+    assert [get_job(server, submitted).json() for _ in range(3)] == [first.json()] * 3
 
 
 @pytest.mark.parametrize("name", JOB_SERVERS)
 def test_tokens_cannot_be_guessed(start, name):
-    """A token is 22 characters of an alphabet of 64, no two alike among hundreds."""
-    url = start(name, JOBS_PER_OWNER=1000).url
+    """A token is 22 characters of an alphabet of 64, and all of several hundred differ."""
+    url = start(name, MAX_JOBS_PER_OWNER=1000).url
     with httpx2.Client(base_url=url, headers=ALICE) as client:
         tokens = [client.post("/jobs", json={"seconds": 0}).json()["token"] for _ in range(200)]
     assert len(set(tokens)) == 200
@@ -112,23 +113,15 @@ def test_tokens_cannot_be_guessed(start, name):
 
 def test_an_unknown_token_is_404(server):
     """An unknown token is a 404 with a JSON body, never an empty success."""
-    answer = httpx2.get(f"{server.url}/jobs/made-up")
-    assert answer.status_code == 404
-    assert answer.json()["message"] == "no job has this token"
+    response = httpx2.get(f"{server.url}/jobs/made-up")
+    assert response.status_code == 404
+    assert response.json()["message"] == "unknown token"
 
 
-def test_a_failed_job_is_a_status_and_not_a_500(server):
-    """A job that failed is a 200 that says so: the question was answered."""
-    failed = wait_for(server, submit(server, seconds=0, fail=True), "failed")
-    assert failed.status_code == 200
-    assert failed.json()["error"] == "the job was told to fail"
-    assert "Retry-After" not in failed.headers
-
-
-def test_the_plain_server_starts_a_job_for_each_request(server):
-    """Without more, the same request sent twice starts two jobs."""
+def test_without_a_key_each_request_starts_a_job(server):
+    """On the quick-start server the same request sent twice starts two jobs."""
     key = {"Idempotency-Key": "one"}
-    assert submit(server, key).json() != submit(server, key).json()
+    assert submit_job(server, key).json() != submit_job(server, key).json()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -136,165 +129,183 @@ def test_the_plain_server_starts_a_job_for_each_request(server):
 def test_stops_cleanly_with_jobs_running(start, name, number):
     """The server stops on SIGTERM and SIGINT with jobs still running, and leaves no task."""
     server = start(f"token/{name}")
-    submit(server, ALICE, seconds=60)
+    submit_job(server, ALICE, seconds=60)
     assert server.stop(number) == 0
 
 
-def test_any_page_may_read_the_answers(server):
-    """A page from anywhere may read the plain server's answers; without an Origin there is no
-    word of it."""
+def test_cors_allows_any_origin(server):
+    """A page of any origin may read the quick-start server's responses and their Location; a
+    request without an Origin gets no CORS headers but Vary."""
     for origin in "null", "https://example.com":
-        answer = httpx2.post(f"{server.url}/jobs", json={"seconds": 0}, headers={"Origin": origin})
-        assert answer.headers["Access-Control-Allow-Origin"] == "*"
-        assert answer.headers["Access-Control-Expose-Headers"] == "Location, Retry-After"
-    assert not [name for name in submit(server).headers if name.startswith("access-control")]
+        headers = {"Origin": origin}
+        for response in (
+            submit_job(server, headers),
+            httpx2.get(f"{server.url}/jobs/x", headers=headers),
+        ):
+            assert response.headers["Access-Control-Allow-Origin"] == "*"
+            assert response.headers["Access-Control-Expose-Headers"] == "Location"
+            assert response.headers["Vary"] == "Origin"
+    response = submit_job(server)
+    assert response.headers["Vary"] == "Origin"
+    assert not [name for name in response.headers if name.startswith("access-control")]
 
 
 @pytest.mark.parametrize("name", FAILING)
-def test_whether_to_fail_is_true_or_false(start, name):
-    """A job is to fail or not: any other value is a 400."""
+def test_fail_is_a_boolean(start, name):
+    """The server rejects a `fail` that is neither true nor false with 400."""
     url = f"{start(name).url}/jobs"
     for fail in "yes", 1, None:
-        answer = httpx2.post(url, json={"seconds": 0, "fail": fail}, headers=ALICE)
-        assert answer.status_code == 400
+        response = httpx2.post(url, json={"seconds": 0, "fail": fail}, headers=ALICE)
+        assert response.status_code == 400
 
 
-@pytest.mark.parametrize("name", FAILING)
-def test_jobs_are_told_when_the_server_stops(name, tmp_path, port):
-    """When a server stops, each running job is cancelled and so can clean up after itself."""
+@pytest.mark.parametrize("name", SLEEPING)
+def test_jobs_are_cancelled_when_the_server_stops(name, tmp_path, port):
+    """When a server stops, each running job is cancelled and so can clean up."""
     source = (EXAMPLES / name).read_text()
-    slow = r"(?m)^( +)(await asyncio\.sleep\(.*\))$"  # the first is that of the work
+    slow = r"(?m)^( +)(await asyncio\.sleep\(.*\))$"  # the first is that of the job
     assert re.search(slow, source)
     folder = tmp_path / "alone"
     folder.mkdir()
-    tells = (
+    reports = (
         r"\1try:\n\1    \2\n"
         r"\1except asyncio.CancelledError:\n\1    print('cleaned up', flush=True)\n\1    raise"
     )
-    (folder / "server.py").write_text(re.sub(slow, tells, source, count=1))
+    (folder / "server.py").write_text(re.sub(slow, reports, source, count=1))
     number = port()
     program = Program([sys.executable, "server.py"], folder, environment(PORT=number), number)
     program.wait_for(*READY)
-    submit(program, ALICE, seconds=60)
+    submit_job(program, ALICE, seconds=60)
     assert program.stop() == 0
     assert "cleaned up" in program.output
 
 
-def test_another_server_knows_nothing_of_a_job(server, start):
-    """A second server knows nothing of a job that was handed in at the first: 404."""
-    elsewhere = start("token/server.py")
-    assert ask(elsewhere, submit(server)).status_code == 404
+def test_another_instance_does_not_know_the_token(server, start):
+    """A second instance of the server responds with 404 for a job of the first."""
+    other = start("token/server.py")
+    assert get_job(other, submit_job(server)).status_code == 404
 
 
 # The hardened server
 
 
 @pytest.fixture
-def hardened(start):
-    """Return the hardened token server, running, with results kept for a moment."""
-    return start("token/server_hardened.py", KEEP=1.5, REMEMBER=3, JOBS_PER_OWNER=2)
+def impatient(start):
+    """Return a hardened server of the test's own, which keeps results for a moment."""
+    variables = {"RESULT_TTL": 1.5, "TOMBSTONE_TTL": 3, "MAX_JOBS_PER_OWNER": 2}
+    return start("token/server_hardened.py", **variables)
 
 
-def test_the_token_is_no_right(roomy):
-    """Someone else's token is a 404, the same to the byte as one that never was."""
-    submitted = submit(roomy, ALICE)
-    assert ask(roomy, submitted, ALICE).status_code == 200
-    theirs = ask(roomy, submitted, BOB)
-    unknown = httpx2.get(f"{roomy.url}/jobs/made-up", headers=BOB)
+def test_a_failed_job_is_200(hardened):
+    """A job that failed is a 200 whose status is `failed`: the request for it succeeded."""
+    submitted = submit_job(hardened, ALICE, seconds=0, fail=True)
+    failed = poll_until(hardened, submitted, "failed", ALICE)
+    assert failed.status_code == 200
+    assert failed.json()["error"] == "the job was told to fail"
+    assert "Retry-After" not in failed.headers
+
+
+def test_a_token_grants_no_access(hardened):
+    """The response for another owner's token is a 404, byte for byte that for an unknown one."""
+    submitted = submit_job(hardened, ALICE)
+    assert get_job(hardened, submitted, ALICE).status_code == 200
+    theirs = get_job(hardened, submitted, BOB)
+    unknown = httpx2.get(f"{hardened.url}/jobs/made-up", headers=BOB)
     assert theirs.status_code == 404
     assert theirs.headers == unknown.headers
     assert theirs.content == unknown.content
-    assert theirs.json()["message"] == "you have no job with this token"
+    assert theirs.json()["message"] == "unknown token"
 
 
-def test_a_stranger_is_told_to_say_who_they_are(hardened):
-    """Without a valid key every answer is a 401 that names the scheme."""
+def test_a_request_without_an_api_key_is_401(hardened):
+    """A request without a valid API key is a 401 that names the scheme."""
     for headers in None, {"Authorization": "Bearer nobody"}:
-        answer = httpx2.get(f"{hardened.url}/jobs/made-up", headers=headers)
-        assert answer.status_code == 401
-        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        response = httpx2.get(f"{hardened.url}/jobs/made-up", headers=headers)
+        assert response.status_code == 401
+        assert response.headers["WWW-Authenticate"] == "Bearer"
 
 
-def test_a_job_nobody_comes_for_expires(hardened):
-    """A result is kept for a while, then is a 410 that says what to do, then a 404."""
-    submitted = submit(hardened, ALICE, seconds=0)
-    assert wait_for(hardened, submitted, "done", ALICE).json()["result"] == 42
-    gone = wait_for(hardened, submitted, 410, ALICE)
-    assert "submit it again" in gone.json()["message"]
-    wait_for(hardened, submitted, 404, ALICE)
+def test_a_result_expires(impatient):
+    """A result is kept for a while, then its token is a 410 that says what to do, then a 404."""
+    submitted = submit_job(impatient, ALICE, seconds=0)
+    assert poll_until(impatient, submitted, "done", ALICE).json()["result"] == 42
+    gone = poll_until(impatient, submitted, 410, ALICE)
+    assert "submit the job again" in gone.json()["message"]
+    poll_until(impatient, submitted, 404, ALICE)
 
 
-def test_a_key_starts_one_job(roomy):
-    """The same request with the same Idempotency-Key gets the job that it started before."""
+def test_an_idempotency_key_starts_one_job(hardened):
+    """The same request with the same Idempotency-Key returns the job that it started before."""
     key = {"Idempotency-Key": "one"}
-    first = submit(roomy, ALICE | key)
-    again = submit(roomy, ALICE | key)
+    first = submit_job(hardened, ALICE | key)
+    again = submit_job(hardened, ALICE | key)
     assert again.headers["Location"] == first.headers["Location"]
-    assert submit(roomy, ALICE | {"Idempotency-Key": "two"}).json() != first.json()
-    assert submit(roomy, ALICE).json() != submit(roomy, ALICE).json()
+    assert submit_job(hardened, ALICE | {"Idempotency-Key": "two"}).json() != first.json()
+    assert submit_job(hardened, ALICE).json() != submit_job(hardened, ALICE).json()
 
 
-def test_a_key_belongs_to_its_owner(roomy):
+def test_an_idempotency_key_belongs_to_its_owner(hardened):
     """Two owners may use the same Idempotency-Key; each has a job of their own."""
     key = {"Idempotency-Key": "four"}
-    assert submit(roomy, ALICE | key).json() != submit(roomy, BOB | key).json()
+    assert submit_job(hardened, ALICE | key).json() != submit_job(hardened, BOB | key).json()
 
 
-def test_a_key_reused_for_another_request_is_422(roomy):
-    """An Idempotency-Key that comes with another request is a 422, and starts nothing."""
+def test_an_idempotency_key_of_another_request_is_422(hardened):
+    """An Idempotency-Key that was used for another request is a 422, and starts nothing."""
     headers = ALICE | {"Idempotency-Key": "three"}
-    submit(roomy, headers, seconds=60)
-    other = httpx2.post(f"{roomy.url}/jobs", json={"seconds": 59}, headers=headers)
+    submit_job(hardened, headers, seconds=60)
+    other = httpx2.post(f"{hardened.url}/jobs", json={"seconds": 59}, headers=headers)
     assert other.status_code == 422
     assert "another request" in other.json()["message"]
 
 
-def test_one_owner_cannot_take_all_the_room(hardened):
-    """An owner with too many jobs gets 429 with Retry-After; others are served, and expiry
-    makes room again."""
-    jobs = [submit(hardened, ALICE, seconds=0) for _ in range(2)]
-    refused = httpx2.post(f"{hardened.url}/jobs", json={"seconds": 0}, headers=ALICE)
-    assert refused.status_code == 429
-    assert refused.headers["Retry-After"] == "2"  # results are kept for 1.5 s
-    submit(hardened, BOB)
+def test_jobs_per_owner_are_limited(impatient):
+    """An owner with too many jobs gets 429 with Retry-After, other owners are served, and
+    expiry makes room again."""
+    jobs = [submit_job(impatient, ALICE, seconds=0) for _ in range(2)]
+    rejected = httpx2.post(f"{impatient.url}/jobs", json={"seconds": 0}, headers=ALICE)
+    assert rejected.status_code == 429
+    assert rejected.headers["Retry-After"] == "2"  # results are kept for 1.5 s
+    submit_job(impatient, BOB)
     for job in jobs:
-        wait_for(hardened, job, 410, ALICE)
-    submit(hardened, ALICE)
+        poll_until(impatient, job, 410, ALICE)
+    submit_job(impatient, ALICE)
 
 
-def test_the_hardened_server_keeps_the_contract(roomy):
-    """The hardened server answers as the plain one does: where and when to ask, done, failed."""
-    submitted = submit(roomy, ALICE, seconds=60)
+def test_the_hardened_server_keeps_the_contract(hardened):
+    """The hardened server responds as the quick start does: Location, Retry-After, pending,
+    done, and also failed."""
+    submitted = submit_job(hardened, ALICE, seconds=60)
     token = submitted.json()["token"]
     assert submitted.headers["Location"] == f"/jobs/{token}"
     assert submitted.headers["Retry-After"] == "1"
-    pending = ask(roomy, submitted, ALICE)
+    pending = get_job(hardened, submitted, ALICE)
     assert pending.headers["Retry-After"] == "1"
     assert pending.json() == {"token": token, "status": "pending"}
     for fail, end in [
         (False, {"status": "done", "result": 42}),
         (True, {"status": "failed", "error": "the job was told to fail"}),
     ]:
-        submitted = submit(roomy, ALICE, seconds=0, fail=fail)
-        answer = wait_for(roomy, submitted, end["status"], ALICE)
-        assert answer.status_code == 200
-        assert answer.json() == {"token": submitted.json()["token"]} | end
-        assert "Retry-After" not in answer.headers
+        submitted = submit_job(hardened, ALICE, seconds=0, fail=fail)
+        response = poll_until(hardened, submitted, end["status"], ALICE)
+        assert response.status_code == 200
+        assert response.json() == {"token": submitted.json()["token"]} | end
+        assert "Retry-After" not in response.headers
 
 
-def test_a_key_ends_with_its_job(hardened):
+def test_an_idempotency_key_expires_with_its_job(impatient):
     """Once a job has expired its Idempotency-Key starts a new one."""
     headers = ALICE | {"Idempotency-Key": "short-lived"}
-    first = submit(hardened, headers, seconds=0)
-    wait_for(hardened, first, 410, ALICE)
-    assert submit(hardened, headers, seconds=0).json() != first.json()
+    first = submit_job(impatient, headers, seconds=0)
+    poll_until(impatient, first, 410, ALICE)
+    assert submit_job(impatient, headers, seconds=0).json() != first.json()
 
 
 # The clients
 
 
-def test_the_client_hands_in_and_asks(server, tap, run, record):
-    """The client gets its token at once, and the result when it asks after the job's end."""
+def test_the_client_submits_and_polls(server, tap, run, record):
+    """The client submits a job, polls it until it is done, and prints its result."""
     wire = tap(server)
     result = run("token/client.py", URL=wire.url)
     assert result.returncode == 0
@@ -309,25 +320,25 @@ def test_the_client_hands_in_and_asks(server, tap, run, record):
     ]
     record("token/client.txt", result.stdout)
     record("token/wire.html", transcript(found, "The token on the wire"))
-    names = ["handing in", "asking, told pending", "asking, told done"]
+    names = ["submit", "poll, pending", "poll, done"]
     record(
         "token/costs.md",
         table(
             [
                 {
                     "request": name,
-                    "bytes up": len(question.data),
-                    "bytes down": len(answer.data),
+                    "bytes up": len(request.data),
+                    "bytes down": len(response.data),
                     "round trips": 1,
                 }
-                for name, (question, answer) in zip(names, exchanges(found), strict=True)
+                for name, (request, response) in zip(names, exchanges(found), strict=True)
             ]
         ),
     )
 
 
-def test_the_picture_is_drawn_from_a_run(server, run, tap, record):
-    """The picture on the token's page is drawn from a run of the programs on it."""
+def test_the_figure_is_drawn_from_a_run(server, run, tap, record):
+    """The figure on the token's page is drawn from a run of the programs on it."""
     wire = tap(server)
     run("token/client.py", URL=wire.url)
     drawn = trace(messages(wire.events), unit=1, job=[0, 1.5])
@@ -344,36 +355,36 @@ def test_the_picture_is_drawn_from_a_run(server, run, tap, record):
     )
 
 
-def test_curl_hands_in_and_asks(server, run, record):
-    """curl is client enough: it gets a token, then pending, then done."""
+def test_curl_submits_and_polls(server, run, record):
+    """The client of curl gets a Location, then pending, then done."""
     result = run("token/client.sh", URL=server.url)
     assert result.returncode == 0
-    ask_at, first, last = result.stdout.splitlines()
-    assert "/jobs/" in ask_at
+    location, first, last = result.stdout.splitlines()
+    assert "/jobs/" in location
     assert '"status":"pending"' in first
     assert '"status":"done"' in last
     record("token/curl.txt", result.stdout)
 
 
-def test_a_lost_answer_does_not_start_a_second_job(start, tap, run, record):
-    """When the answer to the POST is lost, the client sends it again with the same key, and
-    the server has one job."""
-    server = start("token/server_hardened.py", JOBS_PER_OWNER=1)
-    answers = []
+def test_a_lost_response_does_not_start_a_second_job(start, tap, run, record):
+    """When the response to the POST is lost, the client repeats it with the same key, and the
+    server has one job."""
+    server = start("token/server_hardened.py", MAX_JOBS_PER_OWNER=1)
+    responses = []
 
-    def lose_the_first_answer(event):
+    def lose_the_first_response(event):
         if event.source == "server":
-            answers.append(event)
-            return len(answers) > 1
+            responses.append(event)
+            return len(responses) > 1
 
-    wire = tap(server, on_data=lose_the_first_answer)
+    wire = tap(server, on_data=lose_the_first_response)
     result = run("token/client_hardened.py", URL=wire.url, SECONDS=0.5)
     assert result.returncode == 0, result.stderr
-    # The room is for one job, so a second one would have been a 429.
-    assert len(answers) >= 3
+    # There is room for one job, so a second one would have been a 429.
+    assert len(responses) >= 3
     lines = result.stdout.splitlines()
-    assert lines[0].startswith("no answer") and lines[1] == "202 Accepted"
-    record("token/lost-answer.txt", result.stdout)
+    assert lines[0].startswith("no response") and lines[-1] == "done: 42"
+    record("token/lost-response.txt", result.stdout)
 
 
 PENDING = (202, {"Location": "/jobs/x", "Retry-After": "0"}, {"status": "pending"})
@@ -387,57 +398,64 @@ PYTHON = [
 ]
 
 
-@pytest.mark.parametrize("name", PYTHON[:2])
-def test_the_client_of_a_failed_job_says_why(canned, run, name):
-    """A client whose job failed says why in one line and exits with an error."""
+def test_the_client_reports_why_a_job_failed(canned, run):
+    """The hardened client whose job failed says why in one line and exits with an error."""
     server = canned(PENDING, (200, {}, {"status": "failed", "error": "no paper"}))
-    result = run(name, URL=server.url)
+    result = run("token/client_hardened.py", URL=server.url)
     assert result.returncode == 1
     assert result.stderr == "the job failed: no paper\n"
 
 
-@pytest.mark.parametrize("name", PYTHON[:2])
-def test_the_client_waits_as_long_as_it_is_told(canned, run, name):
-    """The client waits as long as Retry-After says: before its first question and after it."""
+def test_the_client_obeys_retry_after(canned, run):
+    """The hardened client waits as long as Retry-After specifies, before the first poll and
+    after it."""
     submitted = (202, {"Location": "/jobs/x", "Retry-After": "1"}, {"status": "pending"})
     later = (200, {"Retry-After": "2"}, {"status": "pending"})
     server = canned(submitted, later, DONE)
-    assert run(name, URL=server.url).returncode == 0
+    assert run("token/client_hardened.py", URL=server.url).returncode == 0
     assert server.times[1] - server.times[0] >= 1
     assert server.times[2] - server.times[1] >= 2
 
 
+def test_the_client_has_a_deadline(hardened, run):
+    """The hardened client gives up at its deadline and says so."""
+    result = run("token/client_hardened.py", URL=hardened.url, SECONDS=60, DEADLINE=1.5)
+    assert result.returncode == 1
+    assert result.stderr == "the job was not done within 1.5 s\n"
+
+
 @pytest.mark.parametrize("name", PYTHON)
-def test_the_client_resolves_a_relative_location(canned, run, name):
-    """A Location may be relative: it counts from the URL that answered."""
-    server = canned((202, {"Location": "jobs/x", "Retry-After": "0"}, {}), DONE)
+def test_a_client_resolves_a_relative_location(canned, run, name):
+    """A client resolves a relative Location against the URL of its request."""
+    server = canned((202, {"Location": "jobs/x", "Retry-After": "0"}, {"status": "pending"}), DONE)
     assert run(name, URL=f"{server.url}/under/a/prefix", INTERVAL=0.1).returncode == 0
     assert server.requests[1][:2] == ("GET", "/under/a/prefix/jobs/x")
 
 
 @pytest.mark.parametrize("name", PYTHON)
-def test_ctrl_c_ends_a_client_quietly(name, start, tmp_path):
-    """Ctrl-C ends a client without a traceback, and its exit code says so."""
-    # The hardened poller is told half a minute by its own server: too long to wait for here.
+def test_ctrl_c_ends_a_client_without_a_traceback(name, start, tmp_path):
+    """Ctrl-C ends a client with exit code 130 and without a traceback."""
+    # The hardened short-polling client would be told to poll in half a minute by its own server.
     kind = "server_hardened.py" if name == "token/client_hardened.py" else "server.py"
     server = start(f"{name.split('/')[0]}/{kind}")
     folder = copy_isolated(EXAMPLES / name, tmp_path / "client")
     variables = environment(URL=server.url, SECONDS=60, WAIT=1)
     program = Program([sys.executable, name.split("/")[1]], folder, variables)
-    # It waits now for the next question. While an answer comes in, asyncio may trip over itself.
+    # It waits now for its next poll. While a response comes in, asyncio may fail to stop cleanly.
     program.wait_for("pending")
     assert program.stop(signal.SIGINT) == 130
 
 
-def test_the_key_in_the_environment_is_used(roomy, run):
-    """The hardened client says who it is with the key it was given; a wrong one is a 401."""
-    result = run("token/client_hardened.py", URL=roomy.url, KEY="wrong")
+def test_the_client_sends_its_api_key(hardened, run):
+    """The hardened client sends the API key from its environment; with a wrong one it reports
+    401."""
+    result = run("token/client_hardened.py", URL=hardened.url, KEY="wrong")
     assert result.returncode == 1
-    assert "answered 401" in result.stderr
+    assert result.stderr == f"{hardened.url} responded with 401\n"
 
 
-def test_each_job_has_a_key_of_its_own(canned, run):
-    """Each run of the hardened client makes up another Idempotency-Key."""
+def test_each_job_has_its_own_idempotency_key(canned, run):
+    """Each run of the hardened client makes a new Idempotency-Key."""
     server = canned(PENDING, DONE, PENDING, DONE)
     for _ in range(2):
         assert run("token/client_hardened.py", URL=server.url).returncode == 0
@@ -450,25 +468,25 @@ def test_each_job_has_a_key_of_its_own(canned, run):
 # The browser
 
 
-def test_the_browser_hands_in_and_asks(open_client_page, server, tap):
-    """The page, opened as a file, hands in a job, asks about it, and about one that never was."""
+def test_the_browser_submits_and_polls(open_client_page, server, tap):
+    """The page, opened as a file, submits a job, polls it, and polls an unknown token."""
     wire = tap(server)
     page = open_client_page(wire.url)
-    assert page.is_disabled("#ask")
+    assert page.is_disabled("#poll")
     page.click("#submit")
     page.wait_for_selector("text=202 {")
-    page.click("#ask")
+    page.click("#poll")
     page.wait_for_selector("text=200 {")
     page.click("#guess")
     page.wait_for_selector("text=404 {")
-    handed_in, asked, guessed = [m for m in messages(wire.events) if m.source == "client"]
-    assert handed_in.json == {"seconds": 5}
-    assert asked.method == guessed.method == "GET"
+    submitted, polled, guessed = [m for m in messages(wire.events) if m.source == "client"]
+    assert submitted.json == {"seconds": 5}
+    assert polled.method == guessed.method == "GET"
     assert guessed.target == "/jobs/made-up"
 
 
-def test_the_browser_says_when_nobody_answers(open_client_page, port):
-    """When no server answers the page says so."""
+def test_the_browser_reports_an_unreachable_server(open_client_page, port):
+    """When no server responds the page reports it."""
     page = open_client_page(f"http://127.0.0.1:{port()}")
     page.click("#submit")
-    page.wait_for_selector("text=No answer from")
+    page.wait_for_selector("text=cannot reach")

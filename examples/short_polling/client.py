@@ -2,7 +2,9 @@
 # requires-python = ">=3.11"
 # dependencies = ["httpx2==2.16.2"]
 # ///
-"""Short polling: ask again and again, and wait in between.
+"""Short polling: poll at a fixed interval until the job is done.
+
+It runs until the job is done, or until you stop it with Ctrl-C.
 
 - Run: `uv run client.py`
 - or: `pip install httpx2==2.16.2 && python client.py`
@@ -11,63 +13,56 @@
 - Source: 202 Accepted, RFC 9110 §15.3.3
 """
 
-import asyncio
 import os
-import sys
+import time
+from contextlib import suppress
 
 import httpx2
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
-SECONDS = float(os.environ.get("SECONDS", 4.5))  # the job's length
-INTERVAL = float(os.environ.get("INTERVAL", 1))  # between questions
+SECONDS = float(os.environ.get("SECONDS", 4.5))  # length of the job
+INTERVAL = float(os.environ.get("INTERVAL", 1))  # between two polls
 
 
-# --8<-- [start:submit]
-async def submit(client, seconds):
-    """Start a job of so many seconds; return the URL to ask at."""
-    answer = await client.post(f"{URL}/jobs", json={"seconds": seconds})
-    answer.raise_for_status()
-    return answer.url.join(answer.headers["Location"])
-# --8<-- [end:submit]
+class ProtocolError(Exception):
+    """The response is not that of a job server."""
 
 
-# --8<-- [start:poll]
-async def poll(client, location, interval):
-    """Ask every so many seconds until the job is done.
+# --8<-- [start:parse_job]
+def parse_job(response):
+    """Return a job that is done, or None while it is pending."""
+    with suppress(KeyError, RecursionError, TypeError, ValueError):
+        job = response.json() if response.is_success else {}
+        return {"pending": None, "done": job}[job["status"]]
+    raise ProtocolError(f"not a job: {response} {response.text[:40]!r}")
+# --8<-- [end:parse_job]
 
-    Returns the last answer and how many times it took.
-    """
-    asked = 0
+
+# --8<-- [start:submit_job]
+def submit_job(client):
+    """Start a job; return its URL."""
+    response = client.post(f"{URL}/jobs", json={"seconds": SECONDS})
+    parse_job(response)
+    # Location may be relative to the URL of the request.
+    return response.url.join(response.headers.get("Location", ""))
+# --8<-- [end:submit_job]
+
+
+# --8<-- [start:poll_until_done]
+def poll_until_done(client, url):
+    """Poll a job at a fixed interval; return its result."""
     while True:
-        await asyncio.sleep(interval)
-        answer = await client.get(location)
-        answer.raise_for_status()
-        asked += 1
-        job = answer.json()
-        print(asked, job["status"], flush=True)
-        if job["status"] != "pending":
-            return job, asked
-# --8<-- [end:poll]
+        time.sleep(INTERVAL)
+        if job := parse_job(client.get(url)):
+            return job.get("result")
+        print("pending", flush=True)
+# --8<-- [end:poll_until_done]
 
 
-async def main():
-    # One client for all requests, so that they share a connection.
-    async with httpx2.AsyncClient() as client:
-        location = await submit(client, SECONDS)
-        job, asked = await poll(client, location, INTERVAL)
-    if job["status"] != "done":
-        sys.exit(f"the job {job['status']}: {job['error']}")
-    print(f"the result is {job['result']}; it took {asked} questions")
-
-
-if __name__ == "__main__":
-    try:
-        asyncio.run(main())
-    except httpx2.HTTPStatusError as error:
-        sys.exit(f"{URL} answered {error.response.status_code}")
-    except httpx2.HTTPError as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
-    except (KeyError, TypeError, ValueError) as error:
-        sys.exit(f"{URL} does not answer as a job server: {error!r}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+try:
+    with httpx2.Client() as client:  # polls share its connection
+        print("done:", poll_until_done(client, submit_job(client)))
+except (httpx2.HTTPError, ProtocolError) as error:
+    raise SystemExit(f"{URL}: {error}") from None
+except KeyboardInterrupt:
+    raise SystemExit(130) from None

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Short polling with curl: every question is a new connection.
+# Short polling with curl: every poll is a new connection.
 #
 # Run:    sh client.sh
 # Needs:  curl 7.84 or later, and server.py, running; its address
@@ -11,15 +11,15 @@ SECONDS_OF_WORK=${SECONDS_OF_WORK:-4.5}
 INTERVAL=${INTERVAL:-1}
 
 # --8<-- [start:client]
-ask() { curl --silent --show-error --fail "$@"; }
+request() { curl --silent --show-error --fail "$@"; }
 
-location=$(ask --json "{\"seconds\": $SECONDS_OF_WORK}" \
+location=$(request --json "{\"seconds\": $SECONDS_OF_WORK}" \
   --output /dev/null --write-out '%header{location}' "$URL/jobs")
 
 while [ -n "$location" ]; do
   sleep "$INTERVAL"
   # Location is a path here, so it follows the server's name.
-  job=$(ask "$URL$location")
+  job=$(request "$URL$location")
   echo "$job"
   case $job in
     *'"status":"pending"'*) ;;
@@ -28,6 +28,6 @@ while [ -n "$location" ]; do
     *) break ;;
   esac
 done
-echo "$URL does not answer as a job server" >&2
+echo "$URL is not a job server: ${job-no Location}" >&2
 exit 1
 # --8<-- [end:client]

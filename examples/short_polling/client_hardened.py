@@ -2,10 +2,10 @@
 # requires-python = ">=3.11"
 # dependencies = ["httpx2==2.16.2"]
 # ///
-"""Short polling as a good guest: paced, patient, and with an end.
+"""Short polling with pacing, backoff, conditions and a deadline.
 
-Asks when the server suggests, backs off when it is in trouble,
-spends no bytes on what it knows, and gives up at a deadline.
+It polls when the server suggests, retries with backoff while the
+server fails, asks only for changes, and stops at a deadline.
 
 - Run: `uv run client_hardened.py`
 - or: `pip install httpx2==2.16.2 && python client_hardened.py`
@@ -19,31 +19,36 @@ import asyncio
 import os
 import random
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 import httpx2
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
-SECONDS = float(os.environ.get("SECONDS", 4.5))  # the job's length
+SECONDS = float(os.environ.get("SECONDS", 4.5))  # length of the job
 DEADLINE = float(os.environ.get("DEADLINE", 60))  # seconds, for all
 
-# Worth another try. A question may be asked again whatever went
-# wrong. A job may be handed in again only if it was surely refused.
-TRY_AGAIN = {
+# A poll may be repeated after any failure, a submission only if the
+# server certainly rejected it.
+RETRIED = {
     "GET": {425, 429, 500, 502, 503, 504},
     "POST": {429, 503},
 }
 
 
-# --8<-- [start:wait]
-def wait(failures, retry_after):
-    """Return how many seconds to wait before the next question.
+class ProtocolError(Exception):
+    """The response is not that of a job server."""
 
-    The server's own word comes first, in seconds or as a date. A
-    little is added, never taken, so that clients that were told the
-    same do not return together. Without a word, wait at random up to
-    1, 2, 4 … 30 seconds: doubled with each failure in a row.
+
+# --8<-- [start:backoff_delay]
+def backoff_delay(failures, retry_after):
+    """Return how many seconds to wait before the next request.
+
+    Retry-After comes first, in seconds or as a date. A random part
+    is added and never subtracted, so that clients that were told the
+    same do not return together. Without it the delay is random, up
+    to 1, 2, 4 … 30 seconds: doubled with each failure in a row.
     """
     if retry_after is None:
         return random.uniform(0, min(30, 2**failures))
@@ -52,50 +57,80 @@ def wait(failures, retry_after):
     except ValueError:
         date = parsedate_to_datetime(retry_after)
         seconds = (date - datetime.now(UTC)).total_seconds()
-    # "At once" for ever would be a flood: half a second at least.
+    # A server that always sends 0 must not be flooded.
     return max(0.5, seconds) * random.uniform(1, 1.1)
-# --8<-- [end:wait]
+# --8<-- [end:backoff_delay]
 
 
-# --8<-- [start:request]
-async def request(client, method, url, **options):
-    """Send a request, and again while the server is in trouble."""
+# --8<-- [start:parse_job]
+def parse_job(response):
+    """Return a job: (status, its result or error once it has ended)."""
+    response.raise_for_status()  # 404, 410 …: do not poll again
+    with suppress(RecursionError, ValueError):  # no JSON at all
+        match response.json():
+            case {"status": "pending"}:
+                return "pending", None
+            case {"status": "done", "result": result}:
+                return "done", result
+            case {"status": "failed", "error": error}:
+                return "failed", error
+    raise ProtocolError(f"it sent {response.text[:40]!r}")
+# --8<-- [end:parse_job]
+
+
+# --8<-- [start:send_request]
+async def send_request(client, method, url, **options):
+    """Send a request; repeat it while the server fails."""
     failures = 0
     while True:
         try:
-            answer = await client.request(method, url, **options)
-            if answer.status_code not in TRY_AGAIN[method]:
-                return answer
-            problem = answer.status_code
-            pause = wait(failures, answer.headers.get("Retry-After"))
+            response = await client.request(method, url, **options)
+            if response.status_code not in RETRIED[method]:
+                return response
+            problem = response.status_code
+            retry_after = response.headers.get("Retry-After")
         except httpx2.TransportError as error:
             if method == "POST":
-                raise  # it may have been done all the same
-            problem = error
-            pause = wait(failures, None)
+                raise  # the job may have started all the same
+            problem, retry_after = repr(error), None
+        delay = backoff_delay(failures, retry_after)
         failures += 1
-        print(f"trouble: {problem!r}, waiting", flush=True)
-        await asyncio.sleep(pause)
-# --8<-- [end:request]
+        print(f"retrying in {delay:.1f} s: {problem}", flush=True)
+        await asyncio.sleep(delay)
+# --8<-- [end:send_request]
 
 
-# --8<-- [start:poll]
-async def poll(client, url, pause):
-    """Ask until the job is done; return its last status."""
-    known = {}
-    while True:
-        await asyncio.sleep(pause)
-        answer = await request(client, "GET", url, headers=known)
-        if answer.status_code != 304:  # 304: what we know holds
-            answer.raise_for_status()  # 404, 410 …: stop asking
-            job = answer.json()
-        print(answer.status_code, job["status"], flush=True)
-        if job["status"] != "pending":
-            return job
-        if "ETag" in answer.headers:
-            known = {"If-None-Match": answer.headers["ETag"]}
-        pause = wait(1, answer.headers.get("Retry-After"))
-# --8<-- [end:poll]
+# --8<-- [start:submit_job]
+async def submit_job(client):
+    """Start a job; return the response."""
+    response = await send_request(
+        client, "POST", f"{URL}/jobs", json={"seconds": SECONDS}
+    )
+    parse_job(response)
+    return response
+# --8<-- [end:submit_job]
+
+
+# --8<-- [start:poll_until_done]
+async def poll_until_done(client, response):
+    """Poll until the job has ended; return its status and value."""
+    # Location may be relative to the URL of the request.
+    url = response.url.join(response.headers.get("Location", ""))
+    requests, status, condition = 0, "pending", {}
+    while status == "pending":
+        retry_after = response.headers.get("Retry-After")
+        await asyncio.sleep(backoff_delay(1, retry_after))
+        response = await send_request(
+            client, "GET", url, headers=condition
+        )
+        requests += 1
+        if response.status_code != 304:  # 304: still as it was
+            status, value = parse_job(response)
+        if "ETag" in response.headers:
+            condition = {"If-None-Match": response.headers["ETag"]}
+        print(response.status_code, status, flush=True)
+    return status, value, requests
+# --8<-- [end:poll_until_done]
 
 
 # --8<-- [start:main]
@@ -104,16 +139,12 @@ async def main():
         asyncio.timeout(DEADLINE),
         httpx2.AsyncClient() as client,
     ):
-        answer = await request(
-            client, "POST", f"{URL}/jobs", json={"seconds": SECONDS}
-        )
-        answer.raise_for_status()
-        url = answer.url.join(answer.headers["Location"])
-        pause = wait(0, answer.headers.get("Retry-After"))
-        job = await poll(client, url, pause)
-    if job["status"] != "done":
-        sys.exit(f"the job {job['status']}: {job['error']}")
-    print("the result is", job["result"])
+        submitted = await submit_job(client)
+        job = await poll_until_done(client, submitted)
+    status, value, requests = job
+    if status == "failed":
+        sys.exit(f"the job failed: {value}")
+    print(f"done: {value} ({requests} requests)")
 # --8<-- [end:main]
 
 
@@ -121,12 +152,12 @@ if __name__ == "__main__":
     try:
         asyncio.run(main())
     except TimeoutError:
-        sys.exit(f"not done within {DEADLINE:g} seconds: gave up")
+        sys.exit(f"the job was not done within {DEADLINE:g} s")
     except httpx2.HTTPStatusError as error:
-        sys.exit(f"{URL} answered {error.response.status_code}")
+        sys.exit(f"{URL} responded with {error.response.status_code}")
     except httpx2.HTTPError as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
-    except (KeyError, TypeError, ValueError) as error:
-        sys.exit(f"{URL} does not answer as a job server: {error!r}")
+        sys.exit(f"cannot reach {URL}: {error}")
+    except ProtocolError as error:
+        sys.exit(f"{URL} is not a job server: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -2,10 +2,11 @@
 # requires-python = ">=3.11"
 # dependencies = ["sanic==25.12.1"]
 # ///
-"""A job server that steers those who poll it.
+"""A job server that paces the clients that poll it.
 
-It says when to ask again, answers "nothing new" without a body, and
-refuses politely when it has enough to do.
+It suggests when to poll, responds to a conditional request without
+a body while nothing has changed, rejects jobs when it has enough,
+forgets results, and reports a job that has failed.
 
 - Run: `uv run server_hardened.py`
 - or: `pip install sanic==25.12.1 && python server_hardened.py`
@@ -23,15 +24,15 @@ from time import monotonic
 from sanic import BadRequest, Blueprint, NotFound, Sanic, empty, json
 from sanic.exceptions import ServiceUnavailable
 
+HOST = os.environ.get("HOST", "127.0.0.1")
+PORT = int(os.environ.get("PORT", 8000))
 MAX_JOBS = int(os.environ.get("MAX_JOBS", 1000))
-KEEP = float(os.environ.get("KEEP", 600))  # seconds after the end
-
-bp = Blueprint("short_polling_hardened")
+RESULT_TTL = float(os.environ.get("RESULT_TTL", 600))  # seconds
 
 
 @dataclass
 class Job:
-    """A job: how long it should take, since when, and its task."""
+    """A job: its expected length, its task and when it started."""
 
     expected: float  # seconds
     task: asyncio.Task
@@ -39,100 +40,95 @@ class Job:
 
     # --8<-- [start:remaining]
     def remaining(self):
-        """Return in how many seconds the job should be done.
+        """Estimate in how many seconds the job will be done.
 
-        A real server estimates: from the length of its queue, from
-        the progress so far, from how long such jobs took before.
+        A real server estimates from the length of its queue, from
+        the progress so far, or from how long such jobs took before.
         """
         return self.expected - (monotonic() - self.started)
     # --8<-- [end:remaining]
 
 
+bp = Blueprint("short_polling", strict_slashes=True)
 jobs: dict[str, Job] = {}
 
 
-async def work(seconds, fail):
-    """Stand for whatever is slow: a report, a video, a model."""
+async def run_job(seconds, fail):
+    """Stand in for slow work: a report, a video, a model."""
     await asyncio.sleep(seconds)
     if fail:
         raise RuntimeError("the job was told to fail")
     return 42
 
 
-# --8<-- [start:submit]
+def parse_job(body):
+    """Return (seconds, fail); reject any other body with 400."""
+    job = body if isinstance(body, dict) else {}
+    seconds, fail = job.get("seconds"), job.get("fail", False)
+    # type() and not isinstance(), because a bool is an int.
+    if type(seconds) not in {int, float} or not 0 <= seconds <= 60:
+        raise BadRequest('send {"seconds": N}, where N is 0 to 60')
+    if type(fail) is not bool:
+        raise BadRequest('"fail" is true or false')
+    return seconds, fail
+
+
+# --8<-- [start:create_job]
 @bp.post("/jobs")
-async def submit(request):
-    """Start a job, unless there are too many: then 503, and when."""
-    seconds, fail = read(request.json)
+async def create_job(request):
+    """Start a job and return its token; 503 if there are too many."""
+    seconds, fail = parse_job(request.json)
     if len(jobs) >= MAX_JOBS:
         raise ServiceUnavailable(
             "too many jobs", headers={"Retry-After": "5"}
         )
-    token = secrets.token_urlsafe(16)
-    task = asyncio.create_task(work(seconds, fail))
+    token = secrets.token_urlsafe(16)  # 128 random bits: unguessable
+    task = asyncio.create_task(run_job(seconds, fail))
     jobs[token] = job = Job(seconds, task)
-    # A result nobody fetches is let go, and makes room.
+    # A result that no client fetches is forgotten, and makes room.
+    loop = asyncio.get_running_loop()
     task.add_done_callback(
-        lambda _: asyncio.get_running_loop().call_later(
-            KEEP, jobs.pop, token
-        )
+        lambda _: loop.call_later(RESULT_TTL, jobs.pop, token)
     )
-    location = request.app.url_for(
-        "short_polling_hardened.status", token=token
-    )
-    return json(
-        {"token": token, "status": "pending"},
-        status=202,
-        headers={"Location": location, "Retry-After": pace(job)},
-    )
-# --8<-- [end:submit]
+    # The path of this request, so that it holds under any prefix.
+    location = f"{request.path}/{token}"
+    headers = {"Location": location, "Retry-After": retry_after(job)}
+    return json({"token": token, "status": "pending"}, 202, headers)
+# --8<-- [end:create_job]
 
 
-# --8<-- [start:pace]
-def pace(job):
-    """Return when to ask again: whole seconds, from 1 to 30."""
+# --8<-- [start:retry_after]
+def retry_after(job):
+    """Suggest when to poll next: whole seconds, from 1 to 30."""
     return str(min(30, max(1, math.ceil(job.remaining()))))
-# --8<-- [end:pace]
+# --8<-- [end:retry_after]
 
 
-def read(body):
-    """Return (seconds, fail) from a JSON body; anything else is 400."""
-    match body:
-        case {"seconds": bool()}:  # in Python, True is an int
-            pass
-        case {"seconds": int() | float() as seconds, **rest}:
-            fail = rest.get("fail", False)
-            if 0 <= seconds <= 60 and isinstance(fail, bool):
-                return seconds, fail
-    raise BadRequest(
-        'send {"seconds": 0 to 60}, and "fail": true if it is to fail'
-    )
-
-
-# --8<-- [start:status]
+# --8<-- [start:get_job]
 @bp.get("/jobs/<token>")
-async def status(request, token):
-    """Say how the job stands; 304 if the client knows already."""
+async def get_job(request, token):
+    """Return the status of a job, or 304 if the client has it."""
     if token not in jobs:
-        raise NotFound("no job has this token")
+        raise NotFound("unknown token")
     job, headers = jobs[token], {}
     if not job.task.done():
-        answer = {"status": "pending"}
-        headers["Retry-After"] = pace(job)
+        state = {"status": "pending"}
+        headers["Retry-After"] = retry_after(job)
     elif error := job.task.exception():
-        answer = {"status": "failed", "error": str(error)}
+        # The job failed, this request did not: 200 and not 500.
+        state = {"status": "failed", "error": str(error)}
     else:
-        answer = {"status": "done", "result": job.task.result()}
-    # An ETag names a state of this URL. Here the status is enough.
-    etag = headers["ETag"] = f'"{answer["status"]}"'
-    # Kept by this client alone, and asked about each time.
+        state = {"status": "done", "result": job.task.result()}
+    # An ETag names a state of this URL: here the status is enough.
+    etag = headers["ETag"] = f'"{state["status"]}"'
+    # Stored by this client only, and revalidated each time.
     headers["Cache-Control"] = "private, no-cache"
-    if known(etag, request.headers.get("If-None-Match", "")):
+    if matches(etag, request.headers.get("If-None-Match", "")):
         return empty(304, headers)
-    return json({"token": token} | answer, headers=headers)
+    return json({"token": token} | state, headers=headers)
 
 
-def known(etag, if_none_match):
+def matches(etag, if_none_match):
     """Return whether If-None-Match names this ETag.
 
     It may be a list, or *; and a proxy that compresses marks an
@@ -142,21 +138,20 @@ def known(etag, if_none_match):
     return "*" in tags or etag in (
         tag.removeprefix("W/") for tag in tags
     )
-# --8<-- [end:status]
+# --8<-- [end:get_job]
 
 
 @bp.before_server_stop
-async def stop(app):
+async def cancel_jobs(app):
     """Leave no task behind when the server stops."""
     tasks = [job.task for job in jobs.values()]
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    running = [task for task in tasks if task.cancel()]
+    await asyncio.gather(*running, return_exceptions=True)
 
 
 if __name__ == "__main__":
-    app = Sanic("short_polling_hardened")
+    app = Sanic("short_polling")
     app.config.FALLBACK_ERROR_FORMAT = "json"
-    app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
+    app.config.REQUEST_MAX_SIZE = 10_000  # bytes; default 100 MB
     app.blueprint(bp)
-    app.run(port=int(os.environ.get("PORT", 8000)), single_process=True)
+    app.run(host=HOST, port=PORT, single_process=True)

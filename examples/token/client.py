@@ -2,68 +2,66 @@
 # requires-python = ">=3.11"
 # dependencies = ["httpx2==2.16.2"]
 # ///
-"""A client that hands in a job, keeps the token, and asks later.
+"""Submit a job, keep its URL, and poll it until it is done.
+
+It runs until the job is done, or until you stop it with Ctrl-C.
 
 - Run: `uv run client.py`
 - or: `pip install httpx2==2.16.2 && python client.py`
 - Needs: server.py, running; its address is in URL
   (default http://127.0.0.1:8000)
-- Source: Retry-After, RFC 9110 §10.2.3
+- Source: 202 Accepted, RFC 9110 §15.3.3
 """
 
-import asyncio
 import os
-import sys
+import time
+from contextlib import suppress
 
 import httpx2
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
-SECONDS = float(os.environ.get("SECONDS", 1.5))  # the job's length
+SECONDS = float(os.environ.get("SECONDS", 1.5))  # length of the job
 
 
-# --8<-- [start:submit]
-async def submit(client, seconds):
-    """Start a job of so many seconds; return the answer."""
-    answer = await client.post(f"{URL}/jobs", json={"seconds": seconds})
-    answer.raise_for_status()
-    print(answer.status_code, answer.reason_phrase, flush=True)
-    return answer
-# --8<-- [end:submit]
+class ProtocolError(Exception):
+    """The response is not that of a job server."""
 
 
-# --8<-- [start:ask]
-async def ask(client, answer):
-    """Ask until the job has ended, each time when the server said."""
-    # Location may be relative: it is resolved against the request.
-    location = answer.url.join(answer.headers["Location"])
+# --8<-- [start:parse_job]
+def parse_job(response):
+    """Return a job that is done, or None while it is pending."""
+    with suppress(KeyError, RecursionError, TypeError, ValueError):
+        job = response.json() if response.is_success else {}
+        return {"pending": None, "done": job}[job["status"]]
+    raise ProtocolError(f"not a job: {response} {response.text[:40]!r}")
+# --8<-- [end:parse_job]
+
+
+# --8<-- [start:submit_job]
+def submit_job(client):
+    """Start a job; return its URL."""
+    response = client.post(f"{URL}/jobs", json={"seconds": SECONDS})
+    parse_job(response)
+    # Location may be relative to the URL of the request.
+    return response.url.join(response.headers.get("Location", ""))
+# --8<-- [end:submit_job]
+
+
+# --8<-- [start:poll_until_done]
+def poll_until_done(client, url):
+    """Poll a job each second; return its result."""
     while True:
-        await asyncio.sleep(float(answer.headers.get("Retry-After", 1)))
-        answer = await client.get(location)
-        answer.raise_for_status()
-        job = answer.json()
-        print(job["status"], flush=True)
-        if job["status"] != "pending":
-            return job
-# --8<-- [end:ask]
+        time.sleep(1)
+        if job := parse_job(client.get(url)):
+            return job.get("result")
+        print("pending", flush=True)
+# --8<-- [end:poll_until_done]
 
 
-async def main():
-    async with httpx2.AsyncClient() as client:
-        submitted = await submit(client, SECONDS)
-        job = await ask(client, submitted)
-    if job["status"] != "done":
-        sys.exit(f"the job {job['status']}: {job['error']}")
-    print("the result is", job["result"])
-
-
-if __name__ == "__main__":
-    try:
-        asyncio.run(main())
-    except httpx2.HTTPStatusError as error:
-        sys.exit(f"{URL} answered {error.response.status_code}")
-    except httpx2.HTTPError as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
-    except (KeyError, TypeError, ValueError) as error:
-        sys.exit(f"{URL} does not answer as a job server: {error!r}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+try:
+    with httpx2.Client() as client:
+        print("done:", poll_until_done(client, submit_job(client)))
+except (httpx2.HTTPError, ProtocolError) as error:
+    raise SystemExit(f"{URL}: {error}") from None
+except KeyboardInterrupt:
+    raise SystemExit(130) from None

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Hand in a job, keep the token, ask what became of it.
+# Submit a job, keep its path, and poll it twice.
 #
 # Run:    sh client.sh
 # Needs:  curl 7.84 or later, and server.py, running; its address
@@ -8,31 +8,31 @@
 set -eu
 URL=${URL:-http://127.0.0.1:8000}
 
-# --8<-- [start:submit]
-token_path=$(
+# --8<-- [start:submit_job]
+location=$(
   curl --silent --show-error --fail \
     --json '{"seconds": 1}' \
     --output /dev/null --write-out '%header{location}' \
     "$URL/jobs"
 )
-if [ -z "$token_path" ]; then
-  echo "$URL does not answer as a job server" >&2
+if [ -z "$location" ]; then
+  echo "$URL is not a job server: no Location" >&2
   exit 1
 fi
-echo "ask at $token_path"
-# --8<-- [end:submit]
+echo "poll $location"
+# --8<-- [end:submit_job]
 
-# --8<-- [start:ask]
-ask() {
+# --8<-- [start:poll]
+poll() {
   # Location is a path here, so it follows the server's name.
-  job=$(curl --silent --show-error --fail "$URL$token_path")
+  job=$(curl --silent --show-error --fail "$URL$location")
   case $job in
     *'"status":"pending"'* | *'"status":"done"'*) echo "$job" ;;
-    *) echo "$URL does not answer as a job server" >&2; exit 1 ;;
+    *) echo "$URL is not a job server: $job" >&2; exit 1 ;;
   esac
 }
 
-ask
+poll
 sleep 2
-ask
-# --8<-- [end:ask]
+poll
+# --8<-- [end:poll]

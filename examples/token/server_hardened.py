@@ -4,8 +4,8 @@
 # ///
 """The token server with what production adds.
 
-Jobs have owners; a request sent twice starts one job; a job nobody
-comes back for expires; one owner cannot take all the room.
+Jobs belong to an owner, a repeated request starts one job, results
+expire, the number of jobs is limited, and a job may fail.
 
 - Run: `uv run server_hardened.py`
 - or: `pip install sanic==25.12.1 && python server_hardened.py`
@@ -23,159 +23,151 @@ from dataclasses import dataclass
 from sanic import BadRequest, Blueprint, NotFound, Sanic, json
 from sanic.exceptions import SanicException, Unauthorized
 
+HOST = os.environ.get("HOST", "127.0.0.1")
+PORT = int(os.environ.get("PORT", 8000))
 # --8<-- [start:limits]
-# How long an ended job's result is kept, and then its bare name.
-KEEP = float(os.environ.get("KEEP", 600))  # seconds
-REMEMBER = float(os.environ.get("REMEMBER", 3600))  # seconds
-JOBS_PER_OWNER = int(os.environ.get("JOBS_PER_OWNER", 100))
+# How long a result is kept, and then the fact that there was one.
+RESULT_TTL = float(os.environ.get("RESULT_TTL", 600))  # seconds
+TOMBSTONE_TTL = float(os.environ.get("TOMBSTONE_TTL", 3600))  # seconds
+MAX_JOBS_PER_OWNER = int(os.environ.get("MAX_JOBS_PER_OWNER", 100))
 # --8<-- [end:limits]
 
 # A real server looks these up, and stores only their hashes.
 OWNERS = {"alice-key": "alice", "bob-key": "bob"}
+PENDING = {"status": "pending"}
 
 
 @dataclass
 class Job:
-    """One job: whose it is, what was asked, and how it stands."""
+    """A job: its owner, its parameters, its state (None: expired)."""
 
-    token: str
     owner: str
-    request: tuple
-    answer: dict | None  # None: expired
-    life: asyncio.Task | None = None
+    parameters: tuple
+    state: dict | None
+    task: asyncio.Task | None = None
 
 
-bp = Blueprint("token_hardened")
+bp = Blueprint("token", strict_slashes=True)
 jobs: dict[str, Job] = {}
-keys: dict[tuple[str, str], Job] = {}  # (owner, key) -> job
-held: Counter[str] = Counter()  # owner -> jobs that take up room
+tokens: dict[tuple[str, str], str] = {}  # (owner, key) -> token
+job_count: Counter[str] = Counter()  # owner -> jobs with a result
 
 
-async def work(seconds, fail):
-    """Stand for whatever is slow: a report, a video, a model."""
+async def run_job(seconds, fail):
+    """Stand in for slow work: a report, a video, a model."""
     await asyncio.sleep(seconds)
     if fail:
         raise RuntimeError("the job was told to fail")
     return 42
 
 
-# --8<-- [start:owner]
+def parse_job(body):
+    """Return (seconds, fail); reject any other body with 400."""
+    job = body if isinstance(body, dict) else {}
+    seconds, fail = job.get("seconds"), job.get("fail", False)
+    # type() and not isinstance(), because a bool is an int.
+    if type(seconds) not in {int, float} or not 0 <= seconds <= 60:
+        raise BadRequest('send {"seconds": N}, where N is 0 to 60')
+    if type(fail) is not bool:
+        raise BadRequest('"fail" is true or false')
+    return seconds, fail
+
+
+# --8<-- [start:authenticate]
 @bp.on_request
 async def authenticate(request):
-    """Find out who asks. The token names a job, and no person."""
+    """Identify the client. A token names a job and grants no access."""
     request.ctx.owner = OWNERS.get(request.token)
     if request.ctx.owner is None:
-        raise Unauthorized("send a key you were given", scheme="Bearer")
-# --8<-- [end:owner]
+        raise Unauthorized("send a valid API key", scheme="Bearer")
+# --8<-- [end:authenticate]
 
 
-# --8<-- [start:submit]
+# --8<-- [start:create_job]
 @bp.post("/jobs")
-async def submit(request):
-    """Start a job, or find the one this request started before."""
-    asked, owner = read(request.json), request.ctx.owner
+async def create_job(request):
+    """Start a job, or find the one that this request started."""
+    parameters, owner = parse_job(request.json), request.ctx.owner
     key = (owner, request.headers.get("Idempotency-Key"))
-    if key in keys:
-        job = keys[key]
-        if job.request != asked:
+    if key in tokens:
+        token = tokens[key]
+        if jobs[token].parameters != parameters:
             raise SanicException(
-                "this Idempotency-Key came with another request",
+                "this Idempotency-Key was used for another request",
                 status_code=422,
                 quiet=True,  # no traceback in the log: not our fault
             )
-    elif held[owner] >= JOBS_PER_OWNER:
+    elif job_count[owner] >= MAX_JOBS_PER_OWNER:
         raise SanicException(
-            f"you have {held[owner]} jobs here: let some expire",
+            f"you have {job_count[owner]} jobs: wait until some expire",
             status_code=429,
             quiet=True,
-            headers={"Retry-After": f"{KEEP:.0f}"},
+            headers={"Retry-After": f"{RESULT_TTL:.0f}"},
         )
     else:
-        token = secrets.token_urlsafe(16)
-        job = Job(token, owner, asked, {"status": "pending"})
-        job.life = asyncio.create_task(live(job, key))
-        jobs[token] = job
-        held[owner] += 1
+        token = secrets.token_urlsafe(16)  # 128 random bits
+        jobs[token] = job = Job(owner, parameters, PENDING)
+        job.task = asyncio.create_task(run_and_expire(token, key))
+        job_count[owner] += 1
         if key[1] is not None:
-            keys[key] = job
-    return json(
-        {"token": job.token, "status": "pending"},
-        status=202,
-        headers={
-            "Location": request.app.url_for(
-                "token_hardened.status", token=job.token
-            ),
-            "Retry-After": "1",
-        },
-    )
-# --8<-- [end:submit]
+            tokens[key] = token
+    # The path of this request, so that it holds under any prefix.
+    location = f"{request.path}/{token}"
+    headers = {"Location": location, "Retry-After": "1"}
+    return json({"token": token, "status": "pending"}, 202, headers)
+# --8<-- [end:create_job]
 
 
-# --8<-- [start:life]
-async def live(job, key):
-    """Take a job from its start to its last trace."""
+# --8<-- [start:run_and_expire]
+async def run_and_expire(token, key):
+    """Run a job; forget its result and then its token in due time."""
+    job = jobs[token]
     try:
-        result = await work(*job.request)
-        job.answer = {"status": "done", "result": result}
+        result = await run_job(*job.parameters)
+        job.state = {"status": "done", "result": result}
     except Exception as error:
-        job.answer = {"status": "failed", "error": str(error)}
-    await asyncio.sleep(KEEP)  # for a client that may never come
-    job.answer = None  # the result goes; the name stays: 410
-    keys.pop(key, None)
-    held[job.owner] -= 1
-    await asyncio.sleep(REMEMBER)
-    del jobs[job.token]  # from now on: 404
-# --8<-- [end:life]
+        # The job failed, the requests for it did not: 200 and not 500.
+        job.state = {"status": "failed", "error": str(error)}
+    await asyncio.sleep(RESULT_TTL)  # the client may never return
+    job.state = None  # the result goes, a tombstone stays: 410
+    tokens.pop(key, None)
+    job_count[job.owner] -= 1
+    await asyncio.sleep(TOMBSTONE_TTL)
+    del jobs[token]  # from now on: 404
+# --8<-- [end:run_and_expire]
 
 
-def read(body):
-    """Return (seconds, fail) from a JSON body; anything else is 400."""
-    match body:
-        case {"seconds": bool()}:  # in Python, True is an int
-            pass
-        case {"seconds": int() | float() as seconds, **rest}:
-            fail = rest.get("fail", False)
-            if 0 <= seconds <= 60 and isinstance(fail, bool):
-                return seconds, fail
-    raise BadRequest(
-        'send {"seconds": 0 to 60}, and "fail": true if it is to fail'
-    )
-
-
-# --8<-- [start:status]
+# --8<-- [start:get_job]
 @bp.get("/jobs/<token>")
-async def status(request, token):
-    """Say what became of a job, to its owner alone."""
+async def get_job(request, token):
+    """Return the status of a job to its owner, and its result."""
     job = jobs.get(token)
-    # Someone else's job is no job: 403 would say that it exists.
+    # The response for another owner's job must not reveal that the
+    # job exists, as 403 would.
     if job is None or job.owner != request.ctx.owner:
-        raise NotFound("you have no job with this token")
-    if job.answer is None:
+        raise NotFound("unknown token")
+    if job.state is None:
         raise SanicException(
-            "the result of this job has expired: submit it again",
+            "the result has expired: submit the job again",
             status_code=410,
             quiet=True,
         )
-    pending = job.answer["status"] == "pending"
-    return json(
-        {"token": token} | job.answer,
-        headers={"Retry-After": "1"} if pending else None,
-    )
-# --8<-- [end:status]
+    pending = job.state["status"] == "pending"
+    headers = {"Retry-After": "1"} if pending else {}
+    return json({"token": token} | job.state, headers=headers)
+# --8<-- [end:get_job]
 
 
 @bp.before_server_stop
-async def stop(app):
+async def cancel_jobs(app):
     """Leave no task behind when the server stops."""
-    lives = [job.life for job in jobs.values()]
-    for life in lives:
-        life.cancel()
-    await asyncio.gather(*lives, return_exceptions=True)
+    running = [job.task for job in jobs.values() if job.task.cancel()]
+    await asyncio.gather(*running, return_exceptions=True)
 
 
 if __name__ == "__main__":
-    app = Sanic("token_hardened")
+    app = Sanic("token")
     app.config.FALLBACK_ERROR_FORMAT = "json"
-    app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
+    app.config.REQUEST_MAX_SIZE = 10_000  # bytes; default 100 MB
     app.blueprint(bp)
-    app.run(port=int(os.environ.get("PORT", 8000)), single_process=True)
+    app.run(host=HOST, port=PORT, single_process=True)

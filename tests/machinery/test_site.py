@@ -150,7 +150,7 @@ def test_the_token_panel_is_live(live, open_page):
     client = page.frame_locator(".panel iframe")
     client.locator("#submit").click()
     client.get_by_text("202 {").wait_for()
-    client.locator("#ask").click()
+    client.locator("#poll").click()
     client.get_by_text("200 {").wait_for()
     client.locator("#guess").click()
     client.get_by_text("404 {").wait_for()
