@@ -62,7 +62,8 @@ def test_the_same_job_by_every_technique(wires, record):
 
 def test_what_each_client_prints(runs, record):
     """Of the same job, the client of short polling gets `pending` four times before the result;
-    that of long polling is answered once; that of a stream of the progress too; that of a WebSocket twice."""
+    that of long polling is answered once; that of a stream gets the progress too; that of a
+    WebSocket gets two messages."""
     printed = {name: said.splitlines() for name, (_, said) in runs.items()}
     assert printed["short_polling"] == [*["pending"] * 4, "done: 42"]
     assert printed["long_polling"][0] == "1 done"

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import httpx2
 import pytest
 
+from .support.diffs import diff, functions
 from .support.figures import chart, readable_alone
 from .support.messages import counts, exchanges, label, late, messages, table, trace, transcript
 from .support.processes import EXAMPLES
@@ -161,6 +162,19 @@ def test_costs(runs, record):
 
 
 # The hardened server
+
+
+def test_the_hardened_programs_extend_the_quick_start(record):
+    """The hardened programs have the functions of the quick start, in the same order, CORS headers
+    aside."""
+    for kind in "server", "client":
+        quick, hardened = f"short_polling/{kind}.py", f"short_polling/{kind}_hardened.py"
+        kept = [name for name in functions(quick) if name != "add_cors_headers"]
+        assert [name for name in functions(hardened) if name in kept] == kept
+    record(
+        "short_polling/hardened.diff",
+        diff("short_polling/server.py", "short_polling/server_hardened.py"),
+    )
 
 
 def test_the_server_suggests_when_to_poll(start):

@@ -9,6 +9,7 @@ import time
 import httpx2
 import pytest
 
+from .support.diffs import diff, functions
 from .support.messages import exchanges, label, messages, table, trace, transcript
 from .support.processes import (
     EXAMPLES,
@@ -187,6 +188,16 @@ def test_another_instance_does_not_know_the_token(server, start):
 
 
 # The hardened server
+
+
+def test_the_hardened_programs_extend_the_quick_start(record):
+    """The hardened programs have the functions of the quick start, in the same order, CORS headers
+    aside."""
+    for kind in "server", "client":
+        quick, hardened = f"token/{kind}.py", f"token/{kind}_hardened.py"
+        kept = [name for name in functions(quick) if name != "add_cors_headers"]
+        assert [name for name in functions(hardened) if name in kept] == kept
+    record("token/hardened.diff", diff("token/server.py", "token/server_hardened.py"))
 
 
 @pytest.fixture

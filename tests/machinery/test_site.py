@@ -42,7 +42,7 @@ def test_a_program_runs_from_its_address(live, tmp_path, registry):
         text=True,
     )
     assert ran.returncode == 0, ran.stderr
-    assert "the result is 42" in ran.stdout
+    assert "done: 42" in ran.stdout
 
 
 def test_the_examples_hold_under_a_prefix(live):
@@ -137,7 +137,7 @@ def test_the_panel_is_live(live, open_page):
     client.locator("#seconds").fill("1.5")
     client.locator("#interval").fill("1")
     client.locator("#start").click()
-    client.get_by_text("the result is 42").wait_for()
+    client.get_by_text("done: 42").wait_for()
     # Handing in, and two questions; an answer to each.
     assert page.locator(".panel-wire polygon.up").count() == 3
     assert page.locator(".panel-wire polygon.down").count() == 3
@@ -145,7 +145,7 @@ def test_the_panel_is_live(live, open_page):
 
 
 def test_the_token_panel_is_live(live, open_page):
-    """The panel of the token hands in a job, asks about it, and is refused a made-up token."""
+    """The panel of the token submits a job, polls it, and gets 404 for an unknown token."""
     page = open_page(f"{live.url}/start/token/")
     client = page.frame_locator(".panel iframe")
     client.locator("#submit").click()

@@ -37,12 +37,23 @@ def body(name):
     return re.sub(r"(?m)^ *# --8<-- .*\n", "", text).splitlines()
 
 
+def diff(old, new):
+    """Return the unified diff that turns one file into another, their heads aside."""
+    names = [name.split("/")[1] for name in (old, new)]
+    lines = list(difflib.unified_diff(body(old), body(new), *names, n=1, lineterm=""))
+    return "\n".join(re.sub("^@@.*", "@@", line) for line in lines) + "\n"
+
+
 def diff_to_right(wrong):
     """Return the unified diff that turns a wrong file into the right one."""
-    right = right_for(wrong)
-    names = [name.split("/")[1] for name in (wrong, right)]
-    lines = list(difflib.unified_diff(body(wrong), body(right), *names, n=1, lineterm=""))
-    return "\n".join(re.sub("^@@.*", "@@", line) for line in lines) + "\n"
+    return diff(wrong, right_for(wrong))
+
+
+def functions(name):
+    """Return the names of a program's functions, in the order in which they are defined."""
+    tree = ast.parse((EXAMPLES / name).read_text())
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return [node.name for node in tree.body if isinstance(node, kinds)]
 
 
 def code_of(text):
