@@ -24,7 +24,9 @@ from .support.sequence import sequence_diagram
 
 # Those whose jobs can be told to fail, and those whose jobs are one sleep.
 FAILING = [name for name in JOB_SERVERS if name in named("server*.py", '"fail"')]
-SLEEPING = [name for name in JOB_SERVERS if name in named("server*.py", "asyncio.sleep(seconds")]
+SLEEPING = [
+    name for name in JOB_SERVERS if name in named("server*.py", " await asyncio.sleep(seconds")
+]
 ALICE = {"Authorization": "Bearer alice-key"}
 BOB = {"Authorization": "Bearer bob-key"}
 
@@ -164,7 +166,7 @@ def test_fail_is_a_boolean(start, name):
 def test_jobs_are_cancelled_when_the_server_stops(name, tmp_path, port):
     """When a server stops, each running job is cancelled and so can clean up."""
     source = (EXAMPLES / name).read_text()
-    slow = r"(?m)^( +)(await asyncio\.sleep\(.*\))$"  # the first is that of the job
+    slow = r"(?m)^( +)(await asyncio\.sleep\(seconds.*\))$"
     assert re.search(slow, source)
     folder = tmp_path / "alone"
     folder.mkdir()
