@@ -115,10 +115,10 @@ def test_haproxy_starts_with_1024_files(name, tmp_path, port):
     parts.Part(["sh", "-c", command], tmp_path, ports[8000]).answering().stop()
 
 
-def test_the_files_are_in_order(record):
-    """In the files of this site the handler gives up first when an answer is due, then the server,
-    then everyone else; of an idle connection it is the other way round; and what is sent now and
-    then comes at least twice within each timer for silence."""
+def test_the_timeouts_of_the_figure_are_in_order(record):
+    """In the files of this site the handler ends first when a response is due, then the server,
+    then proxy and client; of an idle connection it is the other way round; and heartbeats come at
+    least twice within each idle timeout."""
     instance = runpy.run_path(str(EXAMPLES / SERVER))
     poll = runpy.run_path(str(EXAMPLES / "long_polling/client.py"))
     hold, answer = instance["MAX_WAIT"], instance["MAX_WAIT"] + 5
@@ -144,16 +144,16 @@ def test_the_files_are_in_order(record):
         ladders(
             [
                 (
-                    "A response is due: the handler first",
+                    "While a response is due: the handler first",
                     [
-                        ("handler", "the limit of the hold", hold),
+                        ("handler", "limit of the hold", hold),
                         ("Sanic", "RESPONSE_TIMEOUT", answer),
                         ("client", "timeout of a long poll", reads),
                         ("proxy", "timeout server, proxy_read_timeout", min(nginx, haproxy)),
                     ],
                 ),
                 (
-                    "Nothing is due: the client first",
+                    "While a connection is idle: the client first",
                     [
                         ("client", "keepalive_expiry", expiry),
                         ("proxy, to the client", "timeout client", client),
@@ -162,7 +162,7 @@ def test_the_files_are_in_order(record):
                     ],
                 ),
                 (
-                    "Events may come: at least two in each",
+                    "While a stream is open: at least two heartbeats",
                     [
                         ("stream", "heartbeat interval", tick),
                         ("WebSocket", "ping interval", ping),
@@ -210,7 +210,7 @@ def test_the_defaults(record):
 
 
 def test_haproxy_has_no_defaults(tmp_path, record):
-    """HAProxy has no default for its timers: it takes a file without them, and warns."""
+    """HAProxy has no defaults for its timeouts: it accepts a file without them, and warns."""
     text = (EXAMPLES / HAPROXY).read_text()
     bare = re.sub(r"(?m)^ +timeout (connect|client|server) .*\n", "", text)
     (tmp_path / "haproxy.cfg").write_text(bare)
@@ -241,8 +241,8 @@ def ask(job, wait, timeout=30):
 
 
 def test_in_order_the_hold_ends_first(silent, before):  # noqa: F811
-    """With hold, server, proxy and client in order, a question through nginx and one through
-    HAProxy are answered `pending`, by the handler."""
+    """With hold, server, proxy and client in order, a held request through nginx and one through
+    HAProxy get `pending` from the handler."""
     for name, change in (
         (NGINX, {"proxy_read_timeout 60s": "proxy_read_timeout 4s"}),
         (HAPROXY, {"60s": "4s"}),
@@ -252,9 +252,9 @@ def test_in_order_the_hold_ends_first(silent, before):  # noqa: F811
 
 
 @pytest.mark.parametrize("name", [NGINX, HAPROXY])
-def test_the_servers_timer_before_the_hold_is_503(start, before, name):  # noqa: F811
-    """Sanic's timer below the hold is a 503 in the middle of the wait, in the format of the
-    application's own errors, through nginx and HAProxy alike."""
+def test_a_server_timeout_below_the_hold_is_503(start, before, name):  # noqa: F811
+    """A Sanic timeout below the hold is a `503` during the hold, in the format of the application's
+    own errors, through nginx and HAProxy."""
     timer = {"SANIC_RESPONSE_TIMEOUT": 0.5}
     wrong = start("long_polling/wrong_timeout.py", errors_expected=True, **timer)
     changes = UNCHECKED if name == HAPROXY else {}
@@ -263,8 +263,8 @@ def test_the_servers_timer_before_the_hold_is_503(start, before, name):  # noqa:
     assert answer.json()["message"] == "Response Timeout"
 
 
-def test_the_proxys_timer_before_the_hold_is_504(silent, before):  # noqa: F811
-    """A proxy's timer below the hold is a 504, with a page of the proxy's own."""
+def test_a_proxy_timeout_below_the_hold_is_504(silent, before):  # noqa: F811
+    """A proxy timeout below the hold is a `504` with the proxy's own page."""
     for name, changes in (
         (NGINX, {"proxy_read_timeout 60s": "proxy_read_timeout 300ms"}),
         (HAPROXY, {"timeout server  60s": "timeout server 300ms"}),
@@ -274,10 +274,9 @@ def test_the_proxys_timer_before_the_hold_is_504(silent, before):  # noqa: F811
         assert "<h1>504 Gateway Time-out</h1>" in answer.text
 
 
-def test_nginx_asks_every_copy_and_gives_up_on_all(silent, before, tap, record):  # noqa: F811
-    """A held question that outlives nginx's timer is asked of each instance in turn, for as long as
-    the timer, and each of them counts as failed: after that everyone gets 502, though all are
-    well."""
+def test_nginx_tries_every_instance_and_excludes_all(silent, before, tap, record):  # noqa: F811
+    """A held request that outlasts nginx's timeout is sent to each instance in turn, and each of
+    them counts as failed: after that every client gets `502`, though all instances are healthy."""
     wire = tap(silent)
     changes = {"proxy_read_timeout 60s": "proxy_read_timeout 300ms"}
     changes |= {"fail_timeout=2s": "fail_timeout=60s"}
@@ -297,8 +296,8 @@ def test_nginx_asks_every_copy_and_gives_up_on_all(silent, before, tap, record):
     )
 
 
-def test_the_clients_timer_before_the_hold_is_no_answer(silent, before):  # noqa: F811
-    """A client's timer below the hold raises ReadTimeout in the client: no status comes."""
+def test_a_client_timeout_below_the_hold_raises(silent, before):  # noqa: F811
+    """A client timeout below the hold raises `ReadTimeout` in the client, without a status."""
     proxy = before(NGINX, silent.port)
     with pytest.raises(httpx2.ReadTimeout):
         ask(submit(proxy.url), wait=20, timeout=0.5)
@@ -312,11 +311,13 @@ def half_a_request(url):
         return client.recv(65536).split(b"\r\n")[0].decode()
 
 
-def test_a_request_that_does_not_come_is_408(start, before, silent):  # noqa: F811
-    """Whoever waits for the rest of a request ends with 408: Sanic by REQUEST_TIMEOUT, HAProxy by
-    `timeout client`."""
+def test_an_incomplete_request_gets_408(start, before, silent):  # noqa: F811
+    """An incomplete request gets `408`: from Sanic by `REQUEST_TIMEOUT`, from HAProxy by `timeout
+    http-request`."""
     slow = start("token/server_hardened.py", SANIC_REQUEST_TIMEOUT=0.5)
-    proxy = before(HAPROXY, silent.port, **{"timeout client  60s": "timeout client 500ms"})
+    proxy = before(
+        HAPROXY, silent.port, **{"timeout http-request 10s": "timeout http-request 500ms"}
+    )
     assert half_a_request(slow.url).startswith("HTTP/1.1 408 ")
     assert half_a_request(proxy.url).startswith("HTTP/1.1 408 ")
 
@@ -324,9 +325,9 @@ def test_a_request_that_does_not_come_is_408(start, before, silent):  # noqa: F8
 # Something may come
 
 
-def test_silence_is_cut_and_a_ping_keeps(silent, lively, before):  # noqa: F811
-    """Behind nginx an idle WebSocket is cut with 1006 when its timer is over; one that is pinged
-    several times within that timer outlives it."""
+def test_nginx_closes_an_idle_websocket(silent, lively, before):  # noqa: F811
+    """nginx closes an idle WebSocket with 1006 when its timeout expires; one with several pings
+    within the timeout stays open."""
     quiet = before(NGINX, silent.port, **IMPATIENT)
     pinged = before(NGINX, lively.port, **IMPATIENT)
     with socket_at(pinged.url) as lasting, socket_at(quiet.url) as cut:
@@ -338,8 +339,9 @@ def test_silence_is_cut_and_a_ping_keeps(silent, lively, before):  # noqa: F811
         assert lasting.recv() == "a: here?"
 
 
-def test_a_ping_keeps_haproxys_tunnel(silent, lively, before):  # noqa: F811
-    """It is the same with HAProxy and `timeout tunnel`."""
+def test_haproxy_closes_an_idle_websocket(silent, lively, before):  # noqa: F811
+    """HAProxy closes an idle WebSocket with 1006 when `timeout tunnel` expires; one with several
+    pings within the timeout stays open."""
     short = {"timeout tunnel  1h": f"timeout tunnel {SHORT}"}
     with socket_at(before(HAPROXY, lively.port, **short).url) as lasting:
         with socket_at(before(HAPROXY, silent.port, **short).url) as cut:
@@ -355,10 +357,9 @@ def test_a_ping_keeps_haproxys_tunnel(silent, lively, before):  # noqa: F811
     "name, changes",
     [(NGINX, IMPATIENT), (HAPROXY, {"timeout server  60s": f"timeout server {SHORT}"})],
 )
-def test_a_silent_stream_is_cut(silent, lively, before, name, changes):  # noqa: F811
-    """A stream in which nothing comes for longer than a proxy's timer ends in the middle, without
-    its last chunk; with an event or a heartbeat several times within the timer it
-    goes on."""
+def test_a_proxy_ends_an_idle_stream(silent, lively, before, name, changes):  # noqa: F811
+    """A stream without an event for longer than a proxy's timeout ends early, without its last
+    chunk; with an event or a heartbeat several times within the timeout it stays open."""
     with httpx2.Client(timeout=30) as client:
         with client.stream("GET", f"{before(name, lively.port, **changes).url}/events") as lasting:
             going = lasting.iter_lines()
