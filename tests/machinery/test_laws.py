@@ -262,7 +262,7 @@ def test_uncited_proofs_are_listed(record):
 def test_every_proof_says_what_it_proves():
     """The docstring of a proof is its claim: a sentence, with a capital and a full stop."""
     for name, claim in proofs().items():
-        assert re.match(r"^([A-Z0-9`]|curl).*[^.]\.$", claim, re.DOTALL), f"{name}: {claim!r}"
+        assert re.match(r"^([A-Z0-9`]|curl|nginx).*[^.]\.$", claim, re.DOTALL), f"{name}: {claim!r}"
         assert "\n\n" not in claim, f"{name}: one sentence, please"
 
 
