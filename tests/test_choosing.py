@@ -61,9 +61,9 @@ def test_the_same_job_by_every_technique(wires, record):
 
 
 def test_what_each_client_prints(runs, record):
-    """Of the same job, the client of short polling gets `pending` four times before the result;
-    that of long polling is answered once; that of a stream gets the progress too; that of a
-    WebSocket gets two messages."""
+    """On the same job, the short-polling client sends five requests, four of which return
+    `pending`; long polling needs one; the event stream also reports progress; the WebSocket
+    confirms the submission and then sends the result."""
     printed = {name: said.splitlines() for name, (_, said) in runs.items()}
     assert printed["short_polling"] == [*["pending"] * 4, "done: 42"]
     assert printed["long_polling"][0] == "1 done"
@@ -74,15 +74,15 @@ def test_what_each_client_prints(runs, record):
 
 
 def test_only_short_polling_is_late(wires):
-    """Who holds a question, a stream or a socket open knows the moment the job is done; who asks
-    at intervals knows when it asks next."""
+    """A technique that holds a request, a stream or a WebSocket open learns of the result at once;
+    short polling learns of it with its next request."""
     found = {name: late(conversation(wire.events), 2 * JOB, 2) for name, wire in wires.items()}
     assert found.pop("short_polling") == "0.5"
     assert set(found.values()) == {"0"}
 
 
 def test_the_race(wires, record):
-    """Drawn on one scale: questions at intervals, a question held, a stream, a socket."""
+    """Drawn on one time scale: polls at an interval, a held request, a stream, a WebSocket."""
     rows = []
     for name, wire in wires.items():
         if name == "websockets":
