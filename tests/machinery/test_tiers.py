@@ -12,6 +12,7 @@ from ..support.processes import EXAMPLES
 LARGE = {"notifications", "scaling_out", "reliable_websockets", "security"}
 PUSHED = {"server_sent_events", "websockets"}  # event streams and WebSockets may be longer
 NO_TOPIC = {"site", "tools", "runtime"}
+TO_DO = {"long_polling", "reconnecting"}  # topics whose quick starts are still to be written
 
 
 def code_lines(text):
@@ -32,7 +33,7 @@ def quick_starts(name):
     return [
         str(path.relative_to(EXAMPLES))
         for path in sorted(EXAMPLES.glob(f"*/{name}.py"))
-        if path.parent.name not in LARGE | NO_TOPIC
+        if path.parent.name not in LARGE | NO_TOPIC | TO_DO
     ]
 
 
