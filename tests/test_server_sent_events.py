@@ -844,8 +844,8 @@ def test_a_heartbeat_breaks_the_silence(start):
     events = submit_job(server.url, 1.5)
     with httpx2.stream("GET", events) as response:
         text = "".join(response.iter_text())
-    assert text.startswith("retry: 1000\n\nid: 1\nevent: progress\ndata: 0\n\n: heartbeat\n\n")
-    assert text.count(": heartbeat\n\n") >= 3 * 3
+    assert text.startswith("retry: 1000\n\nid: 1\nevent: progress\ndata: 0\n\n")
+    assert text.count("\n\n: heartbeat\n\n") >= 3
     assert all_events(events) == JOB
 
 
@@ -1109,7 +1109,7 @@ class Buffering:
 def test_a_buffering_proxy_delays_all_events(hardened, tap, port):
     """Behind a proxy that buffers, nothing arrives until the response has ended, and then all
     events at once."""
-    events = submit_job(hardened.url, 0.9)
+    events = submit_job(hardened.url, 3)
     inner = tap(hardened)
     outer = tap(Buffering(inner.port, port()))
     assert all_events(events.replace(hardened.url, outer.url)) == JOB

@@ -225,7 +225,7 @@ def test_the_newest_message_is_in_view(live, open_page):
     client.locator("#seconds").fill("1.2")
     client.locator("#interval").fill("0.1")
     client.locator("#start").click()
-    client.get_by_text("the result is 42").wait_for()
+    client.get_by_text("done: 42").wait_for()
     frame, *boxes = page.locator(".panel-wire, .panel-wire text:is(.up, .down)").evaluate_all(
         "(all) => all.map((e) => e.getBoundingClientRect()).map(({ top, bottom }) => [top, bottom])"
     )
