@@ -11,23 +11,35 @@ SECONDS_OF_WORK=${SECONDS_OF_WORK:-4.5}
 INTERVAL=${INTERVAL:-1}
 
 # --8<-- [start:client]
-request() { curl --silent --show-error --fail "$@"; }
+request() {
+  curl --silent --show-error --fail --location --max-time 60 "$@"
+}
+
+not_a_job_server() {
+  echo "$URL is not a job server: $(echo "$1" | head -n 1)" >&2
+  exit 1
+}
 
 location=$(request --json "{\"seconds\": $SECONDS_OF_WORK}" \
   --output /dev/null --write-out '%header{location}' "$URL/jobs")
+case $location in
+  '') not_a_job_server "no Location" ;;
+  *://*) job_url=$location ;;
+  //*) job_url=${URL%%//*}$location ;;
+  /*) job_url=$(echo "$URL" | cut -d/ -f1-3)$location ;;
+  *) job_url=$URL/$location ;;  # relative to $URL/jobs
+esac
 
-while [ -n "$location" ]; do
-  sleep "$INTERVAL"
-  # Location is a path here, so it follows the server's name.
-  job=$(request "$URL$location")
-  echo "$job"
-  case $job in
+while sleep "$INTERVAL"; do
+  # A poll may be repeated, the submission not. curl obeys
+  # Retry-After, and backs off without it.
+  job=$(request --retry 5 --retry-connrefused "$job_url")
+  printf '%s\n' "$job"
+  case $(printf %s "$job" | tr -d ' \t\r\n') in
     *'"status":"pending"'*) ;;
     *'"status":"done"'*) exit ;;
     *'"status":"failed"'*) exit 1 ;;
-    *) break ;;
+    *) not_a_job_server "$job" ;;
   esac
 done
-echo "$URL is not a job server: ${job-no Location}" >&2
-exit 1
 # --8<-- [end:client]

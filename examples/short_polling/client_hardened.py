@@ -12,7 +12,7 @@ server fails, asks only for changes, and stops at a deadline.
 - Needs: server_hardened.py or server.py, running; its address is in
   URL (default http://127.0.0.1:8000)
 - Source: Retry-After, RFC 9110 §10.2.3; If-None-Match, RFC 9110
-  §13.1.2
+  §13.1.2; which requests may be repeated, RFC 9110 §9.2.2
 """
 
 import asyncio
@@ -29,37 +29,66 @@ URL = os.environ.get("URL", "http://127.0.0.1:8000")
 SECONDS = float(os.environ.get("SECONDS", 4.5))  # length of the job
 DEADLINE = float(os.environ.get("DEADLINE", 60))  # seconds, for all
 
-# A poll may be repeated after any failure, a submission only if the
-# server certainly rejected it.
-RETRIED = {
-    "GET": {425, 429, 500, 502, 503, 504},
-    "POST": {429, 503},
-}
+MAX_RETRY_AFTER = 600  # seconds
+
+# A rejected request was not processed: any of them may be repeated.
+REJECTED = {408, 425, 429, 503}
+# Perhaps processed: only a request that is safe to repeat.
+UNCERTAIN = {500, 502, 504}
 
 
 class ProtocolError(Exception):
     """The response is not that of a job server."""
 
 
-# --8<-- [start:backoff_delay]
-def backoff_delay(failures, retry_after):
+# --8<-- [start:open_client]
+def open_client(**options):
+    """Return an HTTP client that follows redirects.
+
+    It uses the proxies that the environment names; one that it
+    cannot use ends the program.
+    """
+    try:
+        return httpx2.AsyncClient(follow_redirects=True, **options)
+    except (ImportError, ValueError) as error:
+        names = [n for n in os.environ if n.lower().endswith("_proxy")]
+        sys.exit(f"cannot use {' or '.join(names)}: {error}")
+# --8<-- [end:open_client]
+
+
+# --8<-- [start:retry_after]
+def retry_after(response):
+    """Return how many seconds Retry-After asks to wait, or None.
+
+    It is a number or one of three forms of a date (RFC 9110 §10.2.3
+    and §5.6.7), all in GMT. Anything else is ignored.
+    """
+    value = response.headers.get("Retry-After", "")
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    # The form of asctime() names no time zone: it is GMT as well.
+    delay = date.replace(tzinfo=UTC) - datetime.now(UTC)
+    return delay.total_seconds()
+
+
+def backoff_delay(failures, suggested=None):
     """Return how many seconds to wait before the next request.
 
-    Retry-After comes first, in seconds or as a date. A random part
-    is added and never subtracted, so that clients that were told the
-    same do not return together. Without it the delay is random, up
-    to 1, 2, 4 … 30 seconds: doubled with each failure in a row.
+    Retry-After comes first. A random part is added and never
+    subtracted, so that clients that were told the same do not return
+    together. Without it the delay is random, up to 1, 2, 4 … 30
+    seconds: doubled with each failure in a row.
     """
-    if retry_after is None:
-        return random.uniform(0, min(30, 2**failures))
-    try:
-        seconds = float(retry_after)
-    except ValueError:
-        date = parsedate_to_datetime(retry_after)
-        seconds = (date - datetime.now(UTC)).total_seconds()
-    # A server that always sends 0 must not be flooded.
-    return max(0.5, seconds) * random.uniform(1, 1.1)
-# --8<-- [end:backoff_delay]
+    if suggested is None:
+        return random.uniform(0, min(30, 2 ** min(failures, 5)))
+    # Neither a flood, if it is 0 or in the past, nor for ever.
+    delay = min(max(0.5, suggested), MAX_RETRY_AFTER)
+    return delay * random.uniform(1, 1.1)
+# --8<-- [end:retry_after]
 
 
 # --8<-- [start:parse_job]
@@ -80,22 +109,23 @@ def parse_job(response):
 
 # --8<-- [start:send_request]
 async def send_request(client, method, url, **options):
-    """Send a request; repeat it while the server fails."""
+    """Send a request; repeat it while the server is unavailable."""
+    retried = REJECTED if method == "POST" else REJECTED | UNCERTAIN
     failures = 0
     while True:
         try:
             response = await client.request(method, url, **options)
-            if response.status_code not in RETRIED[method]:
+            if response.status_code not in retried:
                 return response
             problem = response.status_code
-            retry_after = response.headers.get("Retry-After")
+            suggested = retry_after(response)
         except httpx2.TransportError as error:
             if method == "POST":
                 raise  # the job may have started all the same
-            problem, retry_after = repr(error), None
-        delay = backoff_delay(failures, retry_after)
+            problem, suggested = type(error).__name__, None
+        delay = backoff_delay(failures, suggested)
         failures += 1
-        print(f"retrying in {delay:.1f} s: {problem}", flush=True)
+        print(f"retrying: {problem}", flush=True)
         await asyncio.sleep(delay)
 # --8<-- [end:send_request]
 
@@ -118,8 +148,7 @@ async def poll_until_done(client, response):
     url = response.url.join(response.headers.get("Location", ""))
     requests, status, condition = 0, "pending", {}
     while status == "pending":
-        retry_after = response.headers.get("Retry-After")
-        await asyncio.sleep(backoff_delay(1, retry_after))
+        await asyncio.sleep(backoff_delay(1, retry_after(response)))
         response = await send_request(
             client, "GET", url, headers=condition
         )
@@ -135,10 +164,7 @@ async def poll_until_done(client, response):
 
 # --8<-- [start:main]
 async def main():
-    async with (
-        asyncio.timeout(DEADLINE),
-        httpx2.AsyncClient() as client,
-    ):
+    async with asyncio.timeout(DEADLINE), open_client() as client:
         submitted = await submit_job(client)
         job = await poll_until_done(client, submitted)
     status, value, requests = job
@@ -155,7 +181,7 @@ if __name__ == "__main__":
         sys.exit(f"the job was not done within {DEADLINE:g} s")
     except httpx2.HTTPStatusError as error:
         sys.exit(f"{URL} responded with {error.response.status_code}")
-    except httpx2.HTTPError as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         sys.exit(f"cannot reach {URL}: {error}")
     except ProtocolError as error:
         sys.exit(f"{URL} is not a job server: {error}")

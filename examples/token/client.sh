@@ -1,5 +1,5 @@
 #!/bin/sh
-# Submit a job, keep its path, and poll it twice.
+# Submit a job, keep its URL, and poll it twice.
 #
 # Run:    sh client.sh
 # Needs:  curl 7.84 or later, and server.py, running; its address
@@ -9,26 +9,35 @@ set -eu
 URL=${URL:-http://127.0.0.1:8000}
 
 # --8<-- [start:submit_job]
-location=$(
-  curl --silent --show-error --fail \
-    --json '{"seconds": 1}' \
-    --output /dev/null --write-out '%header{location}' \
-    "$URL/jobs"
-)
-if [ -z "$location" ]; then
-  echo "$URL is not a job server: no Location" >&2
+request() {
+  curl --silent --show-error --fail --location --max-time 60 "$@"
+}
+
+not_a_job_server() {
+  echo "$URL is not a job server: $(echo "$1" | head -n 1)" >&2
   exit 1
-fi
-echo "poll $location"
+}
+
+location=$(request --json '{"seconds": 1}' \
+  --output /dev/null --write-out '%header{location}' "$URL/jobs")
+echo "Location: $location"
+case $location in
+  '') not_a_job_server "no Location" ;;
+  *://*) job_url=$location ;;
+  //*) job_url=${URL%%//*}$location ;;
+  /*) job_url=$(echo "$URL" | cut -d/ -f1-3)$location ;;
+  *) job_url=$URL/$location ;;  # relative to $URL/jobs
+esac
 # --8<-- [end:submit_job]
 
 # --8<-- [start:poll]
 poll() {
-  # Location is a path here, so it follows the server's name.
-  job=$(curl --silent --show-error --fail "$URL$location")
-  case $job in
-    *'"status":"pending"'* | *'"status":"done"'*) echo "$job" ;;
-    *) echo "$URL is not a job server: $job" >&2; exit 1 ;;
+  # A poll may be repeated, the submission not.
+  job=$(request --retry 5 --retry-connrefused "$job_url")
+  case $(printf %s "$job" | tr -d ' \t\r\n') in
+    *'"status":"pending"'* | *'"status":"done"'*)
+      printf '%s\n' "$job" ;;
+    *) not_a_job_server "$job" ;;
   esac
 }
 

@@ -14,9 +14,12 @@
 
 import asyncio
 import os
+import random
 import sys
 import uuid
 from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 import httpx2
 
@@ -24,10 +27,65 @@ URL = os.environ.get("URL", "http://127.0.0.1:8000")
 KEY = os.environ.get("KEY", "alice-key")
 SECONDS = float(os.environ.get("SECONDS", 1.5))  # length of the job
 DEADLINE = float(os.environ.get("DEADLINE", 120))  # seconds, for all
+MAX_RETRY_AFTER = 600  # seconds
+
+# The idempotency key makes each request safe to repeat: also those
+# that were perhaps processed (500, 502, 504).
+RETRIED = {408, 425, 429, 500, 502, 503, 504}
 
 
 class ProtocolError(Exception):
     """The response is not that of a job server."""
+
+
+# --8<-- [start:open_client]
+def open_client(**options):
+    """Return an HTTP client that follows redirects.
+
+    It uses the proxies that the environment names; one that it
+    cannot use ends the program.
+    """
+    try:
+        return httpx2.AsyncClient(follow_redirects=True, **options)
+    except (ImportError, ValueError) as error:
+        names = [n for n in os.environ if n.lower().endswith("_proxy")]
+        sys.exit(f"cannot use {' or '.join(names)}: {error}")
+# --8<-- [end:open_client]
+
+
+# --8<-- [start:retry_after]
+def retry_after(response):
+    """Return how many seconds Retry-After asks to wait, or None.
+
+    It is a number or one of three forms of a date (RFC 9110 §10.2.3
+    and §5.6.7), all in GMT. Anything else is ignored.
+    """
+    value = response.headers.get("Retry-After", "")
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    # The form of asctime() names no time zone: it is GMT as well.
+    delay = date.replace(tzinfo=UTC) - datetime.now(UTC)
+    return delay.total_seconds()
+
+
+def backoff_delay(failures, suggested=None):
+    """Return how many seconds to wait before the next request.
+
+    Retry-After comes first. A random part is added and never
+    subtracted, so that clients that were told the same do not return
+    together. Without it the delay is random, up to 1, 2, 4 … 30
+    seconds: doubled with each failure in a row.
+    """
+    if suggested is None:
+        return random.uniform(0, min(30, 2 ** min(failures, 5)))
+    # Neither a flood, if it is 0 or in the past, nor for ever.
+    delay = min(max(0.5, suggested), MAX_RETRY_AFTER)
+    return delay * random.uniform(1, 1.1)
+# --8<-- [end:retry_after]
 
 
 # --8<-- [start:parse_job]
@@ -46,6 +104,27 @@ def parse_job(response):
 # --8<-- [end:parse_job]
 
 
+# --8<-- [start:send_request]
+async def send_request(client, method, url, **options):
+    """Send a request; repeat it up to four times if it fails."""
+    for failures in range(5):
+        try:
+            response = await client.request(method, url, **options)
+            if response.status_code not in RETRIED:
+                return response
+            problem = response.status_code
+            delay = backoff_delay(failures, retry_after(response))
+        except httpx2.TransportError as error:
+            if failures == 4:
+                raise
+            problem = type(error).__name__
+            delay = backoff_delay(failures)
+        print(f"retrying: {problem}", flush=True)
+        await asyncio.sleep(delay)
+    return response
+# --8<-- [end:send_request]
+
+
 # --8<-- [start:submit_job]
 async def submit_job(client):
     """Start a job; return the response.
@@ -54,21 +133,13 @@ async def submit_job(client):
     The key makes it safe to send the request again: a server that
     knows the key returns the job that it has.
     """
-    headers = {"Idempotency-Key": str(uuid.uuid4())}
-    for attempts_left in 2, 1, 0:
-        try:
-            response = await client.post(
-                f"{URL}/jobs",
-                json={"seconds": SECONDS},
-                headers=headers,
-            )
-            break
-        except httpx2.TransportError as error:
-            if not attempts_left:
-                raise
-            problem = type(error).__name__
-            print(f"no response ({problem}): retrying", flush=True)
-            await asyncio.sleep(0.5)
+    response = await send_request(
+        client,
+        "POST",
+        f"{URL}/jobs",
+        json={"seconds": SECONDS},
+        headers={"Idempotency-Key": str(uuid.uuid4())},
+    )
     parse_job(response)
     return response
 # --8<-- [end:submit_job]
@@ -80,9 +151,8 @@ async def poll_until_done(client, response):
     # Location may be relative to the URL of the request.
     url = response.url.join(response.headers.get("Location", ""))
     while True:
-        pause = float(response.headers.get("Retry-After", 1))
-        await asyncio.sleep(pause)
-        response = await client.get(url)
+        await asyncio.sleep(backoff_delay(0, retry_after(response)))
+        response = await send_request(client, "GET", url)
         status, value = parse_job(response)
         if status != "pending":
             return status, value
@@ -94,7 +164,7 @@ async def main():
     authorization = {"Authorization": f"Bearer {KEY}"}
     async with (
         asyncio.timeout(DEADLINE),
-        httpx2.AsyncClient(headers=authorization) as client,
+        open_client(headers=authorization) as client,
     ):
         submitted = await submit_job(client)
         status, value = await poll_until_done(client, submitted)
@@ -110,7 +180,7 @@ if __name__ == "__main__":
         sys.exit(f"the job was not done within {DEADLINE:g} s")
     except httpx2.HTTPStatusError as error:
         sys.exit(f"{URL} responded with {error.response.status_code}")
-    except httpx2.HTTPError as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         sys.exit(f"cannot reach {URL}: {error}")
     except ProtocolError as error:
         sys.exit(f"{URL} is not a job server: {error}")

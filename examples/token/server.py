@@ -84,7 +84,7 @@ async def add_cors_headers(request, response):
     response.headers["Vary"] = "Origin"
     if "Origin" in request.headers:
         response.headers["Access-Control-Allow-Origin"] = "*"
-        response.headers["Access-Control-Expose-Headers"] = "Location"
+        response.headers["Access-Control-Expose-Headers"] = "*"
 
 
 if __name__ == "__main__":
