@@ -231,7 +231,7 @@ def hostile_results(row, program):
     before = Level.of(program)
     client = row.open(program)
     message = frame(TEXT, row.message(9_000).encode())
-    flood(client.socket, message, seconds=TIMEOUT, size=100_000_000)
+    flood(client.socket, message, seconds=TIMEOUT, size=100_000_000, stall=3)
     kept = memory(program) - before.memory
     reset(client.socket)
     wait_until(lambda: Level.of(program).descriptors <= before.descriptors)
@@ -295,12 +295,12 @@ def unrepaired(tmp_path, port):
 
 
 def test_sanic_reads_ahead_without_limit(unrepaired):
-    """Sanic 25.12.1 itself reads ahead: sent 100 MB, it grows by more than 50 MB, and it keeps tasks
-    of a client that disconnected."""
+    """Sanic 25.12.1 itself reads ahead: sent 100 MB, it grows by more than 50 MB, and it keeps
+    tasks of a client that disconnected."""
     program = unrepaired()
     before = Level.of(program)
     client = RawWebSocket(program.port, "/events")
-    flood(client.socket, frame(TEXT, b"x" * 9_000), seconds=TIMEOUT, size=100_000_000)
+    flood(client.socket, frame(TEXT, b"x" * 9_000), seconds=TIMEOUT, size=100_000_000, stall=3)
     assert memory(program) > before.memory + 50_000
     reset(client.socket)
     wait_until(lambda: len(descriptors_of(program, before)) == 0)

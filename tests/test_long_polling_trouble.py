@@ -405,7 +405,7 @@ def test_awaiting_what_is_shared_lets_one_cancel_it_for_all(start, tap, beside, 
     told done."""
     outcome = {}
     for name in "wrong_shared_future.py", "server.py":
-        server = start(f"long_polling/{name}", trouble=name.startswith("wrong"))
+        server = start(f"long_polling/{name}", errors_expected=name.startswith("wrong"))
         wire = tap(server)
         job = submit(server.url, 3)
         stays = beside.submit(ask, job.replace(server.url, wire.url))

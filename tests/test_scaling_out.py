@@ -214,7 +214,7 @@ def test_least_conn_prefers_a_frozen_gateway(start_proxy, port, gateways):
             f"{TOPIC}/nginx.conf",
             {8000: port(), 8001: number, 8002: gateways[0].port},
             **{
-                "proxy_read_timeout 20s": "proxy_read_timeout 2s",  # well above the heartbeat
+                "proxy_read_timeout 45s": "proxy_read_timeout 2s",  # well above the heartbeat
                 "8001 max_fails=1 fail_timeout=2s": "8001 max_fails=1 fail_timeout=60s",
             },
         )

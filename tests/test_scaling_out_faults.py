@@ -26,7 +26,7 @@ class Cluster:
         ports = {8001: self.gateways[0].port, 8002: self.gateways[1].port}
         quick = {"inter 1s": "inter 200ms"}
         self.haproxy = start_proxy(f"{TOPIC}/haproxy.cfg", {8000: port()} | ports, **quick)
-        quick = {"proxy_read_timeout 20s": "proxy_read_timeout 1s"}
+        quick = {"proxy_read_timeout 45s": "proxy_read_timeout 1s"}
         self.nginx = start_proxy(f"{TOPIC}/nginx.conf", {8000: port()} | ports, **quick)
         self.urls = [self.haproxy.url, self.nginx.url]
 

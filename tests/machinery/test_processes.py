@@ -25,6 +25,13 @@ def test_a_program_that_does_not_end_is_killed(tmp_path, monkeypatch):
     wait_until(lambda: not is_running(pid))
 
 
+def test_the_tests_of_a_module_share_one_worker(request):
+    """Tests of one module run on one worker, so that they share its servers: the id of each names
+    its group (pytest 9.2 ignores the groups of pytest-xdist 3.8)."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        assert request.node.nodeid.endswith("@test_processes")
+
+
 def is_running(pid):
     try:
         os.kill(pid, signal.SIGCONT)

@@ -222,7 +222,7 @@ def test_the_newest_message_is_in_view(live, open_page):
     page = open_page(f"{live.url}/techniques/short-polling/")
     page.set_viewport_size(PHONE)
     client = page.frame_locator(".panel iframe")
-    client.locator("#seconds").fill("1.2")
+    client.locator("#seconds").fill("2")
     client.locator("#interval").fill("0.1")
     client.locator("#start").click()
     client.get_by_text("done: 42").wait_for()

@@ -59,16 +59,17 @@ def assert_level(server, before, growth=24_000):
     assert now.memory < before.memory + growth, f"before: {before}, now: {now}"
 
 
-def flood(client, data, seconds=1.0, reading=False, size=float("inf")):
+def flood(client, data, seconds=1.0, reading=False, size=float("inf"), stall=0.3):
     """Send `data` over and over until time is up, `size` bytes are sent, the server stalls or it
     closes; return the number of bytes sent.
 
     `reading`: whether to read what the server sends meanwhile, as an honest client does.
+    `stall`: a server that reads nothing for as many seconds has stalled.
     """
     sent, end = 0, time.monotonic() + seconds
     if reading:
         Thread(target=discard, args=[client], daemon=True).start()
-    client.settimeout(0.3)  # a server that reads no more for as long has stalled
+    client.settimeout(stall)
     with suppress(OSError):
         while time.monotonic() < end and sent < size:
             client.sendall(data)

@@ -203,6 +203,12 @@ class Program:
         with open(f"/proc/{self.process.pid}/status") as status:
             return int(re.search(rf"(?m)^{name}:\s+(\d+)", status.read())[1])
 
+    def handles(self, number):
+        """Return whether the program has a handler for a signal."""
+        with open(f"/proc/{self.process.pid}/status") as status:
+            caught = re.search(r"(?m)^SigCgt:\s+(\w+)", status.read())[1]
+        return int(caught, 16) >> (number - 1) & 1 == 1
+
     def wait(self):
         """Wait until the program ends by itself; return its exit code."""
         code = self.process.wait(TIMEOUT)

@@ -104,11 +104,14 @@ class Recorder:
 
 def pages():
     """Return the Markdown files of docs/, without the copies that `make build` puts there."""
-    docs = ROOT / "docs"
-    found = sorted(docs.rglob("*.md"))
-    return [
-        page for page in found if page.relative_to(docs).parts[0] not in {"examples", "snippets"}
-    ]
+    copies = {"examples", "snippets"}
+    folders = [path for path in (ROOT / "docs").iterdir() if path.name not in copies]
+    return sorted(
+        page
+        for folder in folders
+        for page in [folder, *folder.rglob("*.md")]
+        if page.suffix == ".md"
+    )
 
 
 def shown_on(name):
