@@ -1,4 +1,4 @@
-"""Notifications: topics and inboxes, three ways to receive them, one log."""
+"""Notifications: topics and inboxes, three transports, one log."""
 
 import asyncio
 import html
@@ -7,7 +7,6 @@ import runpy
 import signal
 import sqlite3
 import time
-from collections import defaultdict
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import Thread
@@ -34,19 +33,19 @@ from .support.sequence import in_order, sequence_diagram
 from .support.sockets import PING, TEXT, frames
 from .support.threads import run_in_thread
 
-ROOM = "notifications"
+HERE = "notifications"
 CLIENTS = ["client.py", "client_sse.py", "client_poll.py"]
 QUICK = {"BACKOFF": 0.1, "TRIES": 1000, "TOPICS": "news", "WHO": "ann"}
 
 
 @contextmanager
 def follower(folder):
-    """Yield follow(name, **environment): a client of this room, running beside the proof."""
+    """Yield follow(name, **environment): a client of this topic, running beside the test."""
     running = []
 
     def follow(name, **variables):
-        home = copy_isolated(EXAMPLES / ROOM / name, folder / f"follower-{len(running)}")
-        program = Program(argv(EXAMPLES / ROOM / name), home, environment(**(QUICK | variables)))
+        home = copy_isolated(EXAMPLES / HERE / name, folder / f"follower-{len(running)}")
+        program = Program(argv(EXAMPLES / HERE / name), home, environment(**(QUICK | variables)))
         running.append(program)
         return program
 
@@ -57,7 +56,7 @@ def follower(folder):
 
 @pytest.fixture
 def follow(tmp_path):
-    """Start a client of this room: follow("client.py", URL=…) -> Program."""
+    """Start a client of this topic: follow("client.py", URL=…) -> Program."""
     with follower(tmp_path) as follow:
         yield follow
 
@@ -77,53 +76,74 @@ def post(server, text, to="topics/news", **headers):
 
 
 def publish(server, *texts, to="topics/news"):
-    """Publish notifications; return their numbers."""
-    answers = [post(server, text, to) for text in texts]
-    assert [answer.status_code for answer in answers] == [201] * len(texts)
-    return [answer.json()["id"] for answer in answers]
+    """Publish notifications; return their ids."""
+    responses = [post(server, text, to) for text in texts]
+    assert [response.status_code for response in responses] == [201] * len(texts)
+    return [response.json()["id"] for response in responses]
 
 
-def ask(server, **query):
+def poll(server, **query):
     return http.get(f"{server.url}/notifications", params={"user": "ann", "topic": "news"} | query)
 
 
-def socket_to(server, **query):
-    """Open a WebSocket: with socket_to(server, user="ann", after=0) as socket."""
+def open_socket(server, **query):
+    """Open a WebSocket: with open_socket(server, user="ann", after=0) as socket."""
     address = f"{server.url}/notifications/socket".replace("http", "ws")
     query = httpx2.QueryParams({"user": "ann", "topic": "news"} | query)
     return connect(f"{address}?{query}")
 
 
-def received(socket, number):
-    """Return the texts of the next so many notifications."""
-    return [note["text"] for note in notes(socket, number)]
+def receive_texts(socket, number):
+    """Return the texts of the next `number` notifications."""
+    return [notification["text"] for notification in notifications(socket, number)]
 
 
-def notes(socket, number):
+def notifications(socket, number):
+    """Return the next `number` notifications; heartbeats are skipped."""
     found = []
     while len(found) < number:
-        note = json.loads(socket.recv(TIMEOUT))
-        found += [note] if "id" in note else []
+        notification = json.loads(socket.recv(TIMEOUT))
+        found += [notification] if "id" in notification else []
     return found
 
 
-def present(server):
+def present_users(server):
     return http.get(f"{server.url}/presence").json()["users"]
 
 
 @pytest.fixture(scope="module")
 def server(start_shared):
-    """Return a server that many proofs share; each has a topic of its own."""
-    return start_shared(f"{ROOM}/server.py", HEARTBEAT=0.3)
+    """Return a server that many tests share; each has a topic of its own."""
+    return start_shared(f"{HERE}/server.py", HEARTBEAT=0.3)
 
+
+# Bodies that are not a notification.
+INVALID = [
+    b"",
+    b"{",
+    b"[]",
+    b"{}",
+    b'{"text": ""}',
+    b'{"text": 1}',
+    b'{"text": NaN}',
+    b'{"text": ' + b"[" * 9_000,
+    b'{"text": "\\ud800"}',
+    b'{"text": "half \\udc00 a character"}',
+    b'{"text": "two\\nlines"}',
+    b'{"text": "\\u0000"}',
+    b'{"text": "\\u001b[2J"}',
+    b'{"text": "\\u007f"}',
+    b'{"text": "\\u0085"}',
+]
 
 # The smallest server
 
 
 @pytest.fixture(scope="module")
 def small(start_shared, follow_shared, tmp_path_factory):
-    """Return what became of the smallest server and a client: it is killed, and started again."""
-    name = f"{ROOM}/server_small.py"
+    """Return what the smallest server and a client did while the server was killed and started
+    again."""
+    name = f"{HERE}/server_small.py"
     options = {"LOG": tmp_path_factory.mktemp("log") / "log.db"}
     server = start_shared(name, HEARTBEAT=0.3, **options)
     publish(server, "one", to="topics/deploys")
@@ -131,8 +151,8 @@ def small(start_shared, follow_shared, tmp_path_factory):
     client.wait_for("1 topics/deploys: one")
     publish(server, "two", to="topics/deploys")
     client.wait_for("2 topics/deploys: two")
-    with small_stream(server, 2) as answer:
-        silence = next(answer.iter_text())
+    with small_stream(server, 2) as response:
+        silence = next(response.iter_text())
     client.send(signal.SIGSTOP)
     server.stop(signal.SIGKILL)
     server = start_shared(name, PORT=server.port, **options)
@@ -142,20 +162,19 @@ def small(start_shared, follow_shared, tmp_path_factory):
     publish(server, "elsewhere", to="topics/other")
     publish(server, "four", to="topics/deploys")
     assert client.wait() == 0
-    bodies = [b"", b"{", b"[]", b'{"text": 1}', b'{"text": ""}', b'{"text": "\\ud800"}']
-    refused = [http.post(f"{server.url}/topics/deploys", content=body) for body in bodies]
+    rejected = [http.post(f"{server.url}/topics/deploys", content=body) for body in INVALID]
     for number in "x", "-1", "1" * 19:
-        with small_stream(server, number) as answer:
-            assert answer.status_code == 400  # or else there is no end to read to
-            answer.read()
-            refused.append(answer)
-    with small_stream(server, 3) as answer:
-        chunks = answer.iter_text()
+        with small_stream(server, number) as response:
+            assert response.status_code == 400  # or else there is no end to read to
+            response.read()
+            rejected.append(response)
+    with small_stream(server, 3) as response:
+        chunks = response.iter_text()
         next(chunks)
-        told = time.monotonic()
+        stopped = time.monotonic()
         assert server.stop() == 0
-        took = time.monotonic() - told
-    return client.output, refused, silence, took
+        took = time.monotonic() - stopped
+    return client.output, rejected, silence, took
 
 
 def small_stream(server, seen):
@@ -164,8 +183,8 @@ def small_stream(server, seen):
 
 
 def test_the_smallest_server_loses_nothing(small, record):
-    """A client of the smallest server, which is killed, has what was sent before it came, while it
-    was here and while it was away, once and in order."""
+    """A client of the smallest server, which is killed, receives what was published before it
+    subscribed, while it was connected and while it was away, once and in order."""
     lines = small[0].splitlines()
     assert lines == [
         "1 topics/deploys: one",
@@ -176,24 +195,25 @@ def test_the_smallest_server_loses_nothing(small, record):
     record("notifications/small.txt", small[0])
 
 
-def test_the_smallest_server_refuses_what_it_does_not_know(small):
-    """The smallest server answers what is no notification, and no number, with 400, in JSON."""
-    for answer in small[1]:
-        assert (answer.status_code, answer.json()["status"]) == (400, 400)
+def test_the_smallest_server_rejects_invalid_requests(small):
+    """The smallest server rejects with 400, in JSON, an invalid notification, with control
+    characters or half a surrogate pair for example, and a Last-Event-ID that is no id."""
+    for response in small[1]:
+        assert (response.status_code, response.json()["status"]) == (400, 400)
 
 
 def test_the_smallest_server_stops_at_once(small):
-    """The smallest server shows by a comment that it is there, and when it is told to stop it hangs
-    up on who listens."""
+    """The smallest server sends a comment as a heartbeat, and when it is told to stop it aborts the
+    open streams."""
     _, _, silence, took = small
-    assert silence == ": still here\n\n"
+    assert silence == ": heartbeat\n\n"
     assert took < 10  # it would wait for the next heartbeat, or 15 seconds
 
 
-def test_the_smallest_server_misses_nothing_meanwhile(tmp_path):
-    """What is stored while a client is being sent the log is sent next, and not only when something
-    else happens."""
-    program = runpy.run_path(str(EXAMPLES / ROOM / "server_small.py"))
+def test_the_smallest_server_sends_what_is_stored_meanwhile(tmp_path):
+    """What is stored while a client is sent the log is sent next, without waiting for another
+    notification."""
+    program = runpy.run_path(str(EXAMPLES / HERE / "server_small.py"))
     app, got = SimpleNamespace(ctx=SimpleNamespace()), []
 
     class Stream:
@@ -201,8 +221,8 @@ def test_the_smallest_server_misses_nothing_meanwhile(tmp_path):
             got.append(data)
             if len(got) == 1:
                 insert("second")
-                for news in program["listeners"]:
-                    news.set()
+                for updated in program["subscribers"]:
+                    updated.set()
 
     async def respond(**_):
         return Stream()
@@ -217,38 +237,38 @@ def test_the_smallest_server_misses_nothing_meanwhile(tmp_path):
         request = SimpleNamespace(app=app, args={"topic": "a"}, headers={}, respond=respond)
         with suppress(TimeoutError):
             async with asyncio.timeout(0.1):
-                await program["events"](request)
+                await program["stream_events"](request)
         app.ctx.log.close()
 
     run_in_thread(listen())
     assert [json.loads(event.split("data: ")[1])["text"] for event in got] == ["first", "second"]
-    assert not program["listeners"]
+    assert not program["subscribers"]
 
 
 # A server that is killed, as the figure shows it
 
 
-def test_a_client_goes_on_after_the_last_it_has(
+def test_a_client_resumes_after_its_last_notification(
     start_shared, tap_shared, follow_shared, tmp_path_factory, record
 ):
-    """A client that was cut off names the last number it has, and gets what was sent while the
-    server was away from it, from the log, and then what happens."""
+    """A client that was disconnected names the last id that it has, and receives what was published
+    while the server was down from the log, and then live."""
     options = {"LOG": tmp_path_factory.mktemp("log") / "log.db", "HEARTBEAT": 0.3}
-    server = start_shared(f"{ROOM}/server.py", **options)
+    server = start_shared(f"{HERE}/server.py", **options)
     wire = tap_shared(server)
     client = follow_shared("client.py", URL=wire.url, TOPICS="deploys", COUNT=4)
-    wait_until(lambda: present(server) == ["ann"])
+    wait_until(lambda: present_users(server) == ["ann"])
     publish(server, "hello", to="users/ann")
     publish(server, "v41 is out", to="topics/deploys")
     wire.wait_until(lambda events: acks(events) == [2, 3])
     server.stop(signal.SIGKILL)
     wire.wait_until(lambda events: last_of(events) > 1)
-    # While the client knocks at the old port in vain, the world goes on.
-    elsewhere = start_shared(f"{ROOM}/server.py", **options)
+    # The client cannot reconnect to the old port; meanwhile an event is published.
+    elsewhere = start_shared(f"{HERE}/server.py", **options)
     publish(elsewhere, "v42 is out", to="topics/deploys")
     elsewhere.stop()
-    again = start_shared(f"{ROOM}/server.py", PORT=server.port, **options)
-    wait_until(lambda: present(again) == ["ann"])
+    again = start_shared(f"{HERE}/server.py", PORT=server.port, **options)
+    wait_until(lambda: present_users(again) == ["ann"])
     wire.wait_until(lambda events: acks(events, last_of(events)) == [5])
     publish(again, "v43 is out", to="topics/deploys")
     assert client.wait() == 0
@@ -282,8 +302,8 @@ def acks(events, connection=1):
 
 
 def story(wire):
-    """Return what passed as (kind, words, note) for the figure; what was tried in vain, however
-    often, as one."""
+    """Return what passed as (kind, words, note) for the figure; failed attempts in a row count as
+    one."""
     rows, parsed = [], messages(wire.events)
     for connection in range(1, wire.connections + 1):
         told = [message for message in parsed if message.connection == connection]
@@ -295,11 +315,11 @@ def story(wire):
             rows.append(("start", "restarted", ""))
         rows.append(("up", told[0].target.split("&")[-1] if connection > 1 else "user=ann", ""))
         for opcode, payload in frames(wire.events, "server", connection):
-            note = json.loads(payload) if opcode == TEXT else {}
-            if "id" in note:
-                where = "from the log" if note["id"] == 5 else "live"
-                rows.append(("down", f"{note['id']} {note['text']}", where))
-                rows.append(("up", f"ack {note['id']}", ""))
+            notification = json.loads(payload) if opcode == TEXT else {}
+            if "id" in notification:
+                where = "from the log" if notification["id"] == 5 else "live"
+                rows.append(("down", f"{notification['id']} {notification['text']}", where))
+                rows.append(("up", f"ack {notification['id']}", ""))
         if connection == 1:
             rows.append(("cross", "killed", ""))
     return rows
@@ -308,142 +328,152 @@ def story(wire):
 # Topics and inboxes
 
 
-def test_a_topic_reaches_its_listeners_and_an_inbox_its_user(server):
-    """What is sent to a topic reaches all who listen to it, what is sent to a user reaches that
-    user, and nobody else gets either."""
+def test_topics_and_inboxes_have_their_own_subscribers(server):
+    """A notification to a topic reaches all its subscribers, one to a user reaches that user, and
+    no other client receives either."""
     with (
-        socket_to(server, topic="one", user="one-ann") as ann,
-        socket_to(server, topic="other", user="one-bob") as bob,
+        open_socket(server, topic="one", user="one-ann") as ann,
+        open_socket(server, topic="other", user="one-bob") as bob,
     ):
         publish(server, "to all", to="topics/one")
         publish(server, "to bob", to="users/one-bob")
         publish(server, "to ann", to="users/one-ann")
         publish(server, "to the others", to="topics/other")
-        assert received(ann, 2) == ["to all", "to ann"]
-        assert received(bob, 2) == ["to bob", "to the others"]
+        assert receive_texts(ann, 2) == ["to all", "to ann"]
+        assert receive_texts(bob, 2) == ["to bob", "to the others"]
 
 
-def test_what_waits_in_an_inbox_is_there_at_the_first_visit(server):
-    """Who comes for the first time gets what was sent before, from the log."""
+def test_a_first_visit_receives_the_inbox(server):
+    """A client that subscribes for the first time receives what was published before, from the
+    log."""
     publish(server, "welcome", to="users/newcomer")
-    with socket_to(server, user="newcomer") as socket:
-        assert received(socket, 1) == ["welcome"]
+    with open_socket(server, user="newcomer") as socket:
+        assert receive_texts(socket, 1) == ["welcome"]
 
 
 @pytest.mark.parametrize(
     ("path", "body", "status"),
-    [
-        ("topics/news", b"", 400),
-        ("topics/news", b"{", 400),
-        ("topics/news", b'{"text": ""}', 400),
-        ("topics/news", b'{"text": 1}', 400),
-        ("topics/news", b'{"text": "\\ud800"}', 400),
-        ("topics/news", b'{"text": "' + b"x" * 10_000 + b'"}', 413),
+    [("topics/rejected", body, 400) for body in INVALID]
+    + [
+        ("topics/rejected", b'{"text": "' + b"x" * 10_000 + b'"}', 413),
         ("topics/News", b'{"text": "a"}', 404),
         ("users/" + "x" * 41, b'{"text": "a"}', 404),
         ("rooms/news", b'{"text": "a"}', 404),
     ],
 )
-def test_what_is_no_notification_is_refused(server, path, body, status):
-    """What is no notification, or for nobody, is answered 400, 404 or 413, in JSON; the server
-    goes on."""
-    answer = http.post(f"{server.url}/{path}", content=body)
-    assert (answer.status_code, answer.json()["status"]) == (status, status)
-    publish(server, "after all", to="topics/refused")
+def test_an_invalid_notification_is_rejected(server, path, body, status):
+    """An invalid notification, or one for an invalid topic or user, is rejected with 400, 404 or
+    413, in JSON, and nothing is stored; the server continues."""
+    (before,) = publish(server, "before", to="topics/rejected")
+    response = http.post(f"{server.url}/{path}", content=body)
+    assert (response.status_code, response.json()["status"]) == (status, status)
+    (after,) = publish(server, "after", to="topics/rejected")
+    assert after == before + 1
+
+
+@pytest.mark.parametrize(
+    "text", ["ä€😀", "👨\u200d👩\u200d👧", "a\u00a0b", "\u200fשלום", "<&>\"'\\\\"]
+)
+def test_text_of_any_language_is_delivered(server, text):
+    """Text in any language is delivered unchanged, emoji with joiners and no-break spaces too."""
+    (number,) = publish(server, text, to="topics/languages")
+    response = poll(server, topic="languages", after=number - 1)
+    assert response.json()["notifications"][0]["text"] == text
 
 
 def test_curl_publishes(server, run):
-    """Publishing takes one request by curl, and with the same key twice is once."""
+    """Publishing takes one request with curl; sent twice with the same key it is stored once."""
     options = {"URL": server.url, "KEY": "curl", "TO": "topics/curl"}
-    results = [run(f"{ROOM}/publish.sh", **options) for _ in "12"]
+    results = [run(f"{HERE}/publish.sh", **options) for _ in "12"]
     (first, again) = [json.loads(result.stdout) for result in results]
     assert first == again
-    (note,) = ask(server, topic="curl", after=first["id"] - 1).json()["notifications"]
-    assert note == first | {"to": "topics/curl", "text": "version 42 is out"}
+    (notification,) = poll(server, topic="curl", after=first["id"] - 1).json()["notifications"]
+    assert notification == first | {"to": "topics/curl", "text": "version 42 is out"}
 
 
 # The publisher's key
 
 
-def test_a_publish_that_is_tried_again_is_stored_once(server):
-    """A publish that is tried again with the same Idempotency-Key is answered 200 and the same
-    number, and delivered once."""
-    with socket_to(server, topic="keys") as socket:
+def test_a_retried_publish_is_stored_once(server):
+    """A publish that is retried with the same Idempotency-Key returns 200 and the same id, and is
+    delivered once."""
+    with open_socket(server, topic="keys") as socket:
         key = {"Idempotency-Key": "order 17".replace(" ", "-")}
         first = post(server, "shipped", "topics/keys", **key)
         again = post(server, "shipped", "topics/keys", **key)
         publish(server, "arrived", to="topics/keys")
         assert (first.status_code, again.status_code) == (201, 200)
         assert first.json() == again.json()
-        assert received(socket, 2) == ["shipped", "arrived"]
+        assert receive_texts(socket, 2) == ["shipped", "arrived"]
 
 
-def test_a_publish_that_is_tried_late_is_not_new(server):
-    """A publish that is tried again after others is not taken for the newest: who has all goes on
-    from there."""
+def test_a_late_retry_is_not_new(server):
+    """A publish that is retried after others is not taken for the newest: a client that has all of
+    them resumes from there."""
     key = {"Idempotency-Key": "late"}
     first = post(server, "first", "topics/late", **key)
     (last,) = publish(server, "second", to="topics/late")
     assert post(server, "first", "topics/late", **key).json() == first.json()
-    answer = ask(server, topic="late", after=last)
-    assert answer.json() == {"notifications": [], "after": last}
+    response = poll(server, topic="late", after=last)
+    assert response.json() == {"notifications": [], "after": last}
 
 
 @pytest.mark.parametrize(("text", "to"), [("no", "topics/k1"), ("yes", "topics/k2")])
 def test_a_key_belongs_to_one_notification(server, text, to):
-    """A key that is used for another notification is answered 422, and nothing is stored."""
+    """A key that is reused for another text or channel is rejected with 422, and nothing is
+    stored."""
     key = {"Idempotency-Key": f"key-{text}-{to[-1]}"}
     assert post(server, "yes", "topics/k1", **key).status_code == 201
-    answer = post(server, text, to, **key)
-    assert (answer.status_code, answer.json()["status"]) == (422, 422)
-    assert '"text": "no"' not in ask(server, topic="k1", after=0).text
-    assert ask(server, topic="k2", after=0).json()["notifications"] == []
+    response = post(server, text, to, **key)
+    assert (response.status_code, response.json()["status"]) == (422, 422)
+    assert '"text": "no"' not in poll(server, topic="k1", after=0).text
+    assert poll(server, topic="k2", after=0).json()["notifications"] == []
 
 
-def test_a_key_that_is_none_is_refused(server):
-    """A key of more than a hundred characters is a 400."""
+def test_an_invalid_key_is_rejected(server):
+    """A key of more than a hundred characters is rejected with 400."""
     assert post(server, "a", **{"Idempotency-Key": "x" * 101}).status_code == 400
 
 
-def test_two_who_publish_with_one_key_at_once(server):
-    """Ten requests with the same key at the same moment make one notification: one is answered
-    201, nine are answered 200, all with the same number."""
-    answers = []
+def test_concurrent_retries_are_stored_once(server):
+    """Ten requests with the same key at the same moment store one notification: one returns 201,
+    nine return 200, all with the same id."""
+    responses = []
 
     def send():
-        answer = httpx2.post(
+        response = httpx2.post(
             f"{server.url}/topics/once",
             json={"text": "once"},
             headers={"Idempotency-Key": "once"},
             timeout=TIMEOUT,
         )
-        answers.append((answer.status_code, answer.json()["id"]))
+        responses.append((response.status_code, response.json()["id"]))
 
     threads = [Thread(target=send) for _ in range(10)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(status for status, _ in answers) == [200] * 9 + [201]
-    assert len({number for _, number in answers}) == 1
-    assert len(ask(server, topic="once", after=0).json()["notifications"]) == 1
+    assert sorted(status for status, _ in responses) == [200] * 9 + [201]
+    assert len({number for _, number in responses}) == 1
+    assert len(poll(server, topic="once", after=0).json()["notifications"]) == 1
 
 
-# Three ways, one log
+# Three transports, one log
 
 
 @pytest.fixture(scope="module")
 def three(start_shared, tap_shared, follow_shared):
     """Return {client: (its wire, its output, [events of the wire per notification])} of three
-    clients on the same log: three notifications from the past, and two live."""
-    server = start_shared(f"{ROOM}/server.py")
+    clients of the same log: three notifications from the past, and two live."""
+    server = start_shared(f"{HERE}/server.py")
     publish(server, "version 42 is out", to="topics/deploys")
     publish(server, "version 42 is out", to="users/ann")
     found = {}
     for name in CLIENTS:
         wire = tap_shared(server)
         client = follow_shared(name, URL=wire.url, TOPICS="deploys server", COUNT=5)
-        # The first goes on after what the user has, so it has to have it before the others say so.
+        # The first resumes after what the user has, so it must receive it before the others do.
         client.wait_for("3 users/ann: ")
         found[name] = wire, client, []
     for wire, _, marks in found.values():
@@ -462,34 +492,34 @@ def three(start_shared, tap_shared, follow_shared):
 
 
 def settled(events, number):
-    """Return whether a client has said all that it says to so many notifications: acknowledged
-    them on a WebSocket, or asked for more; on an event stream it says nothing."""
-    asked = [e for e in events if e.source == "client" and e.data.startswith(b"GET")]
-    if b"/socket" in asked[0].data:
+    """Return whether a client has sent all that it sends for so many notifications:
+    acknowledgements on a WebSocket, the next poll; nothing on an event stream."""
+    requested = [e for e in events if e.source == "client" and e.data.startswith(b"GET")]
+    if b"/socket" in requested[0].data:
         return len(frames(events, "client")) == number
-    return b"/events" in asked[0].data or len(asked) == 2 + max(0, number - 3)
+    return b"/events" in requested[0].data or len(requested) == 2 + max(0, number - 3)
 
 
-def test_three_ways_to_receive_the_same(three, record):
-    """By WebSocket, as server-sent events and by long polling, clients receive the same
-    notifications, from the past and live, with the same numbers and in the same order."""
+def test_three_transports_deliver_the_same(three, record):
+    """Over a WebSocket, as server-sent events and by long polling, clients receive the same
+    notifications, from the past and live, with the same ids and in the same order."""
     outputs = {output for _, output, _ in three.values()}
     assert len(outputs) == 1
     record("notifications/client.txt", outputs.pop())
 
 
-def test_what_one_notification_costs(three, record):
+def test_cost_of_one_notification(three, record):
     """One live notification costs a client on a WebSocket or an event stream no request, and one
     that polls a request and more than five times the bytes."""
     rows = []
     for name, (wire, _, marks) in three.items():
         events = [e for e in wire.events[marks[0] : marks[1]] if e.kind == "data"]
         up, down = (sum(len(e.data) for e in events if e.source == who) for who in SIDES)
-        asked = sum(e.data.startswith(b"GET") for e in events)
+        requested = sum(e.data.startswith(b"GET") for e in events)
         rows.append(
             {
-                "one notification, live": WAYS[name],
-                "requests": asked,
+                "one notification, live": TRANSPORTS[name],
+                "requests": requested,
                 "bytes up": up,
                 "bytes down": down,
             }
@@ -502,8 +532,8 @@ def test_what_one_notification_costs(three, record):
 
 
 def test_one_notification_on_the_wire(three, record):
-    """The same notification by each of the three ways: a frame and its acknowledgement, a chunk, or
-    an answer and the next question."""
+    """The same notification over each of the three transports: a frame and its acknowledgement, a
+    chunk, or a response and the next request."""
     blocks = []
     for name, (wire, _, marks) in three.items():
         window = [e for e in wire.events[marks[0] : marks[1]] if e.kind == "data"]
@@ -515,16 +545,16 @@ def test_one_notification_on_the_wire(three, record):
                 number = len(frames(wire.events[: marks[0]], event.source))
                 words = frames(wire.events, event.source)[number][1].decode()
             blocks.append(
-                f'<li class="{"up" if event.source == "client" else "down"}"><p>{WAYS[name]} · '
-                f"{way} · {len(event.data)} bytes</p><pre>{html.escape(words, quote=False)}"
-                "</pre></li>"
+                f'<li class="{"up" if event.source == "client" else "down"}"><p>'
+                f"{TRANSPORTS[name]} · {way} · {len(event.data)} bytes</p>"
+                f"<pre>{html.escape(words, quote=False)}</pre></li>"
             )
     text = ['<ol class="wire" aria-label="One notification by three ways">', *blocks, "</ol>", ""]
     record("notifications/wire.html", "\n".join(text))
 
 
 SIDES = "client", "server"
-WAYS = {
+TRANSPORTS = {
     "client.py": "WebSocket, acknowledged",
     "client_sse.py": "server-sent events",
     "client_poll.py": "long polling",
@@ -532,47 +562,57 @@ WAYS = {
 
 
 def test_more_than_a_page_of_the_log(server):
-    """Who has been away for long gets all of it, however many pages of the log it is, and then
-    what happens."""
+    """A client that was away for long receives all of the log, however many pages it has, and then
+    live notifications."""
     for number in range(1, 251):
         publish(server, f"{number}", to="topics/long")
-    with socket_to(server, topic="long", after=0) as socket:
-        assert received(socket, 250) == [f"{number}" for number in range(1, 251)]
+    with open_socket(server, topic="long", after=0) as socket:
+        assert receive_texts(socket, 250) == [f"{number}" for number in range(1, 251)]
         publish(server, "251", to="topics/long")
-        assert received(socket, 1) == ["251"]
-    assert len(ask(server, topic="long", after=0).json()["notifications"]) == 100  # then ask again
+        assert receive_texts(socket, 1) == ["251"]
+    assert len(poll(server, topic="long", after=0).json()["notifications"]) == 100  # one page
 
 
-def test_what_comes_by_both_ways_is_sent_once():
-    """What is sent while a client catches up, and so is in the log and comes live as well, is sent
-    once."""
-    program = runpy.run_path(str(EXAMPLES / ROOM / "server.py"))
+def test_an_event_in_the_log_and_the_queue_is_sent_once():
+    """An event that is published while a client catches up, and so is in the log and in the queue,
+    is sent once."""
+    program = runpy.run_path(str(EXAMPLES / HERE / "server.py"))
+    logged = {0: [(1, "topics/news", "1"), (2, "topics/news", "2")], 2: []}
 
-    class Hub:
-        listeners, stopping = defaultdict(set), False
+    class Store:
+        def state(self):
+            return 1, {}
 
-        async def read(self, seen, channels):
-            for number in 2, 3:  # what comes while the log is read; it has the first of them
-                for listener in self.listeners["topics/news"]:
-                    listener.put((number, f"live {number}"))
-            return [(1, "read 1"), (2, "read 2")]
+        def after(self, last, channels):
+            if last == 0:  # published while the log is read; the page has the first of them
+                for number in 2, 3:
+                    hub.deliver(number, "topics/news", f"{number}")
+            return logged[last]
 
     async def catch_up():
-        with program["Listener"](Hub(), {"topics/news"}, 0, None) as me:
-            return [await me.next(0.1) for _ in range(3)]
+        nonlocal hub
+        hub = program["Hub"](Store())
+        pages = []
+        async with hub.subscribe({"topics/news"}, 0, None, 0.1) as events:
+            while not pages or pages[-1]:
+                pages.append(await anext(events))
+        assert not hub.subscribers
+        hub.writer.cancel()
+        hub.thread.shutdown()
+        return [[number for number, _ in page] for page in pages]
 
-    found = run_in_thread(catch_up())
-    assert found == [[(1, "read 1"), (2, "read 2")], [(3, "live 3")], []]
+    hub = None
+    assert run_in_thread(catch_up()) == [[1, 2], [3], []]
 
 
-def test_a_poll_is_held_until_there_is_something(server):
-    """A poll with Prefer: wait=N is held until there is something, and one without is answered
-    at once, with nothing."""
-    last = ask(server, topic="held", after=0).json()
+def test_a_poll_is_held_until_a_notification(server):
+    """A poll with Prefer: wait=N is held until there is a notification; one without returns at
+    once, with none."""
+    last = poll(server, topic="held", after=0).json()
     assert last == {"notifications": [], "after": 0}
-    answers = []
-    asking = Thread(
-        target=lambda: answers.append(
+    responses = []
+    polling = Thread(
+        target=lambda: responses.append(
             httpx2.get(
                 f"{server.url}/notifications",
                 params={"user": "poller", "topic": "held", "after": 0},
@@ -581,36 +621,36 @@ def test_a_poll_is_held_until_there_is_something(server):
             )
         )
     )
-    asking.start()
-    wait_until(lambda: "poller" in present(server))
-    assert not answers
+    polling.start()
+    wait_until(lambda: "poller" in present_users(server))
+    assert not responses
     (number,) = publish(server, "now", to="topics/held")
-    asking.join(TIMEOUT)
-    (answer,) = answers
-    assert answer.headers["Preference-Applied"] == "wait=25"
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert answer.json() == {
+    polling.join(TIMEOUT)
+    (response,) = responses
+    assert response.headers["Preference-Applied"] == "wait=25"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.json() == {
         "notifications": [{"id": number, "to": "topics/held", "text": "now"}],
         "after": number,
     }
 
 
-def test_an_event_stream_goes_on_after_the_last_event_id(server):
-    """An event stream goes on after Last-Event-ID, also if its address names another number;
-    while nothing happens, a comment comes."""
+def test_an_event_stream_resumes_after_last_event_id(server):
+    """An event stream resumes after Last-Event-ID, also if its address names another id; while
+    nothing happens, comments are sent."""
     first, second = publish(server, "first", "second", to="topics/sse")
     with http.stream(
         "GET",
         f"{server.url}/notifications/events",
         params={"user": "ann", "topic": "sse", "after": 0},
         headers={"Last-Event-ID": str(first)},
-    ) as answer:
-        assert answer.headers["Content-Type"].startswith("text/event-stream")
-        assert answer.headers["X-Accel-Buffering"] == "no"
-        lines = answer.iter_lines()
+    ) as response:
+        assert response.headers["Content-Type"].startswith("text/event-stream")
+        assert response.headers["X-Accel-Buffering"] == "no"
+        lines = response.iter_lines()
         assert next(lines) == f"id: {second}"
         assert json.loads(next(lines)[6:])["text"] == "second"
-        assert [next(lines), next(lines)] == ["", ": still here"]
+        assert [next(lines), next(lines)] == ["", ": heartbeat"]
 
 
 @pytest.mark.parametrize(
@@ -618,138 +658,180 @@ def test_an_event_stream_goes_on_after_the_last_event_id(server):
     [
         ({"after": "x"}, 400, 1008),
         ({"after": "-1"}, 400, 1008),
+        ({"after": "1" * 19}, 400, 1008),
+        ({"after": "٣"}, 400, 1008),
         ({"user": ""}, 400, 1008),
         ({"user": "Ann!"}, 400, 1008),
         ({"topic": "../x"}, 400, 1008),
         ({"after": "999999"}, 410, 4410),
     ],
 )
-def test_what_cannot_be_followed_is_refused(server, query, status, code):
-    """Who names no number of the log, or no user, is answered 400 or 410, and on a WebSocket
-    1008 or 4410."""
+def test_an_invalid_subscription_is_rejected(server, query, status, code):
+    """A subscription with an invalid user, topic or id is rejected with 400, and with 410 if the
+    log does not have the id; on a WebSocket with 1008 and 4410."""
     for path in "", "/events":
-        answer = http.get(
+        response = http.get(
             f"{server.url}/notifications{path}", params={"user": "ann", "topic": "news"} | query
         )
-        assert (answer.status_code, answer.json()["status"]) == (status, status)
-    with socket_to(server, **query) as socket:
+        assert (response.status_code, response.json()["status"]) == (status, status)
+    with open_socket(server, **query) as socket:
         with pytest.raises(ConnectionClosed):
             socket.recv(TIMEOUT)
         assert socket.close_code == code
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"ack": "1"}', '{"ack": 999999}'])
-def test_what_is_no_acknowledgement_is_refused(server, text):
-    """A message that is no acknowledgement, or one of what was never sent, closes with 1008."""
-    with socket_to(server, topic="nothing", after=0) as socket:
-        socket.send(text)
+@pytest.mark.parametrize(
+    "message",
+    [
+        "{",
+        "[]",
+        "[" * 9_000,
+        "{}",
+        '{"text": "\\ud800"}',
+        '{"ack": "1"}',
+        '{"ack": true}',
+        '{"ack": NaN}',
+        '{"ack": 1.0}',
+        '{"ack": -1}',
+        '{"ack": 999999}',
+        '{"ack": ' + "1" * 5_000 + "}",
+        b"\xff\x00",
+    ],
+)
+def test_an_invalid_acknowledgement_is_1008(server, message):
+    """A message that is not an acknowledgement, or is one of an id that was never sent, closes the
+    connection with 1008, and nothing is acknowledged."""
+    user = "hostile"
+    with open_socket(server, topic="nothing", user=user, after=0) as socket:
+        socket.send(message)
         with pytest.raises(ConnectionClosed):
             while True:
                 socket.recv(TIMEOUT)
         assert socket.close_code == 1008
+    assert poll(server, topic="nothing", user=user).json()["after"] == 0
 
 
 # The log
 
 
 def test_a_restart_loses_nothing(start, tmp_path):
-    """Whatever was answered 201 is there after a restart, numbers go on, and what was acknowledged
-    does not come again."""
+    """A notification that was stored (201) is there after a restart, ids continue, and what was
+    acknowledged is not sent again."""
     options = {"LOG": tmp_path / "log.db"}
-    server = start(f"{ROOM}/server.py", **options)
+    server = start(f"{HERE}/server.py", **options)
     numbers = publish(server, "one", "two", "three")
-    with socket_to(server) as socket:
-        assert received(socket, 3) == ["one", "two", "three"]
+    with open_socket(server) as socket:
+        assert receive_texts(socket, 3) == ["one", "two", "three"]
         socket.send(json.dumps({"ack": numbers[1]}))
         wait_until(lambda: acknowledged(server, numbers[1]))
     server.stop()
-    server = start(f"{ROOM}/server.py", PORT=server.port, **options)
-    with socket_to(server) as socket:
-        assert received(socket, 1) == ["three"]
+    server = start(f"{HERE}/server.py", PORT=server.port, **options)
+    with open_socket(server) as socket:
+        assert receive_texts(socket, 1) == ["three"]
     assert publish(server, "four")[0] > numbers[2]
 
 
 def acknowledged(server, number):
-    """Return whether the server would go on after that number for who names none."""
-    return ask(server).json()["notifications"][0]["id"] == number + 1
+    """Return whether the server has stored that ann acknowledged this id."""
+    return poll(server).json()["notifications"][0]["id"] == number + 1
 
 
-def test_to_name_a_number_is_to_acknowledge_it(server):
-    """Who polls and names a number has acknowledged all up to it, and one that names none goes on
-    after it."""
+def test_a_named_id_is_acknowledged(server):
+    """A poll that names an id acknowledges all up to it; a poll that names none resumes after
+    it."""
     first, second = publish(server, "first", "second", to="users/cat")
-    assert len(ask(server, user="cat").json()["notifications"]) == 2
-    assert len(ask(server, user="cat").json()["notifications"]) == 2  # was never acknowledged
-    ask(server, user="cat", after=first)
-    assert [note["id"] for note in ask(server, user="cat").json()["notifications"]] == [second]
-    ask(server, user="cat", after=0)  # an older number takes nothing back
-    assert [note["id"] for note in ask(server, user="cat").json()["notifications"]] == [second]
+    assert len(poll(server, user="cat").json()["notifications"]) == 2
+    assert len(poll(server, user="cat").json()["notifications"]) == 2  # was never acknowledged
+    poll(server, user="cat", after=first)
+    assert poll(server, user="cat").json()["notifications"][0]["id"] == second
+    poll(server, user="cat", after=0)  # an older id takes nothing back
+    assert poll(server, user="cat").json()["notifications"][0]["id"] == second
 
 
-def test_what_is_not_kept_any_more_is_not_passed_over(start, tmp_path):
-    """Of a log that keeps three, who asks for older ones is told so with 410, or 4410, and not
-    sent on as if nothing were missing; who comes for the first time begins with the oldest."""
+def test_an_expired_cursor_is_410(start, tmp_path):
+    """From a log that keeps three, a client that names an older id gets 410, or 4410 on a
+    WebSocket, in place of a gap; a client that subscribes for the first time begins with the
+    oldest."""
     log = tmp_path / "log.db"
-    server = start(f"{ROOM}/server.py", KEEP=3, LOG=log)
+    server = start(f"{HERE}/server.py", MAX_EVENTS=3, LOG=log)
     numbers = publish(server, *"abcde")
     last = numbers[-1]
-    assert ask(server, after=last - 4).status_code == 410
-    assert ask(server, after=last - 4).json()["message"] == f"the log has {last - 2} to {last}"
-    with socket_to(server, after=last - 4) as socket:
+    assert poll(server, after=last - 4).status_code == 410
+    assert poll(server, after=last - 4).json()["message"] == f"the log has {last - 2} to {last}"
+    with open_socket(server, after=last - 4) as socket:
         with pytest.raises(ConnectionClosed):
             socket.recv(TIMEOUT)
         assert socket.close_code == 4410
     for query in {"after": last - 3}, {"user": "first-timer"}:
-        found = ask(server, **query).json()["notifications"]
-        assert [note["text"] for note in found] == ["c", "d", "e"]
+        found = poll(server, **query).json()["notifications"]
+        assert [notification["text"] for notification in found] == ["c", "d", "e"]
     with closing(sqlite3.connect(log)) as db:
         assert db.execute("SELECT count(*) FROM log").fetchone() == (3,)
 
 
 def test_the_log_is_written_ahead_and_synced(tmp_path):
-    """The log is in WAL mode, and asks the disk to have written at each commit: synchronous is
-    FULL."""
-    program = runpy.run_path(str(EXAMPLES / ROOM / "server.py"))
-    log = program["Log"](tmp_path / "log.db")
-    assert log.db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert log.db.execute("PRAGMA synchronous").fetchone() == (2,)
-    log.db.close()
+    """The log is in WAL mode and syncs each commit to the disk: synchronous is FULL."""
+    program = runpy.run_path(str(EXAMPLES / HERE / "server.py"))
+    store = program["Store"](tmp_path / "store.db")
+    assert store.db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert store.db.execute("PRAGMA synchronous").fetchone() == (2,)
+    store.db.close()
 
 
 def test_all_or_none_of_a_commit_is_stored(tmp_path):
-    """What is stored in one commit is stored as a whole, or not at all."""
-    program = runpy.run_path(str(EXAMPLES / ROOM / "server.py"))
-    log = program["Log"](tmp_path / "log.db")
-    log.append([("topics/a", "1", None), ("topics/a", "2", None)], {})
+    """The events of one commit are stored as a whole, or not at all."""
+    program = runpy.run_path(str(EXAMPLES / HERE / "server.py"))
+    store = program["Store"](tmp_path / "store.db")
+    store.append([("topics/a", "1", None), ("topics/a", "2", None)], {})
     with pytest.raises(program["sqlite3"].Error):
-        log.append([("topics/a", "3", None), ("topics/a", None, None)], {})
-    assert [row[0] for row in log.after(0, {"topics/a"})] == [1, 2]
-    assert log.append([("topics/a", "3", None)], {}) == [(3, True, True)]
-    log.db.close()
+        store.append([("topics/a", "3", None), ("topics/a", None, None)], {})
+    assert [row[0] for row in store.after(0, {"topics/a"})] == [1, 2]
+    assert store.append([("topics/a", "3", None)], {}) == [(3, True)]
+    store.db.close()
+
+
+def test_catch_up_reads_one_page_by_the_index(tmp_path):
+    """Catching up on several channels searches an index for each and merges them in the order of
+    their ids: no scan of the log, and no sort."""
+    program = runpy.run_path(str(EXAMPLES / HERE / "server.py"))
+    store = program["Store"](tmp_path / "log.db")
+    channels = ["users/ann", "topics/a", "topics/b"]
+    store.append([(channels[n % 3], f"{n}", None) for n in range(1, 400)], {})
+    statements = []
+    store.db.set_trace_callback(statements.append)
+    assert [row[0] for row in store.after(7, channels)] == list(range(8, 108))
+    assert [row[0] for row in store.after(0, channels[1:2])] == list(range(1, 300, 3))
+    store.db.set_trace_callback(None)
+    for statement in statements:
+        plan = [row[3] for row in store.db.execute(f"EXPLAIN QUERY PLAN {statement}")]
+        steps = [step for step in plan if "log" in step]
+        assert set(steps) == {"SEARCH log USING INDEX log_by_channel (channel=? AND id>?)"}
+        assert not [step for step in plan if "TEMP B-TREE" in step or "SCAN" in step]
+    store.db.close()
 
 
 # The client
 
 
-def test_a_client_goes_on_where_its_inbox_ends(server, run, tmp_path):
-    """A client that is started again goes on after the last line of its inbox, and one without an
-    inbox where the server thinks that it is."""
+def test_a_client_resumes_where_its_inbox_ends(server, run, tmp_path):
+    """A client that is started again resumes after the last line of its inbox, and one without an
+    inbox after what its user has acknowledged."""
     options = {"URL": server.url, "WHO": "dora", "TOPICS": "dora", "INBOX": tmp_path / "inbox"}
     one, two = publish(server, "one", "two", to="topics/dora")
-    assert run(f"{ROOM}/client.py", COUNT=1, **options).stdout == f"{one} topics/dora: one\n"
-    assert run(f"{ROOM}/client.py", COUNT=1, **options).stdout == f"{two} topics/dora: two\n"
+    assert run(f"{HERE}/client.py", COUNT=1, **options).stdout == f"{one} topics/dora: one\n"
+    assert run(f"{HERE}/client.py", COUNT=1, **options).stdout == f"{two} topics/dora: two\n"
     lines = Path(options["INBOX"]).read_text().splitlines()
     assert [json.loads(line)["text"] for line in lines] == ["one", "two"]
     (three,) = publish(server, "three", to="topics/dora")
     options["INBOX"] = tmp_path / "another"
-    ask(server, user="dora", topic="dora", after=two)  # acknowledges it, on another device
-    result = run(f"{ROOM}/client.py", COUNT=1, **options)
+    poll(server, user="dora", topic="dora", after=two)  # acknowledges it, on another device
+    result = run(f"{HERE}/client.py", COUNT=1, **options)
     assert f"{three} topics/dora: three\n" in result.stdout
 
 
 @pytest.fixture
 def serving(port):
-    """Start a server of the proof's own: serving(handler) -> its URL."""
+    """Start a WebSocket server of the test's own: serving(handler) -> its URL."""
     started = []
 
     def serving(handler):
@@ -765,9 +847,9 @@ def serving(port):
         thread.join()
 
 
-def test_what_comes_twice_is_kept_once(serving, run, tmp_path):
-    """A notification that comes again is acknowledged again, and kept once; a heartbeat is none;
-    and an acknowledgement is sent when its notification is in the file, not before."""
+def test_a_duplicate_is_kept_once(serving, run, tmp_path):
+    """A notification that is received again is acknowledged again, and kept once; a heartbeat is
+    not kept; an acknowledgement is sent once its notification is in the file, not before."""
     inbox, kept = tmp_path / "inbox", []
 
     def handler(socket):
@@ -781,50 +863,50 @@ def test_what_comes_twice_is_kept_once(serving, run, tmp_path):
         with suppress(ConnectionClosed):
             socket.recv(TIMEOUT)
 
-    result = run(f"{ROOM}/client.py", URL=serving(handler), COUNT=3, INBOX=inbox)
+    result = run(f"{HERE}/client.py", URL=serving(handler), COUNT=3, INBOX=inbox)
     assert kept == [(1, [1]), (1, [1]), (2, [1, 2]), (1, [1, 2])]
     lines = [line.split(" ", 1)[0] for line in result.stdout.splitlines() if "again" not in line]
     assert lines == ["1", "2", "3"]
     assert result.stdout.count("again: dropped") == 2
 
 
-def test_what_comes_twice_in_a_stream_is_shown_once(canned, run):
-    """What comes twice as a server-sent event is shown once."""
+def test_a_duplicate_in_a_stream_is_shown_once(canned, run):
+    """A server-sent event that is received twice is shown once."""
     events = "".join(
         f'id: {number}\ndata: {{"id": {number}, "to": "topics/news", "text": "hello"}}\n\n'
         for number in (1, 1, 2)
     )
     server = canned((200, {"Content-Type": "text/event-stream"}, events))
-    result = run(f"{ROOM}/client_sse.py", URL=server.url, COUNT=2)
+    result = run(f"{HERE}/client_sse.py", URL=server.url, COUNT=2)
     assert result.stdout == "1 topics/news: hello\n2 topics/news: hello\n"
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_a_client_that_never_got_through_says_why(run, port, canned, name):
-    """A client that never got through ends with one line that says why: nobody is there, or it is
-    no server of notifications."""
+def test_a_client_reports_why_it_cannot_connect(run, port, canned, name):
+    """A client that could never connect ends with one line that has the reason: no server, an error
+    status, an invalid URL."""
     for url, words in [
         (f"http://127.0.0.1:{port()}", "no answer from"),
         (canned((500, {}, "oops")).url, "answered 500"),
         ("nonsense", "nonsense"),
     ]:
-        result = run(f"{ROOM}/{name}", URL=url, TRIES=1)
+        result = run(f"{HERE}/{name}", URL=url, TRIES=1)
         assert result.returncode == 1
         assert words in result.stderr
         assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", CLIENTS[1:])
-def test_a_server_of_something_else_is_found_out(run, canned, name):
-    """A client that is answered by something else says so."""
-    result = run(f"{ROOM}/{name}", URL=canned((200, {}, {"status": "pending"})).url, TRIES=1)
+def test_a_client_recognises_another_server(run, canned, name):
+    """A client of another kind of server reports that the responses are not notifications."""
+    result = run(f"{HERE}/{name}", URL=canned((200, {}, {"status": "pending"})).url, TRIES=1)
     assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
     assert "sends no notifications" in result.stderr
 
 
 @pytest.mark.parametrize("text", ["tick", "[1]", '{"id": "1"}', '{"id": 1}'])
-def test_a_socket_of_something_else_is_found_out(serving, run, text):
-    """A client that is sent something other than notifications says so."""
+def test_a_client_recognises_other_messages(serving, run, text):
+    """A client that receives messages other than notifications reports it."""
 
     def handler(socket):
         socket.send(text)
@@ -832,21 +914,21 @@ def test_a_socket_of_something_else_is_found_out(serving, run, text):
             for _ in socket:
                 pass
 
-    result = run(f"{ROOM}/client.py", URL=serving(handler), COUNT=1)
+    result = run(f"{HERE}/client.py", URL=serving(handler), COUNT=1)
     assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
     assert "sends no notifications" in result.stderr
 
 
 @pytest.mark.parametrize("code", [1008, 4410])
-def test_a_client_that_is_refused_does_not_come_back(serving, run, code):
-    """After 1008 or 4410 the client does not come back: the same would happen again."""
+def test_a_rejected_client_does_not_reconnect(serving, run, code):
+    """After 1008 or 4410 the client does not reconnect: it would be rejected again."""
     came = []
 
     def handler(socket):
         came.append(1)
         socket.close(code, "no")
 
-    result = run(f"{ROOM}/client.py", URL=serving(handler))
+    result = run(f"{HERE}/client.py", URL=serving(handler))
     assert result.returncode == 1
     assert result.stderr == f"gave up: refused with {code}: no\n"
     assert came == [1]
@@ -855,32 +937,33 @@ def test_a_client_that_is_refused_does_not_come_back(serving, run, code):
 # Presence
 
 
-def test_presence_says_who_is_here(server):
-    """Who has a connection is present, once, by however many; who closes the last is not."""
-    with socket_to(server, user="here"):
-        wait_until(lambda: "here" in present(server))
-        with socket_to(server, user="here"):
+def test_presence_lists_connected_users(server):
+    """A user with at least one connection is listed once; one whose last connection closed is not
+    listed."""
+    with open_socket(server, user="here"):
+        wait_until(lambda: "here" in present_users(server))
+        with open_socket(server, user="here"):
             pass
-        assert present(server).count("here") == 1
-    wait_until(lambda: "here" not in present(server))
+        assert present_users(server).count("here") == 1
+    wait_until(lambda: "here" not in present_users(server))
 
 
-def test_presence_is_late_by_a_ping(start, tap, follow, record):
-    """A client that is frozen is present until one ping has gone without an answer, on a
-    WebSocket; on an event stream it is still there after ten heartbeats."""
-    server = start(f"{ROOM}/server.py", PING=0.4, HEARTBEAT=0.1)
+def test_presence_lags_by_a_ping(start, tap, follow, record):
+    """A client that is frozen is listed until one ping has no pong, on a WebSocket; on an event
+    stream it is still listed after ten heartbeats."""
+    server = start(f"{HERE}/server.py", PING_INTERVAL=0.4, HEARTBEAT=0.1)
     wires = {who: tap(server) for who in ("ann", "bob")}
     frozen = [
         follow("client.py", URL=wires["ann"].url, WHO="ann"),
         follow("client_sse.py", URL=wires["bob"].url, WHO="bob"),
     ]
-    wait_until(lambda: present(server) == ["ann", "bob"])
+    wait_until(lambda: present_users(server) == ["ann", "bob"])
     publish(server, "hello")
     for client in frozen:
         client.wait_for("topics/news: hello")
         client.send(signal.SIGSTOP)
     seen = len(wires["ann"].events)
-    wait_until(lambda: present(server) == ["bob"])
+    wait_until(lambda: present_users(server) == ["bob"])
     sent = frames(wires["ann"].events, "server")
     pongs = len([1 for opcode, _ in frames(wires["ann"].events, "client") if opcode == 10])
     pings = [opcode for opcode, _ in sent].count(PING)
@@ -888,18 +971,18 @@ def test_presence_is_late_by_a_ping(start, tap, follow, record):
     assert pings - pongs == 1
     beats = len(wires["bob"].events)
     wires["bob"].wait_until(lambda events: len(events) >= beats + 10)
-    assert present(server) == ["bob"]
+    assert present_users(server) == ["bob"]
     rows = [
-        {"who goes": "closes", "by": "any of the three", "is still present": "not at all"},
+        {"client": "closes", "transport": "all three", "is still listed": "no"},
         {
-            "who goes": "is frozen, or unplugged",
-            "by": "WebSocket",
-            "is still present": f"until {pings - pongs} ping is not answered",
+            "client": "frozen, or unplugged",
+            "transport": "WebSocket",
+            "is still listed": f"until {pings - pongs} ping has no pong",
         },
         {
-            "who goes": "is frozen, or unplugged",
-            "by": "server-sent events",
-            "is still present": "after 10 heartbeats and more",
+            "client": "frozen, or unplugged",
+            "transport": "server-sent events",
+            "is still listed": "after 10 heartbeats and more",
         },
     ]
     record("notifications/presence.md", table(rows))
@@ -911,7 +994,7 @@ def test_presence_is_late_by_a_ping(start, tap, follow, record):
 @pytest.fixture
 def open_client_page(page, tmp_path):
     """Return open(url, **options): client.html, as a file, alone in its folder."""
-    folder = copy_isolated(EXAMPLES / ROOM / "client.html", tmp_path / "page")
+    folder = copy_isolated(EXAMPLES / HERE / "client.html", tmp_path / "page")
 
     def open_page(url, **options):
         query = httpx2.QueryParams({"url": url, "topics": "news", "backoff": 0.1} | options)
@@ -931,17 +1014,17 @@ def unread(page, number):
 
 
 def test_a_browser_survives_a_server_that_is_killed(start, open_client_page, tmp_path):
-    """The page in a browser has every notification, once, in order, from a server that is killed
-    twice, and when it is loaded again; and it remembers what was read."""
+    """The page in a browser has every notification, once and in order, from a server that is killed
+    twice, and when it is reloaded; and it remembers what was read."""
     options = {"LOG": tmp_path / "log.db"}
-    server = start(f"{ROOM}/server.py", **options)
+    server = start(f"{HERE}/server.py", **options)
     publish(server, "1")
     page = open_client_page(server.url)
     unread(page, 1)
     for number in 2, 3:
         server.stop(signal.SIGKILL)
         page.wait_for_selector("text=closed with 1006: coming back")
-        server = start(f"{ROOM}/server.py", PORT=server.port, **options)
+        server = start(f"{HERE}/server.py", PORT=server.port, **options)
         publish(server, str(number))
         unread(page, number)
     page.click("#read")
@@ -955,8 +1038,8 @@ def test_a_browser_survives_a_server_that_is_killed(start, open_client_page, tmp
     unread(page, 2)
     assert shown(page) == [f"topics/news: {number}" for number in range(1, 6)]
     assert page.locator("li.new").all_inner_texts() == ["topics/news: 5", "topics/news: 4"]
-    # What it took it has acknowledged, so one that remembers nothing goes on there.
-    wait_until(lambda: ask(server).json()["notifications"] == [])
+    # The page acknowledged them, so a client without a memory resumes after them.
+    wait_until(lambda: poll(server).json()["notifications"] == [])
 
 
 def test_a_browser_shows_text_as_text(server, open_client_page):
@@ -968,8 +1051,8 @@ def test_a_browser_shows_text_as_text(server, open_client_page):
     assert page.locator("#notes img").count() == 0
 
 
-def test_a_browser_drops_what_comes_twice(serving, open_client_page):
-    """What comes twice the page acknowledges twice and shows once; heartbeats it does not show."""
+def test_a_browser_drops_duplicates(serving, open_client_page):
+    """The page acknowledges a duplicate again and shows it once; it does not show heartbeats."""
     acknowledged = []
 
     def handler(socket):
@@ -985,10 +1068,10 @@ def test_a_browser_drops_what_comes_twice(serving, open_client_page):
     unread(page, 2)
 
 
-def test_a_browser_notices_by_silence(start, open_client_page):
-    """A page that hears nothing, not even a heartbeat, gives the connection up and comes back; one
-    that hears heartbeats stays."""
-    server = start(f"{ROOM}/server.py", HEARTBEAT=0.1)
+def test_a_browser_detects_silence(start, open_client_page):
+    """A page that receives nothing, not even a heartbeat, closes the connection and reconnects; one
+    that receives heartbeats stays connected."""
+    server = start(f"{HERE}/server.py", HEARTBEAT=0.1)
     page = open_client_page(server.url, silence=1.5)
     page.wait_for_selector("text=connected")
     server.send(signal.SIGSTOP)
@@ -999,7 +1082,7 @@ def test_a_browser_notices_by_silence(start, open_client_page):
     unread(page, 1)
 
 
-def test_a_browser_that_is_refused_says_so(server, open_client_page):
-    """The page says why it is refused, and does not come back."""
+def test_a_browser_reports_a_rejection(server, open_client_page):
+    """The page shows why it was rejected, and does not reconnect."""
     page = open_client_page(server.url, user="Ann!")
     page.wait_for_selector("text=refused: user=")

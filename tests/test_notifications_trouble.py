@@ -88,7 +88,7 @@ def flood(server):
 # Right
 
 
-def test_everybody_gets_every_event(start):
+def test_every_subscriber_receives_every_event(start):
     """An event that is sent by POST reaches everyone who listens, in the same order; what a client
     says is read, so that its goodbye is; and a server that stops says goodbye itself."""
     # For a message that comes together with a goodbye Sanic leaves a task behind, and says so.
@@ -116,7 +116,7 @@ def test_everybody_gets_every_event(start):
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b'{"text": 1}', b'{"text": ""}', b" " * 100_001]
 )
-def test_what_is_no_event_is_refused(broadcast, body):
+def test_an_invalid_event_is_rejected(broadcast, body):
     """What is not an event is answered 400, and what is too long 413, in JSON."""
     answer = http.post(f"{broadcast.url}/events", content=body)
     status = 413 if len(body) > 100 else 400
@@ -128,7 +128,7 @@ def broadcast(start_shared):
     return start_shared(f"{ROOM}/broadcast.py")
 
 
-def test_one_that_does_not_read_disturbs_nobody(slow):
+def test_a_slow_consumer_is_evicted(slow):
     """While one client does not read, another gets all hundred events; the first is let go when
     its queue is full, with 1013."""
     reader, left, last = slow["broadcast.py"][:3]
@@ -172,7 +172,7 @@ def last_frame(socket):
 # Wrong
 
 
-def test_one_that_does_not_read_stalls_everybody(slow):
+def test_a_slow_consumer_stalls_a_sequential_broadcast(slow):
     """In a loop that waits for each client in turn, one that does not read stops the publisher,
     and fewer than half of the events reach the other."""
     reader, left, _, answered = slow["wrong_broadcast_stall.py"]
@@ -181,7 +181,7 @@ def test_one_that_does_not_read_stalls_everybody(slow):
     assert left == {"clients": 2}  # and still it stays
 
 
-def test_a_queue_without_a_bound_grows(slow, record):
+def test_an_unbounded_queue_grows(slow, record):
     """In a queue without a bound more than half of all events wait for a client that does not
     read."""
     reader, left, _, _ = slow["wrong_broadcast_queue.py"]
@@ -202,7 +202,7 @@ def test_a_queue_without_a_bound_grows(slow, record):
     record("notifications/slow.md", table(rows))
 
 
-def test_a_set_that_changes_ends_the_loop(start, record):
+def test_a_set_that_changes_ends_the_broadcast(start, record):
     """Who comes while the loop waits for another changes the set: the loop ends in an error, and
     the publisher is answered 500."""
     server = start(f"{ROOM}/wrong_broadcast_set.py", errors_expected=True)
@@ -240,7 +240,7 @@ def waits(answers):
     return 0 < before == len(answers)
 
 
-def test_a_message_made_for_each_client_costs_as_often(tmp_path, port, record):
+def test_serialising_for_each_client_costs_as_often(tmp_path, port, record):
     """A message that is made again for every client is serialised as often as there are clients:
     for twenty of them, twenty times as often as one that is made once."""
     rows, texts = [], [f"event {number}" for number in range(10)]

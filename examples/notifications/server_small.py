@@ -2,14 +2,15 @@
 # requires-python = ">=3.11"
 # dependencies = ["sanic==25.12.1"]
 # ///
-"""Notifications at their smallest: none is lost, whoever is killed.
+"""Durable notifications in one file: none is lost, whatever is killed.
 
-What is sent by POST is stored and numbered. Who listens says the last
-number that it has, and gets what came after it, now and later.
+What is published by POST is stored with an id. A subscriber sends the
+last id that it has, and receives what came after it, from the log and
+then live.
 
 - Run: `uv run server_small.py`
 - or: `pip install sanic==25.12.1 && python server_small.py`
-- Try: kill it with `kill -9` while client_sse.py listens
+- Try: kill it with `kill -9` while client_sse.py is connected
 - Source: Last-Event-ID, WHATWG HTML §9.2.4,
   https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -22,84 +23,96 @@ from json import dumps
 
 from sanic import BadRequest, Blueprint, Sanic, json
 
+HOST = os.environ.get("HOST", "127.0.0.1")
+PORT = int(os.environ.get("PORT", 8000))
 LOG = os.environ.get("LOG", "small.db")  # the file
-HEARTBEAT = float(os.environ.get("HEARTBEAT", 15))  # s of silence
+HEARTBEAT = float(os.environ.get("HEARTBEAT", 15))  # seconds
 
 bp = Blueprint("notifications_small")
-listeners = {}  # an event that wakes each: its request
+subscribers = {}  # {an event that wakes a subscriber: its request}
 
 
 # --8<-- [start:small]
 @bp.before_server_start
 async def open_log(app):
     app.ctx.log = sqlite3.connect(LOG)
-    app.ctx.log.execute(
+    app.ctx.log.executescript(
         "CREATE TABLE IF NOT EXISTS log"
-        " (id INTEGER PRIMARY KEY, topic TEXT, text TEXT)"
+        " (id INTEGER PRIMARY KEY, topic TEXT, text TEXT);"
+        "CREATE INDEX IF NOT EXISTS by_topic ON log (topic, id)"
     )
 
 
 @bp.post("/topics/<topic:[a-z0-9-]{1,40}>")
 async def publish(request, topic):
-    """Store a notification, and only then wake who listens."""
-    match request.json:
-        case {"text": str() as text} if text and text.isprintable():
-            with request.app.ctx.log as log:  # commits
-                row = log.execute(
-                    "INSERT INTO log (topic, text) VALUES (?, ?)",
-                    [topic, text],
-                )
-            for news in listeners:
-                news.set()
-            return json({"id": row.lastrowid}, status=201)
-    raise BadRequest('send {"text": "…"}, in one line')
+    """Store a notification, then wake the subscribers."""
+    text = parse_text(request.json)
+    with request.app.ctx.log as log:  # commits
+        row = log.execute(
+            "INSERT INTO log (topic, text) VALUES (?, ?)", [topic, text]
+        )
+    for updated in subscribers:
+        updated.set()
+    return json({"id": row.lastrowid}, status=201)
 
 
-@bp.get("/notifications/events")
-async def events(request):
-    """Send all after a number, first from the log, then as it comes."""
+@bp.get("/notifications/events", ignore_body=False)
+async def stream_events(request):
+    """Send all events after an id, from the log and then live."""
     log, topic = request.app.ctx.log, request.args.get("topic")
-    seen = request.headers.get("Last-Event-ID", "0")
-    if not re.fullmatch("[0-9]{1,18}", seen):
-        raise BadRequest("Last-Event-ID: the number of the last one")
+    last = request.headers.get("Last-Event-ID", "0")
+    if not re.fullmatch("[0-9]{1,18}", last):
+        raise BadRequest("Last-Event-ID is the id of a notification")
     stream = await request.respond(content_type="text/event-stream")
-    news = asyncio.Event()
-    listeners[news] = request
+    updated = asyncio.Event()
+    subscribers[updated] = request
     try:
         while True:
-            news.clear()  # before the log is read: none falls between
+            updated.clear()  # before the log is read: none is missed
             rows = log.execute(
                 "SELECT id, text FROM log WHERE topic = ? AND id > ?"
                 " ORDER BY id",
-                [topic, seen],
+                [topic, last],
             ).fetchall()
-            for seen, text in rows:
-                await stream.send(event(seen, topic, text))
+            for last, text in rows:
+                await stream.send(format_event(last, topic, text))
             try:
                 async with asyncio.timeout(HEARTBEAT):
-                    await news.wait()
+                    await updated.wait()
             except TimeoutError:
-                await stream.send(": still here\n\n")
-    finally:  # also when the client has left: that cancels us
-        del listeners[news]
+                await stream.send(": heartbeat\n\n")
+    finally:  # also when the client disconnects: that cancels us
+        del subscribers[updated]
 
 
-def event(number, topic, text):
-    note = dumps({"id": number, "to": f"topics/{topic}", "text": text})
-    return f"id: {number}\ndata: {note}\n\n"
+def format_event(event_id, topic, text):
+    message = {"id": event_id, "to": f"topics/{topic}", "text": text}
+    return f"id: {event_id}\ndata: {dumps(message)}\n\n"
 # --8<-- [end:small]
 
 
+# A line of text: no control characters, and no half of a character.
+TEXT = re.compile("[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+
+
+def parse_text(body):
+    """Return a notification's text; reject any other body (400)."""
+    text = body.get("text") if isinstance(body, dict) else None
+    if not isinstance(text, str) or not TEXT.fullmatch(text):
+        raise BadRequest('send {"text": "…"}, with one line of text')
+    return text
+
+
 @bp.before_server_stop
-async def stop(app):
-    """Hang up on who listens, who will come back for the rest."""
-    for request in listeners.values():
+async def end_streams(app):
+    """Abort all streams: the clients reconnect for the rest."""
+    for request in subscribers.values():
         request.transport.abort()
 
 
 if __name__ == "__main__":
     app = Sanic("notifications_small")
     app.config.FALLBACK_ERROR_FORMAT = "json"
-    app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
+    app.config.REQUEST_MAX_SIZE = 10_000  # bytes; above it, 413
     app.blueprint(bp)
-    app.run(port=int(os.environ.get("PORT", 8000)), single_process=True)
+    app.run(host=HOST, port=PORT, single_process=True)

@@ -35,6 +35,11 @@ def event(size):
     return '{"text": "%s"}' % ("x" * size)
 
 
+def acknowledgement(size):
+    """Return an acknowledgement that is padded to a size: JSON allows white space."""
+    return '{"ack": 0' + " " * size + "}"
+
+
 SERVERS = [
     WebSocketServer("reliable_websockets/server.py", "/events?after=0", {"TICK": 0}),
     WebSocketServer("reliable_websockets/server_websockets.py", "/events", {"TICK": 0}, event),
@@ -42,6 +47,11 @@ SERVERS = [
     WebSocketServer("holding_connections/server_websockets.py", "/"),
     WebSocketServer("load_balancing/server_hardened.py", "/socket", {"DRAIN_DELAY": 0}),
     WebSocketServer("load_balancing/server.py", "/socket"),
+    WebSocketServer(
+        "notifications/server.py",
+        "/notifications/socket?user=ann&topic=news",
+        message=acknowledgement,
+    ),
     WebSocketServer("websockets/server.py", "/jobs/socket"),
     WebSocketServer("websockets/server_websockets.py", "/jobs/socket"),
 ]
@@ -50,7 +60,6 @@ SERVERS = [
 TO_DO = {
     "debugging/server.py",
     "notifications/broadcast.py",
-    "notifications/server.py",
     "reconnecting/server.py",
     "scaling_out/gateway.py",
     "scaling_out/server.py",
