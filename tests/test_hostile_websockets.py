@@ -11,6 +11,7 @@ from contextlib import suppress
 import httpx2
 import pytest
 
+from .support.events import ready
 from .support.hostile import PROBE, Level, assert_level, flood, memory, reset, tasks
 from .support.messages import table
 from .support.processes import (
@@ -27,7 +28,12 @@ from .support.sockets import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, RawW
 from .support.websocket_servers import HARDENED, SERVERS, TO_DO, websocket_servers
 
 CLASS = re.compile(r"(?s)# --8<-- \[start:protocol\]\n.*# --8<-- \[end:protocol\]\n")
-QUICK_STARTS = {"load_balancing/server.py", "websockets/server.py", "debugging/server.py"}
+QUICK_STARTS = {
+    "debugging/server.py",
+    "load_balancing/server.py",
+    "scaling_out/server.py",
+    "websockets/server.py",
+}
 
 
 def named(servers):
@@ -35,10 +41,13 @@ def named(servers):
 
 
 @pytest.fixture(scope="module", params=named(HARDENED))
-def hardened(request, start_shared):
+def hardened(request, start_shared, assembled_shared):
     """Return each server that contains the class: (its row of the table, the running program)."""
     row = request.param
-    return row, start_shared(row.name, **PROBE, **row.environment)
+    if row.name != "scaling_out/gateway.py":
+        return row, start_shared(row.name, **PROBE, **row.environment)
+    redis = f"redis://127.0.0.1:{assembled_shared[1]().port}"
+    return row, ready(start_shared(row.name, REDIS=redis, **PROBE))
 
 
 # Floods

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Thread
 
@@ -362,6 +362,49 @@ def test_one_command_starts_a_cluster(cluster, follow):
         client.wait_for(f"{name}: done")
     assert program.stop(signal.SIGINT) == 0
     assert not [number for number in parts_of(program).values() if Path(f"/proc/{number}").exists()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_closed_terminal_stops_the_cluster(cluster, number):
+    """A closed terminal (SIGHUP) and SIGTERM stop all parts, as Ctrl-C does; a second signal
+    changes nothing."""
+    program = cluster(WORKERS=1)
+    program.send(number)
+    assert program.stop(number) == 0
+    assert not [pid for pid in parts_of(program).values() if Path(f"/proc/{pid}").exists()]
+
+
+def test_a_part_that_cannot_start_ends_the_cluster(cluster):
+    """When a part ends five times as soon as it is started, the cluster stops, and names it."""
+    program = cluster(WORKERS=0)
+    (proxy,) = [pid for name, pid in parts_of(program).items() if name == "haproxy"]
+    with socket.socket() as taken:  # a program that takes the port while the proxy restarts
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        os.kill(proxy, signal.SIGKILL)
+        program.wait_for("haproxy    ended with -9")
+        wait_until(lambda: is_bound(taken, program.port))
+        taken.listen()
+        assert program.wait() == 1
+    assert "haproxy ends as soon as it is started" in program.output
+    assert not [pid for pid in parts_of(program).values() if Path(f"/proc/{pid}").exists()]
+
+
+def is_bound(socket, port):
+    """Bind a socket to a port; return whether it could be."""
+    with suppress(OSError):
+        socket.bind(("127.0.0.1", port))
+        return True
+    return False
+
+
+def test_a_killed_nginx_leaves_no_worker(cluster):
+    """When the master of nginx is killed, its workers end as well, and it is restarted."""
+    program = cluster(PROXY="nginx", WORKERS=0)
+    os.kill(parts_of(program)["nginx"], signal.SIGKILL)
+    program.wait_for("nginx      ended with -9, restarting")
+    wait_until(lambda: program.output.count("nginx      process") == 2)
+    publish_until_accepted([program.url], "again")
+    assert program.output.count("nginx      ended") == 1
 
 
 def test_nginx_as_the_proxy(cluster):

@@ -1,9 +1,14 @@
 """Whatever is killed, frozen or restarted: no event is lost, out of order or duplicated."""
 
+import re
 import signal
+import socket
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from .support.crowd import Crowd, client_of
 from .support.events import WEB, publish_until_accepted
@@ -24,7 +29,7 @@ class Cluster:
         self.place = GATEWAY | {"REDIS": f"redis://127.0.0.1:{self.redis.port}"}
         self.gateways = [start(f"{TOPIC}/gateway.py", **self.place) for _ in range(2)]
         ports = {8001: self.gateways[0].port, 8002: self.gateways[1].port}
-        quick = {"inter 1s": "inter 200ms"}
+        quick = {"inter 2s fall 5": "inter 200ms fall 3"}
         self.haproxy = start_proxy(f"{TOPIC}/haproxy.cfg", {8000: port()} | ports, **quick)
         quick = {"proxy_read_timeout 45s": "proxy_read_timeout 1s"}
         self.nginx = start_proxy(f"{TOPIC}/nginx.conf", {8000: port()} | ports, **quick)
@@ -225,6 +230,48 @@ def test_a_stopping_worker_finishes_its_job(cluster, worker):
     assert "finished one" in stopped.output
     assert "started two" not in stopped.output
     worker(JOB_SECONDS=0).wait_for("finished two")
+
+
+def test_a_worker_that_is_restarted_is_the_same_consumer(cluster, worker):
+    """A worker that is killed and restarted with its name leaves no dead consumer in the group."""
+
+    def consumers():
+        with Redis(port=cluster.redis.port) as redis:
+            return [each["name"] for each in redis.xinfo_consumers("jobs", "workers")]
+
+    for number in range(3):
+        publish_until_accepted(cluster.urls, f"{number}", "jobs")
+        restarted = worker(JOB_SECONDS=0, WORKER_NAME="the same")
+        restarted.wait_for(f"finished {number}").stop(signal.SIGKILL)
+    assert consumers().count(b"the same") == 1
+
+
+def test_a_worker_reports_an_old_redis(cluster, run, port):
+    """A worker whose Redis is older than 6.2 ends with one line."""
+    responses = {
+        b"HELLO": b"%1\r\n+proto\r\n:3\r\n",
+        b"CLIENT": b"+OK\r\n",
+        b"INFO": b"$19\r\nredis_version:6.0.9\r\n",
+    }
+
+    def respond(client):
+        with client, suppress(OSError):
+            while data := client.recv(65536):
+                for command in re.findall(rb"\*\d+\r\n\$\d+\r\n(\w+)\r\n", data):
+                    client.sendall(responses[command])
+
+    with socket.create_server(("127.0.0.1", number := port())) as server:
+
+        def serve():
+            with suppress(OSError):
+                while True:
+                    respond(server.accept()[0])
+
+        threading.Thread(target=serve, daemon=True).start()
+        result = run(f"{TOPIC}/worker.py", REDIS=f"redis://127.0.0.1:{number}")
+        server.shutdown(socket.SHUT_RDWR)
+    assert result.returncode == 1
+    assert result.stderr == "Redis 6.2 or later is needed, and this is 6.0.9\n"
 
 
 def test_a_worker_waits_for_redis(cluster, worker):

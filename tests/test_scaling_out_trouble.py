@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import signal
 
 import pytest
@@ -10,6 +11,7 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from .support.events import (
@@ -20,7 +22,15 @@ from .support.events import (
     ready,
     receive_texts,
 )
-from .support.processes import EXAMPLES, TIMEOUT, wait_until
+from .support.processes import (
+    EXAMPLES,
+    READY,
+    TIMEOUT,
+    Program,
+    argv,
+    environment,
+    wait_until,
+)
 from .support.sockets import silent
 from .support.threads import run_in_thread
 
@@ -137,6 +147,20 @@ def test_a_repeated_key_is_stored_once(gateway):
         assert ids[0] == ids[1] != ids[2]
 
 
+def test_a_key_with_another_text_is_422(gateway):
+    """A key that is sent again with another text is rejected with 422, and nothing is stored."""
+    for path in "events", "jobs":
+        statuses = [
+            WEB.post(
+                f"{gateway.url}/{path}",
+                json={"text": text},
+                headers={"Idempotency-Key": f"422 {path}"},
+            ).status_code
+            for text in ("one", "two", "one")
+        ]
+        assert statuses == [{"events": 201, "jobs": 202}[path], 422, 202 if path == "jobs" else 201]
+
+
 def test_an_event_during_a_read_is_delivered_at_once():
     """An event that is published while a gateway reads from Redis for a client is sent to that
     client at once, and not after the next heartbeat."""
@@ -157,7 +181,7 @@ def test_an_event_during_a_read_is_delivered_at_once():
         async for message in cache.after("1-0"):
             return json.loads(message)
 
-    cache = event_log.EventCache(SlowRedis())
+    cache = event_log.EventCache(SlowRedis(), report=print)
     assert run_in_thread(first()) == {"id": "2-0", "text": "next"}
 
 
@@ -193,7 +217,8 @@ def test_an_expired_cursor_is_4410(gateway, redis):
 
 def test_an_invalid_id_is_1008(gateway):
     """A client that sends something other than an id is closed with 1008."""
-    for after in "0", "x", "1-1-1", "-", "9" * 30 + "-0":
+    too_big = "99999999999999999999-0", "18446744073709551616-0", "9" * 5_000
+    for after in "0", "x", "1-1-1", "-", "٣-0", "-1-0", *too_big:
         with connect(events_url(gateway, after)) as socket:
             assert close_code(socket) == 1008
 
@@ -212,10 +237,113 @@ def test_without_an_id_only_new_events_are_sent(gateway):
             assert receive_texts(socket, 1) == receive_texts(other, 1) == ["after"]
 
 
+# Problems with the log
+
+
+def metric(gateway, name):
+    """Return a number of a gateway's /metrics; 0 for one that it does not name."""
+    found = re.search(rf"(?m)^{re.escape(name)} (.+)$", WEB.get(f"{gateway.url}/metrics").text)
+    return float(found[1]) if found else 0
+
+
+@pytest.mark.parametrize("poison", [{"text": b"\xff"}, {"other": "x"}, {"text": "\x1b"}])
+def test_a_poison_entry_is_skipped(gateway, redis, poison):
+    """An entry of the log that is not an event, such as bytes that are not UTF-8, is skipped,
+    logged and counted; the next event is delivered, and clients resume across the entry."""
+    name = 'gateway_problems_total{problem="skipped"}'
+    skipped = metric(gateway, name)
+    (last,) = publish(gateway, "before")
+    with connect(events_url(gateway, last)) as first, Redis(port=redis.port) as log:
+        id = log.xadd("events", poison).decode()
+        publish(gateway, "after")
+        assert receive_texts(first, 1) == ["after"]
+        with connect(events_url(gateway, last)) as second:
+            assert receive_texts(second, 1) == ["after"]
+    assert metric(gateway, name) == skipped + 1
+    assert f"skipped: {id} is not an event" in gateway.output
+
+
+def test_health_fails_without_a_reader(tmp_path, port, redis):
+    """A gateway whose reader has ended responds to /health with 503."""
+    for name in "gateway.py", "event_log.py":
+        text = (EXAMPLES / TOPIC / name).read_text()
+        text = text.replace("self.events.append(encode((id, fields)))", "raise KeyError(id)")
+        (tmp_path / name).write_text(text)
+    env = environment(PORT=(number := port()), REDIS=address(redis), **GATEWAY)
+    program = Program(argv(tmp_path / "gateway.py"), tmp_path, env, number)
+    program.wait_for(*READY)
+    wait_until(lambda: WEB.get(f"{program.url}/health").status_code == 503)
+    program.stop(errors_expected=True)
+
+
+def test_health_does_not_depend_on_redis(start, port):
+    """Without Redis, /health responds with 200, a publisher gets 503 with Retry-After, and a client
+    is rejected with 503; each of them is counted."""
+    gateway = start(f"{TOPIC}/gateway.py", **(GATEWAY | {"REDIS": f"redis://127.0.0.1:{port()}"}))
+    assert WEB.get(f"{gateway.url}/health").status_code == 200
+    response = WEB.post(f"{gateway.url}/events", json={"text": "x"})
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
+    assert response.json()["message"] == "the log is down"
+    with pytest.raises(InvalidStatus, match="503"), connect(events_url(gateway)):
+        pass
+    assert metric(gateway, 'gateway_problems_total{problem="down"}') >= 1
+    assert metric(gateway, 'gateway_problems_total{problem="rejected"}') == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "problem"),
+    [
+        (["--requirepass", "secret"], 500, "misconfigured"),
+        (["--maxmemory", "1", "--maxmemory-policy", "noeviction"], 503, "full"),
+    ],
+)
+def test_a_problem_is_named(start, start_redis, options, status, problem):
+    """A wrong password and a Redis that is full are distinguished from an outage, in the response
+    and in the log."""
+    place = {"REDIS": address(start_redis(*options))}
+    gateway = start(f"{TOPIC}/gateway.py", **(GATEWAY | place))
+    for key in "", "a key":
+        response = WEB.post(
+            f"{gateway.url}/events", json={"text": "x"}, headers={"Idempotency-Key": key}
+        )
+        assert response.status_code == status
+        assert response.json()["message"] == f"the log is {problem}"
+        assert ("Retry-After" in response.headers) == (status == 503)
+    gateway.wait_for(f"WARNING: {problem}: ")
+
+
+def test_what_is_counted(start, redis):
+    """A gateway counts its clients, those that resumed, those whose event was trimmed, and those
+    that it disconnected because they do not read."""
+    settings = GATEWAY | {"CACHED_EVENTS": 5, "REDIS": address(redis), "SEND_TIMEOUT": 0.5}
+    gateway = ready(start(f"{TOPIC}/gateway.py", **settings))
+    resumed = metric(gateway, "gateway_resumed_total")
+    (last,) = publish(gateway, "before")
+    with connect(events_url(gateway, last)):
+        wait_until(lambda: metric(gateway, "gateway_connections") == 1)
+    with connect(events_url(gateway, "1-1")) as expired:
+        assert close_code(expired) == 4410
+    assert metric(gateway, "gateway_resumed_total") == resumed + 2
+    assert metric(gateway, 'gateway_problems_total{problem="expired"}') == 1
+    slow = silent(gateway.port, f"/events?after={last}")
+    evicted = 'gateway_problems_total{problem="evicted"}'
+    while not metric(gateway, evicted):
+        publish(gateway, *["x" * 9_900] * 50)
+    slow.close()
+    wait_until(lambda: metric(gateway, "gateway_connections") == 0)
+
+
 # Bad input
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"text": 1}', b'{"text": ""}'])
+HOSTILE = [
+    *(b"", b"{", b"[]", b'{"text": 1}', b'{"text": ""}', b'{"ack": true}', b'{"text": NaN}'),
+    *(b'{"text": 1e400}', b'{"text": "\\ud800"}', b'{"text": "\\u001b"}', b'{"text": "\\u0000"}'),
+    *(b"[" * 5_000, b'{"text": "\xff"}', b'{"text": %s}' % (b"9" * 5_000)),
+]
+
+
+@pytest.mark.parametrize("body", HOSTILE)
 @pytest.mark.parametrize("path", ["events", "jobs"])
 def test_an_invalid_event_is_400(gateway, path, body):
     """A gateway rejects an invalid event, or an invalid job, with 400 and a JSON body."""
@@ -235,8 +363,9 @@ def test_a_long_key_is_400(gateway):
 
 
 def test_limits_of_a_gateway(start, redis):
-    """A gateway that has MAX_CONNECTIONS clients closes further ones with 1013 until one
-    disconnects; with MAX_JOBS jobs in the queue it responds with 503."""
+    """A gateway that has MAX_CONNECTIONS clients rejects further ones with 503 and Retry-After
+    until one disconnects, and accepts events meanwhile; with MAX_JOBS jobs in the queue it responds
+    with 503."""
     with Redis(port=redis.port) as client:
         queued = client.xlen("jobs")
     limits = {"REDIS": address(redis), "MAX_CONNECTIONS": 1, "MAX_JOBS": queued + 1}
@@ -246,8 +375,11 @@ def test_limits_of_a_gateway(start, redis):
             pass
         with connect(events_url(full)) as first:
             first.recv(TIMEOUT)
-            with connect(events_url(full)) as second:
-                assert close_code(second) == 1013
+            with pytest.raises(InvalidStatus) as rejected, connect(events_url(full)):
+                pass
+            response = rejected.value.response
+            assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
+            publish(full, "accepted")
             assert WEB.get(f"{full.url}/health").json() == {"connections": 1}
     responses = [WEB.post(f"{full.url}/jobs", json={"text": "x"}) for _ in range(2)]
     assert [response.status_code for response in responses] == [202, 503]

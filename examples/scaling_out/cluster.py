@@ -1,6 +1,10 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["redis==8.1.0", "sanic==25.12.1"]
+# dependencies = [
+#   "prometheus-client==0.26.0",
+#   "redis==8.1.0",
+#   "sanic==25.12.1",
+# ]
 # ///
 """Start a whole cluster: Redis, workers, gateways and a proxy.
 
@@ -8,7 +12,8 @@ Each is a process of its own. One that ends is started again: kill any
 of them.
 
 - Run: `uv run cluster.py`
-- or: `pip install redis==8.1.0 sanic==25.12.1 && python cluster.py`
+- or: `pip install prometheus-client==0.26.0 redis==8.1.0
+  sanic==25.12.1 && python cluster.py`
 - Same folder: event_log.py, gateway.py, worker.py, haproxy.cfg,
   nginx.conf
 - Needs: redis-server, and haproxy (or nginx), installed
@@ -24,6 +29,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +39,7 @@ PORT = int(os.environ.get("PORT", 8000))
 PROXY = os.environ.get("PROXY", "haproxy")  # or nginx
 WORKERS = int(os.environ.get("WORKERS", 2))
 RESTART_DELAY = 1  # s
+MAX_RESTARTS = 5  # in a row, of a part that ends as soon as it starts
 STOP_TIMEOUT = 10  # s, then a part is killed
 
 FOLDER = Path(__file__).parent
@@ -40,10 +47,15 @@ CONFIGURATIONS = {"haproxy": "haproxy.cfg", "nginx": "nginx.conf"}
 
 
 # --8<-- [start:supervise]
-async def supervise(name, command, variables):
-    """Run a command, again whenever it ends, until cancelled."""
+async def supervise(name, command, variables, failed):
+    """Run a command, again whenever it ends, until cancelled.
+
+    If it cannot start, set the result of `failed` to a message.
+    """
     env = os.environ | {k: str(v) for k, v in variables.items()}
-    while True:
+    failures = 0
+    while failures < MAX_RESTARTS:
+        started = time.monotonic()
         process = await asyncio.create_subprocess_exec(
             *command,
             env=env,
@@ -61,17 +73,25 @@ async def supervise(name, command, variables):
                 process.kill()
                 await process.wait()
             raise
+        finally:
+            # A master that was killed leaves workers, and their port.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         print(f"{name:<10} ended with {code}, restarting", flush=True)
+        ended_at_once = time.monotonic() - started < 2 * RESTART_DELAY
+        failures = failures + 1 if ended_at_once else 0
         await asyncio.sleep(RESTART_DELAY)
+    if not failed.done():
+        failed.set_result(f"{name} ends as soon as it is started")
 # --8<-- [end:supervise]
 
 
 # --8<-- [start:start]
-async def start_all(parts, folder, redis, proxy):
+async def start_all(parts, failed, folder, redis, proxy):
     """Start the parts in order; each waits for the one before it."""
 
     async def start(name, command, port=None, **variables):
-        supervisor = supervise(name, command, variables)
+        supervisor = supervise(name, command, variables, failed)
         parts.append(asyncio.create_task(supervisor))
         if port:
             await wait_for_port(port)
@@ -84,7 +104,8 @@ async def start_all(parts, folder, redis, proxy):
     await start("redis", [redis, *options.split()], port)
     worker = [sys.executable, FOLDER / "worker.py"]
     for number in range(1, WORKERS + 1):
-        await start(f"worker {number}", worker, REDIS=log)
+        name = f"worker {number}"
+        await start(name, worker, REDIS=log, WORKER_NAME=name)
     gateway = [sys.executable, FOLDER / "gateway.py"]
     command, ports = configure_proxy(folder, proxy)
     for number, port in enumerate(ports, 1):
@@ -159,28 +180,32 @@ async def wait_for_port(port):
 
 # --8<-- [start:main]
 async def main(redis, proxy):
-    """Start everything; stop it all on SIGINT or SIGTERM."""
+    """Start everything; stop it all on a signal."""
     stopping = asyncio.Event()
-    for number in signal.SIGINT, signal.SIGTERM:
+    # SIGHUP: the terminal was closed.
+    for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
         asyncio.get_running_loop().add_signal_handler(
             number, stopping.set
         )
-    parts = []
+    parts, failed = [], asyncio.get_running_loop().create_future()
     with TemporaryDirectory() as folder:
-        tasks = [
-            asyncio.create_task(start_all(parts, folder, redis, proxy)),
-            asyncio.create_task(stopping.wait()),
-        ]
+        start = start_all(parts, failed, folder, redis, proxy)
+        starting = asyncio.create_task(start)
+        ending = [asyncio.create_task(stopping.wait()), failed]
+        tasks = [starting, *ending]
         try:
             await asyncio.wait(tasks, return_when="FIRST_COMPLETED")
-            if tasks[0].done():
-                tasks[0].result()  # raises what failed
-                await tasks[1]
+            if starting.done():
+                starting.result()  # raises what failed
+                tasks.remove(starting)
+                await asyncio.wait(tasks, return_when="FIRST_COMPLETED")
         finally:
             # The proxy first, Redis last.
-            for task in *tasks, *reversed(parts):
+            for task in starting, ending[0], *reversed(parts):
                 task.cancel()
                 await asyncio.wait([task])
+    if failed.done():
+        sys.exit(failed.result())
 # --8<-- [end:main]
 
 

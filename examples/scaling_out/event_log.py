@@ -8,12 +8,18 @@
 import asyncio
 import json
 import os
+import re
 from collections import deque
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    OutOfMemoryError,
+    RedisError,
+    ResponseError,
+)
 
 REDIS = os.environ.get("REDIS", "redis://127.0.0.1:6379")
 MAX_EVENTS = int(os.environ.get("MAX_EVENTS", 100_000))  # about
@@ -29,37 +35,75 @@ def connect_redis():
         REDIS,
         max_connections=10,  # however many clients a gateway has
         decode_responses=True,
+        encoding_errors="surrogateescape",  # see is_text()
         retry=Retry(NoBackoff(), 0),
     )
     return Redis.from_pool(pool)
 
 
+def diagnose(error):
+    """Return what is wrong with Redis: down, full or misconfigured."""
+    if isinstance(error, OutOfMemoryError):
+        return "full"
+    # A wrong password, missing rights, a node of a cluster …
+    if isinstance(error, AuthenticationError | ResponseError):
+        return "misconfigured"
+    return "down"
+
+
+def is_text(text):
+    """Return whether this is text without control characters.
+
+    Bytes that are no UTF-8 arrive as lone surrogates (PEP 383).
+    """
+    invalid = "[\0-\x1f\x7f-\x9f\ud800-\udfff]"
+    return isinstance(text, str) and not re.search(invalid, text)
+
+
+def is_id(text):
+    """Return whether this is the id of an entry: two 64-bit numbers."""
+    if not re.fullmatch("[0-9]{1,20}-[0-9]{1,20}", text):
+        return False
+    return all(int(number) < 2**64 for number in text.split("-"))
+
+
 # --8<-- [start:append]
 # A script is atomic: no other command runs between GET and XADD.
 APPEND_ONCE = """
-local id = redis.call('GET', KEYS[2])
-if not id then
-    id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*',
-        'text', ARGV[2])
-    redis.call('SET', KEYS[2], id, 'EX', ARGV[3])
+local stored = redis.call('HMGET', KEYS[2], 'id', 'text')
+if stored[1] then
+    return {stored[1], stored[2]}
 end
-return id
+local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*',
+    'text', ARGV[2])
+redis.call('HSET', KEYS[2], 'id', id, 'text', ARGV[2])
+redis.call('EXPIRE', KEYS[2], ARGV[3])
+return {id, ARGV[2]}
 """
+
+
+class KeyReused(Exception):
+    """The key was sent before, with another text."""
 
 
 async def append(redis, stream, text, key="", max_length=MAX_EVENTS):
     """Append an entry to a stream; return its id.
 
     With a key, a repeated call appends nothing and returns the same
-    id, so a publisher that received no response may retry.
+    id, so a publisher that received no response may retry. KeyReused
+    if the text is not the same.
     """
     if not key:
         fields = {"text": text}
         return await redis.xadd(stream, fields, maxlen=max_length)
-    keys = [stream, f"once:{stream}:{key}"]
-    return await redis.eval(
+    # In a Redis cluster, the braces put both keys on one node.
+    keys = [stream, f"once:{{{stream}}}:{key}"]
+    id, stored = await redis.eval(
         APPEND_ONCE, 2, *keys, max_length, text, KEY_TTL
     )
+    if stored != text:
+        raise KeyReused("this key was used for another text")
+    return id
 # --8<-- [end:append]
 
 
@@ -85,10 +129,14 @@ async def read_page(redis, seen, count=100):
 
 # --8<-- [start:cache]
 class EventCache:
-    """The newest events in memory, read once for all clients."""
+    """The newest events in memory, read once for all clients.
 
-    def __init__(self, redis):
+    `report(problem, detail)` is called for each problem with the log.
+    """
+
+    def __init__(self, redis, report):
         self.redis = redis
+        self.report = report
         self.events = deque(maxlen=CACHED_EVENTS)  # (id, message)
         self.updated = asyncio.Event()
 
@@ -109,15 +157,20 @@ class EventCache:
                     {"events": last}, count=1, block=1000
                 )
                 self.add(await read_page(self.redis, last))
-            except CursorExpired:
+            except CursorExpired as error:
+                self.report("trimmed", error)
                 self.events.clear()  # start again from what is there
-            except RedisError:
+            except RedisError as error:
+                self.report(diagnose(error), error)
                 await asyncio.sleep(RETRY_INTERVAL)
     # --8<-- [end:follow]
 
     def add(self, entries):
         """Encode entries once for all clients, and wake their tasks."""
-        self.events.extend(map(encode, entries))
+        for id, fields in entries:
+            if fields and not is_text(fields.get("text")):
+                self.report("skipped", f"{id} is not an event")
+            self.events.append(encode((id, fields)))
         if entries:
             self.updated.set()
             self.updated = asyncio.Event()
@@ -140,7 +193,8 @@ class EventCache:
             updated = self.updated  # before reading, to miss nothing
             new = await self.since(seen)
             for id, message in new:
-                yield message
+                if message:
+                    yield message
                 seen = id
             if not new:
                 try:
@@ -151,7 +205,9 @@ class EventCache:
 
 
 def encode(entry):
-    """Return (id, message) for an entry of the log."""
+    """Return (id, message) for an entry; None if it is not an event."""
     id, fields = entry
-    return id, json.dumps({"id": id, **fields})
+    if not is_text(fields.get("text")):
+        return id, None
+    return id, json.dumps({"id": id, "text": fields["text"]})
 # --8<-- [end:cache]

@@ -1,6 +1,10 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["redis==8.1.0", "sanic==25.12.1"]
+# dependencies = [
+#   "prometheus-client==0.26.0",
+#   "redis==8.1.0",
+#   "sanic==25.12.1",
+# ]
 # ///
 """A gateway: holds WebSocket connections and nothing that matters.
 
@@ -8,7 +12,9 @@ Any number of gateways deliver the same events, which they read from a
 log in Redis. A client can resume at any of them.
 
 - Run: `uv run gateway.py`
-- or: `pip install redis==8.1.0 sanic==25.12.1 && python gateway.py`
+- or: `pip install prometheus-client==0.26.0 redis==8.1.0
+  sanic==25.12.1 && python gateway.py`
+- Try: `curl 127.0.0.1:8000/metrics`
 - Same folder: event_log.py
 - Needs: Redis 6.2 or later; its address is in REDIS
   (default redis://127.0.0.1:6379)
@@ -17,18 +23,44 @@ log in Redis. A client can resume at any of them.
 
 import asyncio
 import os
-import re
+import resource
 
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    Counter,
+    Gauge,
+    generate_latest,
+)
 from redis.exceptions import RedisError
-from sanic import Sanic, json
-from sanic.exceptions import BadRequest, ServiceUnavailable
+from sanic import Sanic, json, raw
+from sanic.exceptions import (
+    BadRequest,
+    SanicException,
+    ServiceUnavailable,
+)
+from sanic.log import logger
+from sanic.server.protocols.websocket_protocol import WebSocketProtocol
 
-from event_log import CursorExpired, EventCache, append, connect_redis
+from event_log import (
+    CursorExpired,
+    EventCache,
+    KeyReused,
+    append,
+    connect_redis,
+    diagnose,
+    is_id,
+    is_text,
+)
 
 # --8<-- [start:settings]
 HOST = os.environ.get("HOST", "127.0.0.1")
 PORT = int(os.environ.get("PORT", 8000))
-MAX_CONNECTIONS = int(os.environ.get("MAX_CONNECTIONS", 10_000))
+# Descriptors that clients cannot take: those of Redis and publishers.
+SPARE_FILES = 150
+MAX_FILES, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+MAX_CONNECTIONS = int(
+    os.environ.get("MAX_CONNECTIONS", MAX_FILES - SPARE_FILES)
+)
 MAX_JOBS = int(os.environ.get("MAX_JOBS", 10_000))  # in the queue
 PING_INTERVAL = float(os.environ.get("PING_INTERVAL", 20))  # s
 PING_TIMEOUT = float(os.environ.get("PING_TIMEOUT", 20))  # s
@@ -39,13 +71,31 @@ RETRY_AFTER = {"Retry-After": "1"}
 
 app = Sanic("scaling_out")
 
+# --8<-- [start:metrics]
+CONNECTIONS = Gauge("gateway_connections", "Clients, now")
+RESUMED = Counter("gateway_resumed", "Clients that sent an id")
+PROBLEMS = Counter("gateway_problems", "See report()", ["problem"])
+
+
+def report(problem, detail):
+    """Count a problem, and log it in one line."""
+    PROBLEMS.labels(problem).inc()
+    logger.warning("%s: %s", problem, detail)
+
+
+@app.get("/metrics")
+async def metrics(request):
+    """Return all counters in the format of Prometheus."""
+    return raw(generate_latest(), content_type=CONTENT_TYPE_LATEST)
+# --8<-- [end:metrics]
+
 
 @app.before_server_start
 async def start_reader(app):
     """Start to read the log. Redis may start later."""
     app.ctx.connections = 0
     app.ctx.redis = connect_redis()
-    app.ctx.cache = EventCache(app.ctx.redis)
+    app.ctx.cache = EventCache(app.ctx.redis, report)
     app.ctx.reader = asyncio.create_task(app.ctx.cache.follow())
 
 
@@ -57,8 +107,10 @@ def parse_event(request):
         raise BadRequest("an Idempotency-Key has 1 to 100 characters")
     body = request.json
     text = body.get("text") if isinstance(body, dict) else None
-    if not isinstance(text, str) or not text:
-        raise BadRequest('send {"text": "…"}')
+    if not text or not is_text(text):
+        raise BadRequest(
+            'send {"text": "…"}, without control characters'
+        )
     return text, key
 
 
@@ -85,11 +137,31 @@ async def create_job(request):
 
 @app.get("/health")
 async def health(request):
-    """Respond if this process can. Redis is not checked here.
+    """Respond if this process works. Redis is not checked here.
 
-    If it were, all gateways would be marked down at once.
+    If it were, all gateways would be marked down at once. But without
+    its reader, a gateway delivers nothing.
     """
-    return json({"connections": request.app.ctx.connections})
+    ctx = request.app.ctx
+    if ctx.reader.done():
+        raise ServiceUnavailable("the reader has ended")
+    return json({"connections": ctx.connections})
+
+
+@app.on_request
+async def reject_if_full(request):
+    """Respond with 503 to a client for which there is no room."""
+    if request.headers.get("upgrade", "").lower() != "websocket":
+        return
+    ctx = request.app.ctx
+    if ctx.connections < MAX_CONNECTIONS and ctx.cache.events:
+        return
+    reason = "full" if ctx.cache.events else "no log"
+    report("rejected", f"a client, {reason}")
+    request.stream.keep_alive = False  # the descriptor is needed
+    raise ServiceUnavailable(
+        "the gateway cannot serve you now", headers=RETRY_AFTER
+    )
 
 
 # --8<-- [start:stream]
@@ -97,24 +169,29 @@ async def health(request):
 async def stream(request, ws):
     """Send the events after the id that the client saw last."""
     ctx = request.app.ctx
-    if not ctx.cache.events or ctx.connections >= MAX_CONNECTIONS:
-        await ws.close(1013, "try again later")
-        return
-    seen = request.args.get("after", ctx.cache.events[-1][0])
-    if not re.fullmatch(r"[0-9]{1,20}-[0-9]{1,20}", seen):
+    seen = request.args.get("after")
+    if seen is None:
+        seen = ctx.cache.events[-1][0]
+    elif is_id(seen):
+        RESUMED.inc()
+    else:
         await ws.close(1008, "after is the id of an event")
         return
     ctx.connections += 1
+    CONNECTIONS.inc()
     receiving = asyncio.create_task(receive(ws))
     try:
         async for message in ctx.cache.after(seen):
             async with asyncio.timeout(SEND_TIMEOUT):
                 await ws.send(message)  # waits while buffers are full
     except CursorExpired as error:
+        report("expired", error)
         await ws.close(4410, str(error))
-    except RedisError:
-        await ws.close(1013, "the log is unavailable")
+    except RedisError as error:
+        report(problem := diagnose(error), error)
+        await ws.close(1013, f"the log is {problem}")
     except TimeoutError:
+        report("evicted", f"a slow client, at {seen}")
         # A client that reads nothing would not read a close frame.
         request.transport.abort()
     except asyncio.CancelledError:
@@ -124,6 +201,7 @@ async def stream(request, ws):
     finally:
         receiving.cancel()
         ctx.connections -= 1
+        CONNECTIONS.dec()
 # --8<-- [end:stream]
 
 
@@ -133,12 +211,25 @@ async def receive(ws):
         pass
 
 
+# --8<-- [start:errors]
 @app.exception(RedisError)
 async def redis_unavailable(request, error):
-    """Respond that the client may retry, at any gateway."""
+    """Respond with 503, or 500 if a retry is of no use."""
+    problem = diagnose(error)
+    report(problem, error)
+    if problem == "misconfigured":
+        message = "the log is misconfigured"
+        raise SanicException(message, 500, quiet=True)
     raise ServiceUnavailable(
-        "the log is unavailable", headers=RETRY_AFTER
+        f"the log is {problem}", headers=RETRY_AFTER
     )
+
+
+@app.exception(KeyReused)
+async def key_reused(request, error):
+    """Respond with 422: a retry sends the same text."""
+    raise SanicException(str(error), 422, quiet=True)
+# --8<-- [end:errors]
 
 
 @app.before_server_stop
@@ -149,9 +240,75 @@ async def stop_reader(app):
     await app.ctx.redis.aclose()
 
 
+# --8<-- [start:protocol]
+class HardenedWebSocketProtocol(WebSocketProtocol):
+    """Sanic's WebSocket protocol, with four of its faults repaired.
+
+    Sanic 25.12.1 reads as fast as a client sends, however slowly the
+    handler receives; it loses the task that meets invalid UTF-8; it
+    accepts any number of fragments; and it omits what a rejected
+    handshake must contain. RFC 6455 §4.4, §8.1; RFC 9110 §15.5.22.
+    """
+
+    __slots__ = ("read_task",)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.read_task = None
+
+    async def websocket_handshake(self, *args):
+        """Open the WebSocket, or reject it with the right headers."""
+        try:
+            ws = await super().websocket_handshake(*args)
+        except SanicException as error:
+            error.quiet = error.status_code < 500  # no traceback
+            error.headers = {"Sec-WebSocket-Version": "13"}
+            if error.status_code == 426:
+                error.headers["Upgrade"] = "websocket"
+            raise
+        ws.can_pause = False  # it would resume too early: we pause
+        return ws
+
+    def data_received(self, data):
+        """Read no more until the handler received what is here."""
+        if self.websocket is None:  # the handshake is still to come
+            super().data_received(data)
+            return
+        self.transport.pause_reading()
+        self.read_task = asyncio.create_task(self.process_read(data))
+
+    async def process_read(self, data):
+        """Pass on the frames in `data`, then resume reading."""
+        ws, connection = self.websocket, self.websocket.ws_proto
+        connection.receive_data(data)
+        try:
+            await ws.async_data_received(
+                connection.data_to_send(), connection.events_received()
+            )
+        except UnicodeDecodeError:
+            ws.fail_connection(1007, "invalid UTF-8")
+        else:
+            if len(ws.assembler.chunks) > 4096:  # even if all are empty
+                ws.fail_connection(1009, "too many fragments")
+            elif self.transport:  # None once the connection is lost
+                self.transport.resume_reading()
+
+    def connection_lost(self, exc):
+        """Let nothing wait for a handler that is gone."""
+        super().connection_lost(exc)
+        if self.read_task:
+            self.read_task.cancel()
+# --8<-- [end:protocol]
+
+
 if __name__ == "__main__":
     app.config.FALLBACK_ERROR_FORMAT = "json"
     app.config.REQUEST_MAX_SIZE = 10_000  # bytes
     app.config.WEBSOCKET_PING_INTERVAL = PING_INTERVAL
     app.config.WEBSOCKET_PING_TIMEOUT = PING_TIMEOUT
-    app.run(host=HOST, port=PORT, single_process=True)
+    app.run(
+        host=HOST,
+        port=PORT,
+        protocol=HardenedWebSocketProtocol,
+        single_process=True,
+    )

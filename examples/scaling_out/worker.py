@@ -19,15 +19,20 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 from contextlib import suppress
 
 from redis.exceptions import RedisError, ResponseError
 
-from event_log import RETRY_INTERVAL, append, connect_redis
+from event_log import RETRY_INTERVAL, append, connect_redis, diagnose
 
 JOB_SECONDS = float(os.environ.get("JOB_SECONDS", 2))
 MIN_IDLE = float(os.environ.get("MIN_IDLE", 30))  # s; see claim_job
 MAX_ATTEMPTS = int(os.environ.get("MAX_ATTEMPTS", 3))  # at one job
+# A worker that is restarted with the same name is the same consumer.
+NAME = os.environ.get(
+    "WORKER_NAME", f"{socket.gethostname()}-{os.getpid()}"
+)
 
 
 async def run_job(text):
@@ -66,7 +71,7 @@ async def claim_job(redis, name):
 
     That worker is taken for dead, so jobs must be shorter than that.
     """
-    _, jobs, _ = await redis.xautoclaim(
+    _, jobs, *_ = await redis.xautoclaim(
         "jobs", "workers", name, int(MIN_IDLE * 1000), count=1
     )
     return (jobs[0][0], jobs[0][1]["text"]) if jobs else None
@@ -87,6 +92,14 @@ async def attempts(redis, id):
 # --8<-- [end:work]
 
 
+async def check_version(redis):
+    """Exit with one line if Redis is too old."""
+    version = (await redis.info("server"))["redis_version"]
+    if tuple(map(int, version.split(".")[:2])) < (6, 2):
+        await redis.aclose()
+        sys.exit(f"Redis 6.2 or later is needed, and this is {version}")
+
+
 async def main():
     """Do one job after another until SIGINT or SIGTERM."""
     stopping = asyncio.Event()
@@ -95,12 +108,16 @@ async def main():
             number, stopping.set
         )
     redis = connect_redis()
-    name = f"{socket.gethostname()}-{os.getpid()}"
-    print(f"Worker ready: {name}", flush=True)
+    print(f"Worker ready: {NAME}", flush=True)
+    checked = False
     while not stopping.is_set():
         try:
-            await work(redis, name)
-        except RedisError:
+            if not checked:
+                await check_version(redis)
+                checked = True
+            await work(redis, NAME)
+        except RedisError as error:
+            print(f"the log is {diagnose(error)}: {error}", flush=True)
             await asyncio.sleep(RETRY_INTERVAL)
     await redis.aclose()
 

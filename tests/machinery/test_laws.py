@@ -317,7 +317,7 @@ def imported(text, local=()):
             modules.add(node.module.split(".")[0])
     known = distributions()
     third_party = modules - sys.stdlib_module_names - {"examples", *local}
-    return {known[module][0] for module in third_party}
+    return {known[module][0].replace("_", "-") for module in third_party}
 
 
 def wrong_dependencies(text, beside=()):
@@ -332,7 +332,7 @@ def wrong_dependencies(text, beside=()):
     local = [path.stem for path in beside]
     used = imported(text, local).union(*(imported(path.read_text(), local) for path in beside))
     problems += [f"{name} is named or imported, not both" for name in names ^ used]
-    if (by_pip := re.search(r"(?m)^- or: `pip install (.*?) && python ", text)) and set(
+    if (by_pip := re.search(r"(?ms)^- or: `pip install ([^`]*?) && python ", text)) and set(
         by_pip[1].split()
     ) != set(named):
         problems.append("the two commands install different things")

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import httpx2
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from .processes import TIMEOUT
@@ -74,7 +74,8 @@ def ready(gateway):
     id, _ = publish_until_accepted([gateway.url], "ready")
     end = time.monotonic() + TIMEOUT
     while time.monotonic() < end:
-        with connect(events_url(gateway, id)) as websocket, suppress(ConnectionClosed):
-            websocket.recv(TIMEOUT)  # a heartbeat
-            return gateway
+        with suppress(ConnectionClosed, InvalidStatus):  # 503: it has not read the log yet
+            with connect(events_url(gateway, id)) as websocket:
+                websocket.recv(TIMEOUT)  # a heartbeat
+                return gateway
     raise AssertionError("it does not read the log")

@@ -53,6 +53,8 @@ SERVERS = [
         message=acknowledgement,
     ),
     WebSocketServer("notifications/broadcast.py", "/events"),
+    WebSocketServer("scaling_out/gateway.py", "/events"),
+    WebSocketServer("scaling_out/server.py", "/events"),
     WebSocketServer("websockets/server.py", "/jobs/socket"),
     WebSocketServer("websockets/server_websockets.py", "/jobs/socket"),
 ]
@@ -61,8 +63,6 @@ SERVERS = [
 TO_DO = {
     "debugging/server.py",
     "reconnecting/server.py",
-    "scaling_out/gateway.py",
-    "scaling_out/server.py",
     "security/server.py",
     "security/server_auth.py",
     "security/server_inflating.py",
