@@ -364,8 +364,9 @@ def test_examples_meet_at_one_port():
         if path.suffix in {".conf", ".cfg"}:
             continue  # a proxy listens there, and has servers behind it
         text = path.read_text()
-        # Redis has a port of its own, and so have pages of another origin.
-        assert set(re.findall(r"127\.0\.0\.1:(\d+)", text)) <= {"8000", "6379", "18001"}, path
+        # Redis and the tap have a port of their own, and so have pages of another origin.
+        ports = {"8000", "6379", "9000", "18001"}
+        assert set(re.findall(r"127\.0\.0\.1:(\d+)", text)) <= ports, path
         if path.suffix == ".py" and path.stem.startswith("server"):
             assert '("PORT", 8000)' in text, path
 

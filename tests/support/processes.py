@@ -77,7 +77,8 @@ JOB_SERVERS = named("server*.py", '.post("/jobs")')
 
 
 # Ports of this range that no browser connects to: https://fetch.spec.whatwg.org/#port-blocking
-BLOCKED = {6566, *range(6665, 6670), 6679, 6697}
+# And 9000, which stands for tap.py in recordings.
+BLOCKED = {6566, *range(6665, 6670), 6679, 6697, 9000}
 
 
 class Ports:
@@ -120,13 +121,13 @@ def wait_until(condition):
     return result
 
 
-def spawn(argv, folder, env, stdout, stderr):
+def spawn(argv, folder, env, stdout, stderr, stdin=subprocess.DEVNULL):
     """Start a program in a session of its own; return its Popen."""
     return subprocess.Popen(
         argv,
         cwd=folder,
         env=env,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         start_new_session=True,
@@ -156,7 +157,7 @@ def run_to_end(argv, folder, env):
 class Program:
     """A running program: what it printed so far, and how to end it."""
 
-    def __init__(self, argv, folder, env, port=None):
+    def __init__(self, argv, folder, env, port=None, stdin=subprocess.DEVNULL):
         self.port, self.folder = port, folder
         self.url = f"http://127.0.0.1:{port}"
         self._lines = []
@@ -164,7 +165,7 @@ class Program:
         self._closed = False
         self._ready = 0
         output, theirs = os.pipe()
-        self.process = spawn(argv, folder, env, theirs, theirs)
+        self.process = spawn(argv, folder, env, theirs, theirs, stdin)
         os.close(theirs)
         self._reader = threading.Thread(target=self._read, args=[output], daemon=True)
         self._reader.start()

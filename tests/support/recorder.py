@@ -32,7 +32,7 @@ RULES = {
     "date": re.compile(r"(?i:\bdate: )(\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT)"),
     "log date": re.compile(r"\[(\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4})\]"),
     "python": re.compile(r"\bPython/(3\.\d\d)\b"),
-    "port": re.compile(r"127\.0\.0\.1:(\d{4})(?!\d)"),
+    "port": re.compile(r"127\.0\.0\.1:(?!9000)(\d{4})(?!\d)"),  # 9000 is that of tap.py
 }
 # --8<-- [end:rules]
 
