@@ -17,7 +17,7 @@ import os
 import random
 import resource
 
-from sanic import Sanic, json
+from sanic import Request, Sanic, json
 from sanic.exceptions import SanicException, ServiceUnavailable
 from sanic.server.protocols.websocket_protocol import WebSocketProtocol
 
@@ -44,7 +44,31 @@ def raise_file_limit(files):
 MAX_HELD = raise_file_limit(MAX_FILES) - SPARE_FILES
 # --8<-- [end:limits]
 
-app = Sanic("holding_connections_hardened")
+# --8<-- [start:SafeRequest]
+class SafeRequest(Request):
+    """A request that no client can turn into a traceback or a leak."""
+
+    def __init__(self, url_bytes, *args, method, **kwargs):
+        # Sanic reports an invalid target by means of a request with
+        # the method NONE and the same target, and fails on it again.
+        if method == "NONE":
+            url_bytes = b"*"
+        super().__init__(url_bytes, *args, method=method, **kwargs)
+        # No response here depends on Accept, and Sanic responds with
+        # 500 to an Accept that it cannot parse.
+        self.headers.popall("accept", None)
+
+    async def respond(self, *args, **kwargs):
+        # Sanic waits without a limit for the rest of a body that was
+        # not read to its end. Close the connection instead.
+        if self.stream.request_body:
+            self.stream.request_body = None
+            self.stream.keep_alive = False
+        return await super().respond(*args, **kwargs)
+# --8<-- [end:SafeRequest]
+
+
+app = Sanic("holding_connections_hardened", request_class=SafeRequest)
 held: set[asyncio.Future] = set()  # one for each client
 
 

@@ -20,7 +20,7 @@ import random
 import re
 import secrets
 
-from sanic import BadRequest, NotFound, Sanic, json
+from sanic import BadRequest, NotFound, Request, Sanic, json
 from sanic.exceptions import SanicException
 from sanic.server.protocols.websocket_protocol import WebSocketProtocol
 
@@ -37,7 +37,31 @@ DRAIN_DELAY = float(os.environ.get("DRAIN_DELAY", 3))  # s
 CLOSE_SPREAD = float(os.environ.get("CLOSE_SPREAD", 5))  # s
 # --8<-- [end:settings]
 
-app = Sanic("load_balancing_hardened")
+# --8<-- [start:SafeRequest]
+class SafeRequest(Request):
+    """A request that no client can turn into a traceback or a leak."""
+
+    def __init__(self, url_bytes, *args, method, **kwargs):
+        # Sanic reports an invalid target by means of a request with
+        # the method NONE and the same target, and fails on it again.
+        if method == "NONE":
+            url_bytes = b"*"
+        super().__init__(url_bytes, *args, method=method, **kwargs)
+        # No response here depends on Accept, and Sanic responds with
+        # 500 to an Accept that it cannot parse.
+        self.headers.popall("accept", None)
+
+    async def respond(self, *args, **kwargs):
+        # Sanic waits without a limit for the rest of a body that was
+        # not read to its end. Close the connection instead.
+        if self.stream.request_body:
+            self.stream.request_body = None
+            self.stream.keep_alive = False
+        return await super().respond(*args, **kwargs)
+# --8<-- [end:SafeRequest]
+
+
+app = Sanic("load_balancing_hardened", request_class=SafeRequest)
 websockets = set()
 jobs: dict[str, asyncio.Task] = {}
 stopping = asyncio.Event()  # the health check fails

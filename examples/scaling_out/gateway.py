@@ -32,7 +32,7 @@ from prometheus_client import (
     generate_latest,
 )
 from redis.exceptions import RedisError
-from sanic import Sanic, json, raw
+from sanic import Request, Sanic, json, raw
 from sanic.exceptions import (
     BadRequest,
     SanicException,
@@ -69,7 +69,31 @@ SEND_TIMEOUT = float(os.environ.get("SEND_TIMEOUT", 20))  # s
 
 RETRY_AFTER = {"Retry-After": "1"}
 
-app = Sanic("scaling_out")
+# --8<-- [start:SafeRequest]
+class SafeRequest(Request):
+    """A request that no client can turn into a traceback or a leak."""
+
+    def __init__(self, url_bytes, *args, method, **kwargs):
+        # Sanic reports an invalid target by means of a request with
+        # the method NONE and the same target, and fails on it again.
+        if method == "NONE":
+            url_bytes = b"*"
+        super().__init__(url_bytes, *args, method=method, **kwargs)
+        # No response here depends on Accept, and Sanic responds with
+        # 500 to an Accept that it cannot parse.
+        self.headers.popall("accept", None)
+
+    async def respond(self, *args, **kwargs):
+        # Sanic waits without a limit for the rest of a body that was
+        # not read to its end. Close the connection instead.
+        if self.stream.request_body:
+            self.stream.request_body = None
+            self.stream.keep_alive = False
+        return await super().respond(*args, **kwargs)
+# --8<-- [end:SafeRequest]
+
+
+app = Sanic("scaling_out", request_class=SafeRequest)
 
 # --8<-- [start:metrics]
 CONNECTIONS = Gauge("gateway_connections", "Clients, now")

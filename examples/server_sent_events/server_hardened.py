@@ -24,7 +24,15 @@ import resource
 import secrets
 from json import dumps
 
-from sanic import BadRequest, Blueprint, NotFound, Sanic, empty, json
+from sanic import (
+    BadRequest,
+    Blueprint,
+    NotFound,
+    Request,
+    Sanic,
+    empty,
+    json,
+)
 from sanic.exceptions import ServiceUnavailable
 
 HOST = os.environ.get("HOST", "127.0.0.1")
@@ -40,6 +48,30 @@ MAX_EVENTS = int(os.environ.get("MAX_EVENTS", 100))  # kept per job
 MAX_JOBS = int(os.environ.get("MAX_JOBS", 10_000))
 RESULT_TTL = float(os.environ.get("RESULT_TTL", 600))  # s, once done
 # --8<-- [end:limits]
+
+# --8<-- [start:SafeRequest]
+class SafeRequest(Request):
+    """A request that no client can turn into a traceback or a leak."""
+
+    def __init__(self, url_bytes, *args, method, **kwargs):
+        # Sanic reports an invalid target by means of a request with
+        # the method NONE and the same target, and fails on it again.
+        if method == "NONE":
+            url_bytes = b"*"
+        super().__init__(url_bytes, *args, method=method, **kwargs)
+        # No response here depends on Accept, and Sanic responds with
+        # 500 to an Accept that it cannot parse.
+        self.headers.popall("accept", None)
+
+    async def respond(self, *args, **kwargs):
+        # Sanic waits without a limit for the rest of a body that was
+        # not read to its end. Close the connection instead.
+        if self.stream.request_body:
+            self.stream.request_body = None
+            self.stream.keep_alive = False
+        return await super().respond(*args, **kwargs)
+# --8<-- [end:SafeRequest]
+
 
 bp = Blueprint("sse_hardened", strict_slashes=True)
 
@@ -249,7 +281,7 @@ async def add_cors_headers(request, response):
 
 
 if __name__ == "__main__":
-    app = Sanic("sse_hardened")
+    app = Sanic("sse_hardened", request_class=SafeRequest)
     app.config.FALLBACK_ERROR_FORMAT = "json"
     app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
     app.blueprint(bp)
