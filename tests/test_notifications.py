@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import time
 from contextlib import closing, contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -35,7 +36,7 @@ from .support.threads import run_in_thread
 
 HERE = "notifications"
 CLIENTS = ["client.py", "client_sse.py", "client_poll.py"]
-QUICK = {"BACKOFF": 0.1, "TRIES": 1000, "TOPICS": "news", "WHO": "ann"}
+QUICK = {"BASE_DELAY": 0.1, "MAX_FAILURES": 1000, "TOPICS": "news", "USER_ID": "ann"}
 
 
 @contextmanager
@@ -189,6 +190,7 @@ def test_the_smallest_server_loses_nothing(small, record):
     assert lines == [
         "1 topics/deploys: one",
         "2 topics/deploys: two",
+        "reconnecting: RemoteProtocolError",
         "3 topics/deploys: three",
         "5 topics/deploys: four",
     ]
@@ -762,7 +764,7 @@ def test_an_expired_cursor_is_410(start, tmp_path):
         with pytest.raises(ConnectionClosed):
             socket.recv(TIMEOUT)
         assert socket.close_code == 4410
-    for query in {"after": last - 3}, {"user": "first-timer"}:
+    for query in {"after": last - 3}, {"after": 0}, {"user": "first-timer"}:
         found = poll(server, **query).json()["notifications"]
         assert [notification["text"] for notification in found] == ["c", "d", "e"]
     with closing(sqlite3.connect(log)) as db:
@@ -816,7 +818,7 @@ def test_catch_up_reads_one_page_by_the_index(tmp_path):
 def test_a_client_resumes_where_its_inbox_ends(server, run, tmp_path):
     """A client that is started again resumes after the last line of its inbox, and one without an
     inbox after what its user has acknowledged."""
-    options = {"URL": server.url, "WHO": "dora", "TOPICS": "dora", "INBOX": tmp_path / "inbox"}
+    options = {"URL": server.url, "USER_ID": "dora", "TOPICS": "dora", "INBOX": tmp_path / "inbox"}
     one, two = publish(server, "one", "two", to="topics/dora")
     assert run(f"{HERE}/client.py", COUNT=1, **options).stdout == f"{one} topics/dora: one\n"
     assert run(f"{HERE}/client.py", COUNT=1, **options).stdout == f"{two} topics/dora: two\n"
@@ -834,8 +836,8 @@ def serving(port):
     """Start a WebSocket server of the test's own: serving(handler) -> its URL."""
     started = []
 
-    def serving(handler):
-        server = serve(handler, "127.0.0.1", number := port())
+    def serving(handler, **options):
+        server = serve(handler, "127.0.0.1", number := port(), **options)
         thread = Thread(target=server.serve_forever)
         thread.start()
         started.append((server, thread))
@@ -865,9 +867,11 @@ def test_a_duplicate_is_kept_once(serving, run, tmp_path):
 
     result = run(f"{HERE}/client.py", URL=serving(handler), COUNT=3, INBOX=inbox)
     assert kept == [(1, [1]), (1, [1]), (2, [1, 2]), (1, [1, 2])]
-    lines = [line.split(" ", 1)[0] for line in result.stdout.splitlines() if "again" not in line]
+    lines = [
+        line.split(" ", 1)[0] for line in result.stdout.splitlines() if "duplicate" not in line
+    ]
     assert lines == ["1", "2", "3"]
-    assert result.stdout.count("again: dropped") == 2
+    assert result.stdout.count(" (duplicate)") == 2
 
 
 def test_a_duplicate_in_a_stream_is_shown_once(canned, run):
@@ -886,25 +890,40 @@ def test_a_client_reports_why_it_cannot_connect(run, port, canned, name):
     """A client that could never connect ends with one line that has the reason: no server, an error
     status, an invalid URL."""
     for url, words in [
-        (f"http://127.0.0.1:{port()}", "no answer from"),
-        (canned((500, {}, "oops")).url, "answered 500"),
-        ("nonsense", "nonsense"),
+        (f"http://127.0.0.1:{port()}", "gave up"),
+        (canned((500, {}, "oops")).url, "500"),
+        (canned((403, {}, "no")).url, "responded with 403"),
+        ("nonsense", "cannot reach nonsense"),
     ]:
-        result = run(f"{HERE}/{name}", URL=url, TRIES=1)
+        result = run(f"{HERE}/{name}", URL=url, MAX_FAILURES=1, BASE_DELAY=0)
         assert result.returncode == 1
         assert words in result.stderr
         assert len(result.stderr.splitlines()) == 1
 
 
+OTHER = [
+    {"status": "pending"},
+    [],
+    "<h1>It works!</h1>",
+    "[" * 9_000,
+    {"notifications": [{"id": "1"}], "after": 1},
+    {"notifications": [], "after": None},
+]
+
+
+@pytest.mark.parametrize("body", OTHER)
 @pytest.mark.parametrize("name", CLIENTS[1:])
-def test_a_client_recognises_another_server(run, canned, name):
+def test_a_client_recognises_another_server(run, canned, name, body):
     """A client of another kind of server reports that the responses are not notifications."""
-    result = run(f"{HERE}/{name}", URL=canned((200, {}, {"status": "pending"})).url, TRIES=1)
+    result = run(f"{HERE}/{name}", URL=canned((200, {}, body)).url, MAX_FAILURES=1)
     assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
-    assert "sends no notifications" in result.stderr
+    assert "is not a notification server" in result.stderr
 
 
-@pytest.mark.parametrize("text", ["tick", "[1]", '{"id": "1"}', '{"id": 1}'])
+MESSAGES = ["tick", "[1]", "null", '{"id": "1"}', '{"id": 1}', "[" * 9_000]
+
+
+@pytest.mark.parametrize("text", MESSAGES)
 def test_a_client_recognises_other_messages(serving, run, text):
     """A client that receives messages other than notifications reports it."""
 
@@ -916,22 +935,189 @@ def test_a_client_recognises_other_messages(serving, run, text):
 
     result = run(f"{HERE}/client.py", URL=serving(handler), COUNT=1)
     assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
-    assert "sends no notifications" in result.stderr
+    assert "is not a notification server" in result.stderr
 
 
-@pytest.mark.parametrize("code", [1008, 4410])
+@pytest.mark.parametrize("text", MESSAGES)
+def test_a_client_recognises_other_events(canned, run, text):
+    """A client that receives events other than notifications reports it."""
+    server = canned((200, {"Content-Type": "text/event-stream"}, f"data: {text}\n\n"))
+    result = run(f"{HERE}/client_sse.py", URL=server.url, COUNT=1)
+    assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
+    assert "is not a notification server" in result.stderr
+
+
+@pytest.mark.parametrize("code", [1008, 4001])
 def test_a_rejected_client_does_not_reconnect(serving, run, code):
-    """After 1008 or 4410 the client does not reconnect: it would be rejected again."""
-    came = []
+    """After 1008, or a code of 4000 and above, the client does not reconnect: it would be rejected
+    again."""
+    connections = []
 
     def handler(socket):
-        came.append(1)
+        connections.append(1)
         socket.close(code, "no")
 
-    result = run(f"{HERE}/client.py", URL=serving(handler))
+    url = serving(handler)
+    result = run(f"{HERE}/client.py", URL=url)
     assert result.returncode == 1
-    assert result.stderr == f"gave up: refused with {code}: no\n"
-    assert came == [1]
+    assert result.stderr == f"gave up on {url}: closed with {code}: no\n"
+    assert connections == [1]
+
+
+# Retrying
+
+ONE = {"id": 1, "to": "topics/news", "text": "hello"}
+STREAM = (200, {"Content-Type": "text/event-stream"}, f"id: 1\ndata: {json.dumps(ONE)}\n\n")
+PAGE = (200, {}, {"notifications": [ONE], "after": 1})
+RECEIVED = "1 topics/news: hello\n"
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+@pytest.mark.parametrize(("name", "success"), [("client_sse.py", STREAM), ("client_poll.py", PAGE)])
+def test_a_client_retries_while_the_server_is_unavailable(run, canned, name, success, status):
+    """A client retries after 429, 502, 503 or 504, and waits for as long as Retry-After has, or a
+    random time."""
+    unavailable = [(status, {"Retry-After": "1"}, ""), (status, {}, "")]
+    server = canned(*unavailable, success)
+    result = run(f"{HERE}/{name}", URL=server.url, COUNT=1, BASE_DELAY=0.1)
+    assert result.returncode == 0
+    assert result.stdout.count(f"status {status}\n") == 2
+    assert result.stdout.endswith(RECEIVED)
+    first, second, third = server.times
+    assert 1 <= second - first < 3
+    assert third - second < 1
+
+
+def test_a_websocket_client_retries_while_the_server_is_unavailable(serving, run):
+    """A WebSocket client whose handshake gets 503 waits for as long as Retry-After has."""
+    times = []
+
+    def process_request(connection, request):
+        times.append(time.monotonic())
+        if len(times) > 1:
+            return None
+        response = connection.respond(503, "later")
+        response.headers["Retry-After"] = "1"
+        return response
+
+    def handler(socket):
+        socket.send(json.dumps(ONE))
+        socket.recv(TIMEOUT)
+
+    url = serving(handler, process_request=process_request)
+    result = run(f"{HERE}/client.py", URL=url, COUNT=1, BASE_DELAY=0.1)
+    assert result.stdout.endswith(RECEIVED)
+    assert 1 <= times[1] - times[0] < 3
+
+
+def test_a_client_gives_up_after_failures_in_a_row(run, canned):
+    """A client gives up after MAX_FAILURES failures in a row, and reports the last one."""
+    for name in CLIENTS:
+        server = canned((503, {}, ""))
+        result = run(f"{HERE}/{name}", URL=server.url, MAX_FAILURES=3, BASE_DELAY=0.01)
+        assert len(server.requests) == 3
+        assert result.stderr.startswith(f"gave up on {server.url}: 3 failures in a row: ")
+        assert "503" in result.stderr
+
+
+def test_polls_that_are_not_held_are_paced(run, canned):
+    """Where a proxy drops Prefer, so that the server holds no poll, the client polls at most once
+    in POLL_INTERVAL."""
+    empty = (200, {}, {"notifications": [], "after": 0})
+    server = canned(*[empty] * 5, PAGE)
+    result = run(f"{HERE}/client_poll.py", URL=server.url, COUNT=1, POLL_INTERVAL=0.3)
+    assert result.stdout == RECEIVED
+    assert len(server.times) == 6
+    # The server receives the first request late, since it has to be connected to.
+    assert all(after - before >= 0.2 for before, after in pairwise(server.times))
+    assert server.times[-1] - server.times[1] >= 4 * 0.29
+
+
+def test_polls_that_repeat_a_notification_are_paced(run, canned):
+    """A response that a cache repeats is not a new notification: it is paced, and shown once."""
+    other = {"notifications": [ONE | {"id": 2}], "after": 2}
+    server = canned(PAGE, PAGE, PAGE, (200, {}, other))
+    result = run(f"{HERE}/client_poll.py", URL=server.url, COUNT=2, POLL_INTERVAL=0.3)
+    assert result.stdout == RECEIVED + RECEIVED.replace("1", "2", 1)
+    assert server.times[3] - server.times[1] >= 0.5
+
+
+@pytest.mark.parametrize(("name", "success"), [("client_sse.py", STREAM), ("client_poll.py", PAGE)])
+def test_a_client_with_an_expired_cursor_begins_with_the_oldest(run, canned, name, success):
+    """After 410 a client prints that events are missing, and resumes with the oldest."""
+    server = canned(success, (410, {}, ""), success)
+    result = run(f"{HERE}/{name}", URL=server.url, COUNT=2, BASE_DELAY=0.01)
+    assert result.stdout.startswith(RECEIVED)
+    assert "events are missing" in result.stdout
+    assert result.stdout.endswith(RECEIVED)
+    cursors = [
+        headers.get("last-event-id") or httpx2.URL(path).params["after"]
+        for _, path, headers in server.requests
+    ]
+    assert cursors == ["0", "1", "0"]
+
+
+def test_an_inbox_that_is_behind_the_log_begins_with_the_oldest(start, run, tmp_path):
+    """A client whose inbox ends before the log begins prints that events are missing, and resumes
+    with the oldest."""
+    server = start(f"{HERE}/server.py", MAX_EVENTS=3)
+    numbers = publish(server, *"abcde")
+    inbox = tmp_path / "inbox"
+    inbox.write_text(json.dumps(ONE) + "\n")
+    options = {"URL": server.url, "TOPICS": "news", "INBOX": inbox, "BASE_DELAY": 0.01}
+    result = run(f"{HERE}/client.py", COUNT=3, **options)
+    assert "events are missing" in result.stdout
+    assert [line.split()[0] for line in result.stdout.splitlines()[-3:]] == [
+        str(number) for number in numbers[-3:]
+    ]
+
+
+def test_a_damaged_inbox_is_reported(run, tmp_path):
+    """A client whose inbox has a line that is not a notification names it."""
+    inbox = tmp_path / "inbox"
+    inbox.write_text(json.dumps(ONE) + '\n{"id": 2, "to')
+    result = run(f"{HERE}/client.py", URL="http://127.0.0.1:1", INBOX=inbox)
+    assert (result.returncode, result.stderr) == (1, f"{inbox}: line 2 is damaged\n")
+
+
+def part(name, section):
+    """Return a section of a client."""
+    text = (EXAMPLES / HERE / name).read_text()
+    return text.split(f"[start:{section}]\n")[1].split(f"# --8<-- [end:{section}]")[0]
+
+
+def test_the_clients_have_one_policy_of_retries():
+    """The delay before a retry has the same text in each client, and so has the check of a status
+    in both that use HTTP."""
+    assert len({part(name, "backoff_delay") for name in CLIENTS}) == 1
+    assert len({part(name, "check_status") for name in CLIENTS[1:]}) == 1
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_the_delay_before_a_retry(name):
+    """The delay is as long as Retry-After has, from half a second to ten minutes, and up to a tenth
+    more; without it random, up to 5, 10, 20, 40, 60 seconds."""
+    program = runpy.run_path(str(EXAMPLES / HERE / name))
+    delay, retry_after = program["backoff_delay"], program["retry_after"]
+    for failures, limit in enumerate([5, 10, 20, 40, 60, 60]):
+        delays = [delay(failures) for _ in range(1000)]
+        assert 0 <= min(delays) < limit / 10
+        assert limit * 0.9 < max(delays) <= limit
+    for value, seconds in [("0", 0.5), ("7", 7), ("9" * 400, 600), (PAST, 0.5)]:
+        assert seconds <= delay(3, retry_after(value)) <= seconds * 1.1
+    for value in (
+        "",
+        "x",
+        "-1",
+        "1.5",
+        "²",
+        "Mon, 99 Foo",
+        "Mon, 01 Jan 2026 00:00:00 +9" + "9" * 20,
+    ):
+        assert retry_after(value) is None
+
+
+PAST = "Sun, 06 Nov 1994 08:49:37 GMT"
 
 
 # Presence
@@ -954,8 +1140,8 @@ def test_presence_lags_by_a_ping(start, tap, follow, record):
     server = start(f"{HERE}/server.py", PING_INTERVAL=0.4, HEARTBEAT=0.1)
     wires = {who: tap(server) for who in ("ann", "bob")}
     frozen = [
-        follow("client.py", URL=wires["ann"].url, WHO="ann"),
-        follow("client_sse.py", URL=wires["bob"].url, WHO="bob"),
+        follow("client.py", URL=wires["ann"].url, USER_ID="ann"),
+        follow("client_sse.py", URL=wires["bob"].url, USER_ID="bob"),
     ]
     wait_until(lambda: present_users(server) == ["ann", "bob"])
     publish(server, "hello")
@@ -997,7 +1183,7 @@ def open_client_page(page, tmp_path):
     folder = copy_isolated(EXAMPLES / HERE / "client.html", tmp_path / "page")
 
     def open_page(url, **options):
-        query = httpx2.QueryParams({"url": url, "topics": "news", "backoff": 0.1} | options)
+        query = httpx2.QueryParams({"url": url, "topics": "news", "base_delay": 0.1} | options)
         page.goto(f"file://{folder}/client.html?{query}")
         return page
 
@@ -1006,7 +1192,7 @@ def open_client_page(page, tmp_path):
 
 def shown(page):
     """Return what a page shows, oldest first."""
-    return page.locator("#notes li").all_inner_texts()[::-1]
+    return page.locator("#notifications li").all_inner_texts()[::-1]
 
 
 def unread(page, number):
@@ -1023,7 +1209,7 @@ def test_a_browser_survives_a_server_that_is_killed(start, open_client_page, tmp
     unread(page, 1)
     for number in 2, 3:
         server.stop(signal.SIGKILL)
-        page.wait_for_selector("text=closed with 1006: coming back")
+        page.wait_for_selector("text=closed with 1006: reconnecting")
         server = start(f"{HERE}/server.py", PORT=server.port, **options)
         publish(server, str(number))
         unread(page, number)
@@ -1048,7 +1234,7 @@ def test_a_browser_shows_text_as_text(server, open_client_page):
     page = open_client_page(server.url, topics="html", user="html")
     unread(page, 1)
     assert shown(page) == ["topics/html: <img src=x onerror=alert(1)>"]
-    assert page.locator("#notes img").count() == 0
+    assert page.locator("#notifications img").count() == 0
 
 
 def test_a_browser_drops_duplicates(serving, open_client_page):
@@ -1075,7 +1261,7 @@ def test_a_browser_detects_silence(start, open_client_page):
     page = open_client_page(server.url, silence=1.5)
     page.wait_for_selector("text=connected")
     server.send(signal.SIGSTOP)
-    page.wait_for_selector("text=silence: coming back")
+    page.wait_for_selector("text=silence: reconnecting")
     server.send(signal.SIGCONT)
     page.wait_for_selector("text=connected")
     publish(server, "there")
@@ -1085,4 +1271,38 @@ def test_a_browser_detects_silence(start, open_client_page):
 def test_a_browser_reports_a_rejection(server, open_client_page):
     """The page shows why it was rejected, and does not reconnect."""
     page = open_client_page(server.url, user="Ann!")
-    page.wait_for_selector("text=refused: user=")
+    page.wait_for_selector("text=rejected: user=")
+
+
+def test_a_browser_with_an_expired_cursor_begins_with_the_oldest(serving, open_client_page):
+    """After 4410 the page resumes with the oldest notification of the log."""
+    paths = []
+
+    def handler(socket):
+        paths.append(socket.request.path)
+        if len(paths) == 1:
+            socket.send(json.dumps(ONE | {"id": 7}))
+            socket.recv(TIMEOUT)
+            socket.close(4410, "expired")
+            return
+        socket.send(json.dumps(ONE | {"id": 3}))
+        with suppress(ConnectionClosed):
+            for _ in socket:
+                pass
+
+    page = open_client_page(serving(handler))
+    unread(page, 2)
+    assert [httpx2.URL(path).params.get("after") for path in paths] == [None, "0"]
+
+
+def test_a_browser_recognises_other_messages(serving, open_client_page):
+    """The page reports messages that are not notifications, and does not reconnect."""
+
+    def handler(socket):
+        socket.send("tick")
+        with suppress(ConnectionClosed):
+            for _ in socket:
+                pass
+
+    page = open_client_page(serving(handler))
+    page.wait_for_selector("text=not a notification server")

@@ -47,7 +47,7 @@ __all__ = ["follow"]  # a fixture
 def texts(output):
     """Return the texts, which are numbers, of the notifications that a client printed as new."""
     lines = [line for line in output.splitlines() if ": " in line and line[0].isdigit()]
-    return [int(line.rsplit(" ", 1)[1]) for line in lines if "again" not in line]
+    return [int(line.rsplit(" ", 1)[1]) for line in lines if "(duplicate)" not in line]
 
 
 @pytest.fixture
@@ -140,7 +140,8 @@ def test_a_stopping_server_closes_with_1012(start_server, follow, tmp_path):
     options = {"LOG": tmp_path / "log.db"}
     server = start_server(**options)
     clients = [
-        follow(name, URL=server.url, COUNT=4, WHO=name[:-3].replace("_", "-")) for name in CLIENTS
+        follow(name, URL=server.url, COUNT=4, USER_ID=name[:-3].replace("_", "-"))
+        for name in CLIENTS
     ]
     wait_until(lambda: len(present_users(server)) == 3)
     publish(server, "1", "2")
@@ -154,7 +155,7 @@ def test_a_stopping_server_closes_with_1012(start_server, follow, tmp_path):
     for client in clients:
         assert client.wait() == 0
         assert texts(client.output) == [1, 2, 3, 4]
-    assert "closed with 1012: coming back" in clients[0].output
+    assert "reconnecting: closed with 1012" in clients[0].output
 
 
 def test_a_stopping_server_responds_to_held_polls(start_server):
@@ -212,7 +213,7 @@ def test_a_client_disconnected_at_every_point_receives_all(start_server, tap, fo
 
     wire = tap(server, on_data=on_data)
     # Fewer tries than cuts: what came in between was no failure.
-    client = follow("client.py", URL=wire.url, BACKOFF=0.01, TRIES=40)
+    client = follow("client.py", URL=wire.url, BASE_DELAY=0.01, MAX_FAILURES=40)
     last = 0
     while wire.connections < len(where) + 2:
         last += 1
@@ -268,7 +269,7 @@ def test_a_frozen_client_receives_all(start_server, follow):
     wait_until(lambda: present_users(server) == [])
     publish(server, *map(str, range(11, 16)))
     client.send(signal.SIGCONT)
-    client.wait_for("coming back")
+    client.wait_for("reconnecting")
     publish(server, *map(str, range(16, 21)))
     assert client.wait() == 0
     assert texts(client.output) == list(range(1, 21))

@@ -2,16 +2,18 @@
 # requires-python = ">=3.11"
 # dependencies = ["websockets==17.4"]
 # ///
-"""Receive notifications by WebSocket, each once, and say so.
+"""Receive notifications over a WebSocket, and acknowledge each.
 
-What has been received is a line in a file, and the last line tells
-where to go on: what it is and that it was seen are one write.
+Each one that is received is a line in a file, and the last line is
+where to resume: one write both stores it and remembers that. It runs
+until stopped, or until MAX_FAILURES attempts in a row have failed.
 
 - Run: `uv run client.py`
 - or: `pip install websockets==17.4 && python client.py`
 - Needs: server.py, running; its address is in URL
   (default http://127.0.0.1:8000)
-- Source: waiting before coming back, RFC 6455 §7.2.3
+- Source: reconnecting after a delay, RFC 6455 §7.2.3; Retry-After,
+  RFC 9110 §10.2.3
 """
 
 import asyncio
@@ -20,6 +22,8 @@ import os
 import random
 import sys
 from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlencode
 
 from websockets.asyncio.client import connect
@@ -31,93 +35,183 @@ from websockets.exceptions import (
 )
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
-WHO = os.environ.get("WHO", "ann")
+USER_ID = os.environ.get("USER_ID", "ann")
 TOPICS = os.environ.get("TOPICS", "deploys server").split()
 INBOX = os.environ.get("INBOX", "inbox.jsonl")  # the file
 COUNT = int(os.environ.get("COUNT", 0))  # notifications; 0: no end
-BACKOFF = float(os.environ.get("BACKOFF", 5))  # s, the first bound
-TRIES = int(os.environ.get("TRIES", 10))  # in a row, then give up
+BASE_DELAY = float(os.environ.get("BASE_DELAY", 5))  # seconds
+MAX_FAILURES = int(os.environ.get("MAX_FAILURES", 10))  # in a row
+MAX_RETRY_AFTER = 600  # seconds
 
 
-class GaveUp(Exception):
-    """Coming back does not help, or did not."""
+class ProtocolError(Exception):
+    """What the server sent is not a notification."""
+
+
+class CursorExpired(Exception):
+    """The server cannot resume after the last notification."""
+
+
+class RetryError(Exception):
+    """Retrying does not help, or has not helped."""
+
+
+# --8<-- [start:backoff_delay]
+def backoff_delay(failures, suggested=None):
+    """Return how many seconds to wait before the next attempt.
+
+    As long as Retry-After suggests, and a little longer, so that not
+    all clients return together. Without it a random time of up to
+    BASE_DELAY, which each failure in a row doubles, up to 12 times it.
+    """
+    if suggested is None:
+        return random.uniform(0, BASE_DELAY * min(2**failures, 12))
+    # Neither a flood, if it is 0 or in the past, nor for ever.
+    delay = min(max(0.5, suggested), MAX_RETRY_AFTER)
+    return delay * random.uniform(1, 1.1)
+
+
+def retry_after(value):
+    """Return the seconds that a Retry-After asks to wait, or None.
+
+    It is a number or one of three forms of a date (RFC 9110 §10.2.3
+    and §5.6.7), all in GMT. Anything else is ignored.
+    """
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+    except (OverflowError, ValueError):
+        return None
+    # The form of asctime() names no time zone: it is GMT as well.
+    delay = date.replace(tzinfo=UTC) - datetime.now(UTC)
+    return delay.total_seconds()
+# --8<-- [end:backoff_delay]
+
+
+# --8<-- [start:parse_notification]
+def parse_notification(data):
+    """Return a notification; raise ProtocolError if it is none."""
+    match data:
+        case {"id": int(), "to": str(), "text": str()}:
+            return data
+    raise ProtocolError(f"received {data!r:.80}")
+
+
+def parse_message(message):
+    """Return a notification, or None for a heartbeat."""
+    with suppress(RecursionError, ValueError):  # not even JSON
+        data = json.loads(message)
+        if isinstance(data, dict) and "heartbeat" in data:
+            return None
+        return parse_notification(data)
+    raise ProtocolError(f"received {message[:80]!r}")
+# --8<-- [end:parse_notification]
 
 
 # --8<-- [start:inbox]
 class Inbox:
-    """What was received: a line for each, appended in one write."""
+    """The notifications received: one line each, in a file.
+
+    `last` is the id of the last one, or None if there is none.
+    """
 
     def __init__(self, path):
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         self.file = os.open(path, flags, 0o600)
+        self.last = None
         with open(path, encoding="utf-8") as lines:
-            self.notes = [json.loads(line) for line in lines]
-        self.seen = self.notes[-1]["id"] if self.notes else None
+            for number, line in enumerate(lines, 1):
+                try:
+                    self.last = parse_message(line)["id"]
+                except ProtocolError:
+                    sys.exit(f"{path}: line {number} is damaged")
 
-    def take(self, note):
-        """Keep a notification; return whether it is new."""
-        if self.seen is not None and note["id"] <= self.seen:
-            return False  # it came twice, as it may
-        line = json.dumps(note) + "\n"
+    def add(self, notification):
+        """Store a notification; return whether it is new."""
+        if self.last is not None and notification["id"] <= self.last:
+            return False  # a duplicate, which the server may send
+        line = json.dumps(notification) + "\n"
         os.write(self.file, line.encode())
-        self.seen = note["id"]
+        self.last = notification["id"]
         return True
 # --8<-- [end:inbox]
 
 
 # --8<-- [start:follow]
 async def follow(inbox, handle):
-    """Call handle(note, new) for all that comes, until it is True."""
-    failures, met = 0, False
-    while failures < TRIES:
-        query = {"user": WHO, "topic": TOPICS}
-        if inbox.seen is not None:  # or else, where the server thinks
-            query["after"] = inbox.seen
-        url = f"{URL}/notifications/socket?{urlencode(query, True)}"
+    """Call handle(notification, new) for each one, until it is True.
+
+    Raise RetryError after MAX_FAILURES attempts in a row.
+    """
+    failures = 0
+    while failures < MAX_FAILURES:
+        suggested = None
         try:
             async with connect(
-                url.replace("http", "ws", 1), close_timeout=1
+                subscription_url(inbox), close_timeout=1
             ) as websocket:
-                met = True
                 with suppress(ConnectionClosed):
-                    async for text in websocket:
-                        failures = 0  # not before it says something
-                        note = json.loads(text)
-                        if "heartbeat" in note:
+                    async for message in websocket:
+                        notification = parse_message(message)
+                        failures = 0  # not before it sends something
+                        if not notification:  # a heartbeat
                             continue
-                        done = handle(note, inbox.take(note))
-                        # Only now, when it is kept.
-                        await websocket.send(
-                            json.dumps({"ack": note["id"]})
-                        )
+                        new = inbox.add(notification)
+                        done = handle(notification, new)
+                        # Only now that it is stored.
+                        ack = {"ack": notification["id"]}
+                        await websocket.send(json.dumps(ack))
                         if done:
                             return
-                code, why = websocket.close_code, websocket.close_reason
-                if code == 1008 or code >= 4000:
-                    raise GaveUp(f"refused with {code}: {why}")
-                print(f"closed with {code}: coming back", flush=True)
+                problem = check_close(websocket)
+        except CursorExpired:
+            inbox.last = 0  # the oldest that the server has
+            problem = "events are missing, resuming with the oldest"
         except (OSError, TimeoutError, WebSocketException) as error:
-            if not met or process_exception(error):
+            if process_exception(error):  # retrying does not help
                 raise
-        # At random, so that those who were cut off together do not
-        # come back together; below a bound that doubles up to 12 times.
-        bound = BACKOFF * min(2**failures, 12)
-        await asyncio.sleep(random.uniform(0, bound))
+            problem = error
+            if isinstance(error, InvalidStatus):
+                headers = error.response.headers
+                values = [*headers.get_all("Retry-After"), ""]
+                suggested = retry_after(values[0])
+        print(f"reconnecting: {problem}", flush=True)
+        await asyncio.sleep(backoff_delay(failures, suggested))
         failures += 1
-    raise GaveUp(f"{failures} failures in a row")
+    raise RetryError(f"{failures} failures in a row: {problem}")
+
+
+def subscription_url(inbox):
+    """Return the URL that resumes after the last notification."""
+    query = {"user": USER_ID, "topic": TOPICS}
+    if inbox.last is not None:  # or after the last acknowledged
+        query["after"] = inbox.last
+    # http: becomes ws:, and https: becomes wss:
+    url = f"{URL}/notifications/socket".replace("http", "ws", 1)
+    return f"{url}?{urlencode(query, doseq=True)}"
+
+
+def check_close(websocket):
+    """Describe how a connection was closed; raise if it is final."""
+    code, reason = websocket.close_code, websocket.close_reason
+    if code == 4410:
+        raise CursorExpired
+    if code == 1008 or code >= 4000:
+        raise RetryError(f"closed with {code}: {reason}")
+    return f"closed with {code}"
 # --8<-- [end:follow]
 
 
 async def main():
-    inbox, taken = Inbox(INBOX), []
+    inbox, received = Inbox(INBOX), []
 
-    def handle(note, new):
-        number, to, text = note["id"], note["to"], note["text"]
+    def handle(notification, new):
+        line = "{id} {to}: {text}".format(**notification)
         if new:
-            taken.append(number)
-        again = "" if new else ", again: dropped"
-        print(f"{number} {to}: {text}{again}", flush=True)
-        return len(taken) == COUNT
+            received.append(notification["id"])
+        print(line if new else f"{line} (duplicate)", flush=True)
+        return len(received) == COUNT
 
     await follow(inbox, handle)
 
@@ -125,14 +219,14 @@ async def main():
 if __name__ == "__main__":
     try:
         asyncio.run(main())
+    except RetryError as error:
+        sys.exit(f"gave up on {URL}: {error}")
     except InvalidStatus as error:
         status = error.response.status_code
-        sys.exit(f"{URL} answered {status}, not with a WebSocket")
-    except (OSError, TimeoutError, WebSocketException) as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
-    except GaveUp as error:
-        sys.exit(f"gave up: {error}")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        sys.exit(f"{URL} sends no notifications: {error!r}")
+        sys.exit(f"{URL} responded with {status}, not a WebSocket")
+    except ProtocolError as error:
+        sys.exit(f"{URL} is not a notification server: {error}")
+    except (OSError, WebSocketException) as error:
+        sys.exit(f"cannot reach {URL}: {error!r}")
     except KeyboardInterrupt:
         sys.exit(130)

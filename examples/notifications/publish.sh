@@ -1,8 +1,8 @@
 #!/bin/sh
-# Publish a notification, and be told its number.
+# Publish a notification; print its id.
 #
-# Sent again with the same KEY it is stored once, so it is safe to try
-# again when no answer came.
+# A retry with the same KEY is stored once, so it is safe to run this
+# again when no response arrived.
 #
 # Run:    sh publish.sh
 # Try:    TO=users/ann sh publish.sh
@@ -13,7 +13,7 @@ set -eu
 
 # --8<-- [start:publish]
 URL=${URL:-http://127.0.0.1:8000}
-KEY=${KEY:-$(date +%s)-$$}  # as good as unique
+KEY=${KEY:-$(date +%s)-$$}  # unique enough for one computer
 curl --fail-with-body --silent --show-error \
   --header 'Content-Type: application/json' \
   --header "Idempotency-Key: $KEY" \

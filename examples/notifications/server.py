@@ -178,13 +178,14 @@ class Hub:
     def resume(self, user, after):
         """Return the id after which a user's events begin.
 
-        To name an id is to acknowledge it. A user that names none
-        resumes after the last one acknowledged, or begins with the
-        oldest. Raise CursorExpired if events would be missing.
+        To name an id is to acknowledge it; 0 is the beginning of the
+        log. A user that names none resumes after the last one that is
+        acknowledged. Raise CursorExpired if events would be missing.
         """
         oldest = max(0, self.last - MAX_EVENTS)
         if after is None:
-            after = self.acknowledged.get(user, oldest)
+            after = self.acknowledged.get(user, 0)
+        after = after or oldest
         if not oldest <= after <= self.last:
             raise CursorExpired(
                 f"the log has {oldest + 1} to {self.last}"
