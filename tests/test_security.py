@@ -1,4 +1,4 @@
-"""Who may open a socket: pages of other origins, users, tokens that run out."""
+"""Which pages may open a WebSocket: Origin, cookies, CORS and mixed content."""
 
 import functools
 import http.server
@@ -12,13 +12,13 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from .support.messages import messages, table
+from .support.messages import table
 from .support.parts import require_program
-from .support.processes import EXAMPLES, TIMEOUT
+from .support.processes import EXAMPLES, TIMEOUT, assert_clean_output
 from .support.sequence import in_order, sequence_diagram
 from .support.wiretap import Tap
 
-ROOM = "security"
+TOPIC = "security"
 
 
 def ws(server, path):
@@ -37,51 +37,51 @@ def closed(socket):
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder, and logs nothing."""
+    """Serve a folder without a log."""
 
     def log_message(self, *_):
         pass
 
 
-# Of five digits: the recorder takes it for no port of ours, and it can be told from them.
-ELSEWHERE = 18001
+# It has five digits: the recorder keeps it, because it is not a port of the tests.
+OTHER_PORT = 18001
 
 
 @pytest.fixture(scope="module")
-def elsewhere():
-    """Serve the pages of this room from another origin, as evil.html says; return its port."""
-    handler = functools.partial(Quiet, directory=str(EXAMPLES / ROOM))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", ELSEWHERE), handler) as server:
+def other_origin():
+    """Serve the pages of this topic from the origin that evil.html names; return its port."""
+    handler = functools.partial(Quiet, directory=str(EXAMPLES / TOPIC))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", OTHER_PORT), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield ELSEWHERE
+        yield OTHER_PORT
         server.shutdown()
 
 
 @pytest.fixture(scope="module")
 def serve(start_shared, port):
-    """Start a server of this room behind a tap: serve(name) -> Tap, whose origin is its own."""
+    """Start a server of this topic behind a tap, whose origin it has: serve(name) -> Tap."""
     with ExitStack() as taps:
 
         def serve(name, **variables):
             front = port()
             own = {"ORIGIN": f"http://127.0.0.1:{front}"}
-            server = start_shared(f"{ROOM}/{name}", **(own | variables))
+            server = start_shared(f"{TOPIC}/{name}", **(own | variables))
             return taps.enter_context(Tap(server.port, front))
 
         yield serve
 
 
 @pytest.fixture(scope="module")
-def bank(serve):
-    """Return the servers that look at Origin, and that do not: {"server.py": Tap, …}."""
+def servers(serve):
+    """Return the servers that check Origin and that do not: {"server.py": Tap, …}."""
     return {name: serve(name) for name in ("server.py", "wrong_server.py")}
 
 
 @contextmanager
-def with_third_parties(browser, home, allowed):
-    """Yield a browser that lets cookies of third parties pass, or does not.
+def third_party_cookies(browser, home, allowed):
+    """Yield a browser that allows third-party cookies, or does not.
 
-    Chrome does unless told otherwise; Debian's Chromium, and private windows, do not.
+    Chrome does by default; Debian's Chromium and private windows do not.
     """
     (home / "Default").mkdir()
     settings = {"cookie_controls_mode": 1 - allowed, "block_third_party_cookies": not allowed}
@@ -96,33 +96,28 @@ def with_third_parties(browser, home, allowed):
 
 
 def visit(page, url, target):
-    """Open evil.html on some origin; return what it shows once that says how it went."""
+    """Open evil.html on some origin; return the first line that it shows."""
     page.goto(f"{url}/evil.html?url={target.url}")
-    return page.locator("#got li").first.inner_text()
+    return page.locator("#received li").first.inner_text()
 
 
 def session_of(server):
-    """Log in; return what the cookie holds."""
+    """Log in; return the value of the session cookie."""
     return httpx2.get(server.url).cookies["session"]
 
 
-def asked(tap, path):
-    """Return the last request for a path that a tap saw."""
-    return [m for m in messages(tap.events[:]) if m.target == path][-1]
-
-
 @pytest.fixture(scope="module")
-def hijacked(bank, browser, elsewhere):
-    """Return {server: what evil.html got}, opened by a user who is logged in at that server."""
+def hijacked(servers, browser, other_origin):
+    """Return {server: what evil.html received}, opened by a user with a session there."""
     found = {}
-    for name, server in bank.items():
+    for name, server in servers.items():
         with browser.new_context() as context:
             page = context.new_page()
             page.goto(server.url)
-            visit(page, f"http://127.0.0.1:{elsewhere}", server)
-            done = page.locator("#got li", has_text=re.compile("done|closed"))
+            visit(page, f"http://127.0.0.1:{other_origin}", server)
+            done = page.locator("#received li", has_text=re.compile("done|closed"))
             done.first.wait_for()
-            found[name] = page.locator("#got li").all_inner_texts()
+            found[name] = page.locator("#received li").all_inner_texts()
     return found
 
 
@@ -130,24 +125,26 @@ def handshake(tap):
     """Return the request and the status line of the last handshake on a tap, as text."""
     data = b"".join(e.data for e in tap.events if e.kind == "data" and e.source == "client")
     request = "GET /socket" + data.decode(errors="replace").split("GET /socket")[-1]
-    answers = b"".join(e.data for e in tap.events if e.source == "server").decode(errors="replace")
-    return request.split("\r\n\r\n")[0], re.findall(r"HTTP/1.1 (\d+)", answers)[-1]
+    responses = b"".join(e.data for e in tap.events if e.source == "server").decode(
+        errors="replace"
+    )
+    return request.split("\r\n\r\n")[0], re.findall(r"HTTP/1.1 (\d+)", responses)[-1]
 
 
-def test_a_page_of_another_origin_reads_and_acts(hijacked, bank, elsewhere, record):
-    """A page of another origin opens a socket to a server that checks no Origin: the browser sends
-    the user's cookie along, and the page reads the user's secrets and acts in the user's name."""
+def test_a_page_of_another_origin_reads_and_acts(hijacked, servers, other_origin, record):
+    """A page of another origin opens a WebSocket to a server that does not check Origin: the
+    browser adds the user's cookie, and the page reads the user's data and acts as the user."""
     assert hijacked["wrong_server.py"] == [
         "alice has 1000 coins",
         "done for alice: give all coins to mallory",
     ]
-    request, status = handshake(bank["wrong_server.py"])
-    assert f"Origin: http://127.0.0.1:{elsewhere}" in request
+    request, status = handshake(servers["wrong_server.py"])
+    assert f"Origin: http://127.0.0.1:{other_origin}" in request
     assert "Cookie: session=" in request
     assert status == "101"
-    refused, answer = handshake(bank["server.py"])
-    assert "Cookie: session=" in refused
-    assert answer == "403"
+    rejected, status = handshake(servers["server.py"])
+    assert "Cookie: session=" in rejected
+    assert status == "403"
     rows = [
         ("up", "alice's cookie, Origin: evil", "server 1"),
         ("down", "101", "no check"),
@@ -173,28 +170,30 @@ def test_a_page_of_another_origin_reads_and_acts(hijacked, bank, elsewhere, reco
     record("security/hijack.txt", "\n".join(lines) + "\n")
 
 
-def test_a_server_that_checks_origin_refuses_it(hijacked):
-    """A server that checks Origin refuses the page with 403; all that the page sees is 1006."""
+def test_a_server_that_checks_origin_rejects_other_pages(hijacked):
+    """A server that checks Origin rejects the handshake with 403; the page only sees 1006."""
     assert hijacked["server.py"] == ["closed with 1006"]
 
 
-def test_a_page_of_the_server_itself_is_let_in(bank, page):
-    """A page of the server's own origin is let in by the server that checks."""
-    page.goto(bank["server.py"].url)
-    assert page.evaluate(FIRST_WORD, ws(bank["server.py"], "/socket")) == "alice has 1000 coins"
+def test_a_page_of_the_own_origin_is_accepted(servers, page):
+    """A server that checks Origin accepts a page of its own origin."""
+    page.goto(servers["server.py"].url)
+    assert (
+        page.evaluate(FIRST_MESSAGE, ws(servers["server.py"], "/socket")) == "alice has 1000 coins"
+    )
 
 
-FIRST_WORD = """(url) => new Promise((tell) => {
+FIRST_MESSAGE = """(url) => new Promise((resolve) => {
     const socket = new WebSocket(url);
-    socket.onmessage = ({ data }) => { socket.close(); tell(data); };
-    socket.onclose = ({ code }) => tell(code);
+    socket.onmessage = ({ data }) => { socket.close(); resolve(data); };
+    socket.onclose = ({ code }) => resolve(code);
 })"""
 
 
-def test_a_program_may_say_any_origin(bank):
-    """Origin protects users of browsers: a program may send any Origin, or none, and is let in if
-    it has the cookie; without the cookie it is refused with 401."""
-    server = bank["server.py"]
+def test_a_program_may_send_any_origin(servers):
+    """Origin protects users of browsers: a program may send any Origin or none, and is accepted
+    with the cookie; without the cookie it is rejected with 401."""
+    server = servers["server.py"]
     cookie = {"Cookie": f"session={session_of(server)}"}
     for origin in None, server.url:
         with connect(ws(server, "/socket"), origin=origin, additional_headers=cookie) as socket:
@@ -204,9 +203,9 @@ def test_a_program_may_say_any_origin(bank):
 
 
 @pytest.mark.parametrize("origin", ["null", "http://evil.example", "", "{own}.evil.example"])
-def test_what_only_looks_like_the_origin_is_refused(bank, origin):
-    """An Origin that is null, empty, or only begins like the right one is refused with 403."""
-    server = bank["server.py"]
+def test_origins_that_resemble_its_own_are_rejected(servers, origin):
+    """An Origin that is null, empty, or only begins like the right one is rejected with 403."""
+    server = servers["server.py"]
     cookie = {"Cookie": f"session={session_of(server)}"}
     with pytest.raises(InvalidStatus, match="403"):
         connect(
@@ -216,14 +215,14 @@ def test_what_only_looks_like_the_origin_is_refused(bank, origin):
         ).__enter__()
 
 
-def test_the_cookie_is_no_script_s(bank, page, start):
-    """The session cookie is for no script, is Lax unless told otherwise, and is Secure if pages of
-    other sites are to send it, since browsers want that."""
-    page.goto(bank["server.py"].url)
+def test_scripts_cannot_read_the_session_cookie(servers, page, start):
+    """Scripts cannot read the session cookie; it is Lax by default, and Secure with SameSite=None,
+    which browsers require."""
+    page.goto(servers["server.py"].url)
     assert page.evaluate("document.cookie") == ""
-    lax = httpx2.get(bank["server.py"].url).headers["Set-Cookie"]
+    lax = httpx2.get(servers["server.py"].url).headers["Set-Cookie"]
     assert "SameSite=Lax" in lax and "Secure" not in lax
-    none = httpx2.get(start(f"{ROOM}/server.py", SAMESITE="None").url).headers["Set-Cookie"]
+    none = httpx2.get(start(f"{TOPIC}/server.py", SAMESITE="None").url).headers["Set-Cookie"]
     assert "SameSite=None" in none and "Secure" in none
 
 
@@ -239,41 +238,41 @@ KINDS = {
 
 
 def outcomes(context, server, kind):
-    """Return {whose page: whether the cookie, of some kind, went along with its handshake}."""
+    """Return {page: whether its handshake had the cookie, which is of some kind}."""
     context.clear_cookies()
     cookie = {"name": "session", "value": session_of(server), "url": server.url}
     page = context.new_page()
     cdp = context.new_cdp_session(page)
-    # Not by Playwright, which names a SameSite where none is named.
+    # Not by Playwright, which sets a SameSite where none is set.
     assert cdp.send("Network.setCookie", cookie | KINDS[kind])["success"]
-    page.goto(f"{server.url}/deeds")
-    found = {"the server's own": page.evaluate(FIRST_WORD, ws(server, "/socket"))}
-    found["another origin, the same site"] = visit(page, f"http://127.0.0.1:{ELSEWHERE}", server)
-    found["another site"] = visit(page, f"http://localhost:{ELSEWHERE}", server)
+    page.goto(f"{server.url}/actions")
+    found = {"the server's own": page.evaluate(FIRST_MESSAGE, ws(server, "/socket"))}
+    found["another origin, the same site"] = visit(page, f"http://127.0.0.1:{OTHER_PORT}", server)
+    found["another site"] = visit(page, f"http://localhost:{OTHER_PORT}", server)
     page.close()
-    return {whose: "coins" in str(got) for whose, got in found.items()}
+    return {origin: "coins" in str(message) for origin, message in found.items()}
 
 
 @pytest.fixture(scope="module")
-def same_site(bank, browser, elsewhere, tmp_path_factory):
-    """Return {kind of cookie: {whose page: whether it went along}}, with and without cookies of
-    third parties."""
-    server = bank["wrong_server.py"]
-    with with_third_parties(browser, tmp_path_factory.mktemp("lax"), True) as lax:
+def same_site(servers, browser, other_origin, tmp_path_factory):
+    """Return {kind of cookie: {page: whether the cookie was sent}}, with and without third-party
+    cookies."""
+    server = servers["wrong_server.py"]
+    with third_party_cookies(browser, tmp_path_factory.mktemp("lax"), True) as lax:
         found = {kind: outcomes(lax, server, kind) for kind in KINDS}
-    with with_third_parties(browser, tmp_path_factory.mktemp("strict"), False) as strict:
+    with third_party_cookies(browser, tmp_path_factory.mktemp("strict"), False) as strict:
         blocked = outcomes(strict, server, "`None; Secure`")
     return found | {"`None; Secure`, third-party cookies blocked": blocked}
 
 
 def test_same_site_does_not_stop_another_origin_of_the_site(same_site, record):
-    """SameSite keeps the cookie from pages of another site, unless it is None and the browser lets
-    cookies of third parties pass; another origin of the same site gets it even with Strict."""
+    """SameSite keeps the cookie from pages of another site, unless it is None and the browser
+    allows third-party cookies; another origin of the same site sends it even with Strict."""
     own, other, cross = zip(*(row.values() for row in same_site.values()), strict=True)
     assert all(own) and all(other)
     assert cross == (True, False, False, False, False)
     rows = [
-        {"SameSite": kind} | {whose: "sent" if sent else "–" for whose, sent in row.items()}
+        {"SameSite": kind} | {origin: "sent" if sent else "–" for origin, sent in row.items()}
         for kind, row in same_site.items()
     ]
     record("security/same_site.md", table(rows))
@@ -284,62 +283,62 @@ def test_same_site_does_not_stop_another_origin_of_the_site(same_site, record):
 
 ATTEMPTS = {
     "`fetch`, GET, with credentials": """(url) =>
-        fetch(`${url}/deeds`, { credentials: "include" }).then((answer) => answer.text())""",
+        fetch(`${url}/actions`, { credentials: "include" }).then((response) => response.text())""",
     "`fetch`, POST of plain text": """(url) => fetch(`${url}/jobs`, {
         method: "POST", credentials: "include", body: '"by text"',
-    }).then((answer) => answer.text())""",
+    }).then((response) => response.text())""",
     "`fetch`, POST of JSON": """(url) => fetch(`${url}/jobs`, {
         method: "POST", credentials: "include", body: '"by json"',
         headers: { "Content-Type": "application/json" },
-    }).then((answer) => answer.text())""",
-    "`WebSocket`": """(url) => new Promise((tell, fail) => {
+    }).then((response) => response.text())""",
+    "`WebSocket`": """(url) => new Promise((resolve, reject) => {
         const socket = new WebSocket(`${url.replace("http", "ws")}/socket`);
-        const got = [];
+        const received = [];
         socket.onopen = () => socket.send("by socket");
         socket.onmessage = ({ data }) => {
-            if (got.push(data) == 2) { socket.close(); tell(data); }
+            if (received.push(data) == 2) { socket.close(); resolve(data); }
         };
-        socket.onclose = fail;
+        socket.onclose = reject;
     })""",
 }
 
 
 def attempt(page, script, server):
-    """Try something from a page; return what it could read, or None."""
+    """Run an attempt in a page; return what the page could read, or None."""
     return page.evaluate(f"(url) => ({script})(url).catch(() => null)", server.url)
 
 
 @pytest.fixture(scope="module")
-def attempts(bank, browser, elsewhere):
-    """Return {server: {what a page of another origin tried: (sent, done, read)}}."""
+def attempts(servers, browser, other_origin):
+    """Return {server: {attempt of a page of another origin: (sent, done, read)}}."""
     found = {}
-    for name, server in bank.items():
+    for server_name, server in servers.items():
         with browser.new_context() as context:
             page = context.new_page()
             page.goto(server.url)
-            page.goto(f"http://127.0.0.1:{elsewhere}/")
-            found[name] = {}
-            for what, script in ATTEMPTS.items():
-                before, seen = len(deeds(server)), len(server.events)
+            page.goto(f"http://127.0.0.1:{other_origin}/")
+            found[server_name] = {}
+            for name, script in ATTEMPTS.items():
+                before, seen = len(actions(server)), len(server.events)
                 read = attempt(page, script, server)
                 sent = any(
                     b"Cookie: session=" in event.data
                     for event in server.events[seen:]
                     if event.source == "client"
                 )
-                found[name][what] = sent, len(deeds(server)) > before, read is not None
+                found[server_name][name] = sent, len(actions(server)) > before, read is not None
     return found
 
 
-def deeds(server):
+def actions(server):
     headers = {"Cookie": f"session={session_of(server)}"}
-    return httpx2.get(f"{server.url}/deeds", headers=headers).json()
+    return httpx2.get(f"{server.url}/actions", headers=headers).json()
 
 
-def test_cors_hides_answers_and_stops_nothing(attempts, record):
-    """Without CORS, a page of another origin can send a GET and a POST of plain text, the latter
-    starts a job in the user's name, and it reads no answer; a POST of JSON is not sent; on a
-    WebSocket it sends and reads."""
+def test_cors_hides_responses_and_stops_no_simple_request(attempts, record):
+    """If the server allows no origin by CORS, a page of another origin can send a GET and a POST of
+    plain text, which takes effect as the user, and reads no response; the browser does not send a
+    POST of JSON; on a WebSocket the page sends and reads."""
     yes, no = "yes", "–"
     found = attempts["wrong_server.py"]
     assert list(found.values()) == [
@@ -350,75 +349,116 @@ def test_cors_hides_answers_and_stops_nothing(attempts, record):
     ]
     rows = [
         {
-            "what the page does": what,
-            "it is sent, with the cookie": yes if sent else no,
+            "request of the page": attempt,
+            "sent, with the cookie": yes if sent else no,
             "it takes effect": yes if done else no,
-            "the page reads the answer": yes if read else no,
+            "the page reads the response": yes if read else no,
         }
-        for what, (sent, done, read) in found.items()
+        for attempt, (sent, done, read) in found.items()
     ]
     record("security/attempts.md", table(rows))
 
 
-def test_the_check_of_origin_stops_posts_as_well(attempts):
-    """The server that checks Origin does nothing for a page of another origin, and tells it
-    nothing."""
+def test_checking_origin_stops_posts_as_well(attempts):
+    """A server that checks Origin does nothing that a page of another origin requests, and sends it
+    no data."""
     assert not any(done or read for _, done, read in attempts["server.py"].values())
+
+
+# Hostile input
+
+HOSTILE_JSON = {
+    "nested": b"[" * 9_000,
+    "nested object": b'{"a":' * 1_900,
+    "NaN": b"NaN",
+    "infinity": b"1e999",
+    "a lone surrogate": rb'"\ud800"',
+    "a control character": rb'"a\u001bb"',
+    "not UTF-8": b'"\xff"',
+    "many digits": b"1" * 9_000,
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_JSON)
+def test_hostile_bodies_are_400(start_shared, name):
+    """The server rejects JSON that is nested thousands of levels deep, NaN, lone surrogates,
+    control characters and broken UTF-8 with 400, logs no traceback, and records no action; the
+    same before a login is 401."""
+    server = start_shared(f"{TOPIC}/server.py")
+    body, headers = HOSTILE_JSON[name], {"Cookie": f"session={session_of(server)}"}
+    response = httpx2.post(f"{server.url}/jobs", content=body, headers=headers)
+    assert (response.status_code, response.json()["status"]) == (400, 400)
+    assert httpx2.post(f"{server.url}/jobs", content=body).status_code == 401
+    assert actions(server) == []
+    assert_clean_output(server.output)
+
+
+@pytest.mark.parametrize("message", ["a\x1bb", "a\nb", "\u202e", b"\xff", b"text"])
+def test_unprintable_messages_are_1008(start_shared, message):
+    """The server closes a WebSocket that sends control characters or binary data with 1008."""
+    server = start_shared(f"{TOPIC}/server.py")
+    cookie = {"Cookie": f"session={session_of(server)}"}
+    with connect(ws(server, "/socket"), additional_headers=cookie) as socket:
+        socket.send(message)
+        assert closed(socket) == (1008, "send printable text")
+    assert actions(server) == []
+    assert_clean_output(server.output)
 
 
 # EventSource
 
 
-LISTEN = """(url) => new Promise((tell) => {
+LISTEN = """(url) => new Promise((resolve) => {
     const source = new EventSource(`${url}/events`, { withCredentials: true });
-    source.onmessage = ({ data }) => { source.close(); tell(data); };
-    source.onerror = () => { source.close(); tell(null); };
+    source.onmessage = ({ data }) => { source.close(); resolve(data); };
+    source.onerror = () => { source.close(); resolve(null); };
 })"""
 
 
 @pytest.fixture(scope="module")
-def friendly(serve):
+def one_allowed(serve):
     """Return a server that allows one other origin."""
-    return serve("server_cors.py", ORIGIN=f"http://127.0.0.1:{ELSEWHERE}")
+    return serve("server_cors.py", ORIGIN=f"http://127.0.0.1:{OTHER_PORT}")
 
 
-def test_an_event_source_with_credentials_needs_to_be_allowed(serve, friendly, page, elsewhere):
-    """A page of the one origin that the server names reads a stream that a cookie asked for; a page
-    of any other origin reads nothing, unless the server repeats whatever Origin it is sent."""
-    friend = f"http://127.0.0.1:{elsewhere}"
-    right, wrong = friendly, serve("wrong_cors.py")
+def test_an_event_source_with_credentials_must_be_allowed(serve, one_allowed, page, other_origin):
+    """A page of the allowed origin reads an event stream with the user's cookie; a page of any
+    other origin reads nothing, unless the server repeats every Origin that it is sent."""
+    allowed_origin = f"http://127.0.0.1:{other_origin}"
+    right, wrong = one_allowed, serve("wrong_cors.py")
     page.goto(right.url)  # log in
-    page.goto(friend)
+    page.goto(allowed_origin)
     assert page.evaluate(LISTEN, right.url) == "alice has 1000 coins"
-    page.goto(f"{wrong.url}/nothing")  # an origin that nobody named
+    page.goto(f"{wrong.url}/nothing")  # an origin that is not allowed
     assert page.evaluate(LISTEN, right.url) is None
-    page.goto(wrong.url)  # log in: cookies know no ports, so this one takes the other's place
+    page.goto(wrong.url)  # log in: cookies ignore ports, so this one replaces the other
     page.goto(f"{right.url}/nothing")
     assert page.evaluate(LISTEN, wrong.url) == "alice has 1000 coins"
 
 
-def test_one_origin_is_allowed_and_no_other(friendly):
-    """The named origin is repeated in the answer, with leave for credentials; no other is, however
-    alike; and caches are told that it makes a difference."""
-    friend = f"http://127.0.0.1:{ELSEWHERE}"
+def test_one_origin_is_allowed_and_no_other(one_allowed):
+    """A response names the allowed origin and allows credentials; to any other origin, however
+    similar, it does not; and Vary names Origin, for caches."""
+    allowed_origin = f"http://127.0.0.1:{OTHER_PORT}"
     for origin, allowed in [
-        (friend, friend),
-        (f"{friend}0", None),
-        (f"{friend}.evil.example", None),
+        (allowed_origin, allowed_origin),
+        (f"{allowed_origin}0", None),
+        (f"{allowed_origin}.evil.example", None),
         ("null", None),
         ("", None),
     ]:
-        headers = httpx2.get(friendly.url, headers={"Origin": origin}).headers
+        headers = httpx2.get(one_allowed.url, headers={"Origin": origin}).headers
         assert headers.get("Access-Control-Allow-Origin") == allowed
         assert headers["Vary"] == "Origin"
 
 
-def test_an_insecure_socket_is_not_opened_from_https(page):
-    """A page that came by https opens no ws:// socket: the browser refuses before it sends a
+def test_a_browser_blocks_insecure_websockets_on_https_pages(page):
+    """A page loaded by https cannot open a ws:// WebSocket: the browser blocks it before it sends a
     byte."""
     page.route("https://shop.example/**", lambda route: route.fulfill(body="<title>Shop</title>"))
     page.goto("https://shop.example/")
-    trouble = page.evaluate(
+    error = page.evaluate(
         "() => { try { new WebSocket('ws://shop.example/'); } catch (e) { return e.name; } }"
     )
-    assert trouble == "SecurityError"
+    assert error == "SecurityError"

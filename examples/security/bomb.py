@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["websockets==17.4"]
 # ///
-"""Send a message that is small on the wire and large in memory.
+"""Send a decompression bomb: small on the wire, large in memory.
 
 - Run: `uv run bomb.py`
 - or: `pip install websockets==17.4 && python bomb.py`
@@ -24,12 +24,12 @@ MEGABYTES = int(os.environ.get("MEGABYTES", 32))
 try:
     # connect() offers compression, and uses it if the server agrees.
     with connect(URL.replace("http", "ws", 1)) as websocket:
-        agreed = websocket.protocol.extensions != []
-        print("compression:", "yes" if agreed else "no")
+        compressed = websocket.protocol.extensions != []
+        print("compression:", "yes" if compressed else "no")
         websocket.send(bytes(MEGABYTES * 1_000_000))
-        print("the server got", websocket.recv())
+        print("the server received", websocket.recv())
 except ConnectionClosed as closed:
-    print("the server closed:", closed.rcvd or "no code")
+    print("the server closed with", closed.rcvd or "no code")
 # --8<-- [end:bomb]
 except (OSError, WebSocketException) as error:
-    sys.exit(f"no answer from {URL}: {error!r}")
+    sys.exit(f"cannot reach {URL}: {error!r}")

@@ -2,7 +2,9 @@
 # requires-python = ">=3.11"
 # dependencies = ["httpx2==2.16.2", "websockets==17.4"]
 # ///
-"""A client whose token runs out, and that goes on with a new one.
+"""Print events; when the token expires, continue with a new one.
+
+It runs until it is stopped, or until it has COUNT events.
 
 - Run: `uv run client.py`
 - or: `pip install httpx2==2.16.2 websockets==17.4 && python client.py`
@@ -23,61 +25,90 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
 KEY = os.environ.get("KEY", "alice-key")
-SOCKET = f"{URL.replace('http', 'ws', 1)}/events"
+WEBSOCKET_URL = f"{URL.replace('http', 'ws', 1)}/events"
 COUNT = int(os.environ.get("COUNT", 0))  # events; 0: no end
 
 
-# --8<-- [start:follow]
-async def follow(http, handle):
-    """Call handle(event) for all events, with as many tokens as needed.
+class ProtocolError(Exception):
+    """The response or message is not one of server_auth.py."""
 
-    Returns when that returns True.
+
+def parse_message(text, /, **types):
+    """Return a JSON object; its fields must have these types."""
+    with suppress(RecursionError, ValueError):  # not JSON
+        message = json.loads(text)
+        if isinstance(message, dict) and all(
+            isinstance(message.get(name), types[name]) for name in types
+        ):
+            return message
+    raise ProtocolError(f"received {text[:80]!r}")
+
+
+def parse_event(text):
+    """Return an event; its text is safe to print."""
+    event = parse_message(text, id=int, text=str)
+    if not event["text"].isprintable():
+        raise ProtocolError(f"received {text[:80]!r}")
+    return event
+
+
+async def request_token(client):
+    """Exchange the API key for a token."""
+    response = await client.post(f"{URL}/tokens", json={"key": KEY})
+    response.raise_for_status()
+    return parse_message(response.text, token=str)["token"]
+
+
+# --8<-- [start:follow]
+async def follow(client, handle):
+    """Call handle(event) for each event until it returns True.
+
+    Requests as many tokens as that takes.
     """
-    seen = 0
+    last = 0
     while True:
-        answer = await http.post("/tokens", json={"key": KEY})
-        answer.raise_for_status()
-        hello = {"token": answer.json()["token"], "after": seen}
-        welcome = None
-        async with connect(SOCKET) as ws:
-            await ws.send(json.dumps(hello))
+        token = await request_token(client)
+        accepted = False
+        async with connect(WEBSOCKET_URL) as ws:
+            await ws.send(json.dumps({"token": token, "after": last}))
             with suppress(ConnectionClosed):
-                welcome = json.loads(await ws.recv())
+                parse_message(await ws.recv(), user=str)
+                accepted = True
                 async for message in ws:
-                    event = json.loads(message)
-                    seen = event["id"]
+                    event = parse_event(message)
+                    last = event["id"]
                     if handle(event):
                         return
-        if welcome is None or ws.close_code != 4401:
-            # A new token that is refused will be refused again.
+        if not accepted or ws.close_code != 4401:
+            # A new token that is rejected will be rejected again.
             sys.exit(f"closed with {ws.close_code}: {ws.close_reason}")
-        print(f"the token ran out after event {seen}", flush=True)
+        print(f"the token expired after event {last}", flush=True)
 # --8<-- [end:follow]
 
 
 async def main():
-    numbers = []
+    ids = []
 
     def handle(event):
-        numbers.append(event["id"])
+        ids.append(event["id"])
         print(event["id"], event["text"], flush=True)
-        return len(numbers) == COUNT
+        return len(ids) == COUNT
 
-    async with httpx2.AsyncClient(base_url=URL) as http:
-        await follow(http, handle)
-    missing = numbers[-1] - numbers[0] + 1 - len(set(numbers))
-    twice = len(numbers) - len(set(numbers))
-    print(f"{missing} missing, {twice} twice")
+    async with httpx2.AsyncClient() as client:
+        await follow(client, handle)
+    missing = ids[-1] - ids[0] + 1 - len(set(ids))
+    duplicates = len(ids) - len(set(ids))
+    print(f"{missing} missing, {duplicates} duplicates")
 
 
 if __name__ == "__main__":
     try:
         asyncio.run(main())
     except httpx2.HTTPStatusError as error:
-        sys.exit(f"{URL} answered {error.response.status_code}")
+        sys.exit(f"{URL} responded with {error.response.status_code}")
+    except ProtocolError as error:
+        sys.exit(f"{URL} is not a server of events: {error}")
     except (OSError, WebSocketException, httpx2.HTTPError) as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        sys.exit(f"{URL} is no server of events: {error!r}")
+        sys.exit(f"cannot reach {URL}: {error!r}")
     except KeyboardInterrupt:
         sys.exit(130)

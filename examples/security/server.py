@@ -2,53 +2,62 @@
 # requires-python = ">=3.11"
 # dependencies = ["sanic==25.12.1"]
 # ///
-"""A socket and a form that serve pages of one origin only.
+"""A WebSocket and a POST that accept pages of one origin only.
 
 - Run: `uv run server.py`
 - or: `pip install sanic==25.12.1 && python server.py`
 - Try: open http://127.0.0.1:8000/ and then evil.html
-- Source: Origin, RFC 6455 §10.2 and RFC 6454 §7; cookies, RFC 6265 §4.1
+- Source: Origin, RFC 6455 §10.2, RFC 6454 §7; cookies, RFC 6265 §4.1
 """
 
 import os
 import secrets
+from collections import deque
 
-from sanic import Blueprint, Forbidden, Sanic, Unauthorized, html, json
+from sanic import (
+    BadRequest,
+    Blueprint,
+    Forbidden,
+    Sanic,
+    Unauthorized,
+    html,
+    json,
+)
 
 PORT = int(os.environ.get("PORT", 8000))
 ORIGIN = os.environ.get("ORIGIN", f"http://127.0.0.1:{PORT}")
 SAMESITE = os.environ.get("SAMESITE", "Lax")
 
 bp = Blueprint("security")
-sessions = {}  # what the cookie holds -> who that is
-deeds = []  # what was done, and in whose name
+sessions = {}  # value of the session cookie -> user
+actions = deque(maxlen=100)  # what was done, and for which user
 
 
 # --8<-- [start:login]
 @bp.get("/")
 async def login(request):
-    """Stand for a login: whoever comes is alice from now on."""
+    """Stand in for a login: every visitor becomes alice."""
     session = secrets.token_urlsafe(16)
     sessions[session] = "alice"
-    answer = html("<title>Bank</title>You are logged in, alice.")
-    answer.add_cookie(
+    response = html("<title>Bank</title>You are logged in, alice.")
+    response.add_cookie(
         "session",
         session,
         httponly=True,  # no script can read it
         samesite=SAMESITE,
         secure=SAMESITE == "None",  # with https: always
     )
-    return answer
+    return response
 # --8<-- [end:login]
 
 
 # --8<-- [start:check]
 @bp.on_request
-async def check(request):
-    """Refuse a page of another origin, and who is not logged in."""
+async def authenticate(request):
+    """Reject pages of other origins, and requests without a session."""
     origin = request.headers.get("Origin")  # programs send none
     if origin not in (None, ORIGIN):
-        raise Forbidden(f"not for pages of {origin}")
+        raise Forbidden("pages of this origin are not allowed")
     request.ctx.user = sessions.get(request.cookies.get("session"))
     if request.ctx.user is None and request.path != "/":
         raise Unauthorized("log in first")
@@ -58,25 +67,39 @@ async def check(request):
 # --8<-- [start:act]
 @bp.websocket("/socket")
 async def socket(request, ws):
-    """Tell a secret, and do what is asked, in the user's name."""
+    """Send private data; act on each message, as the user."""
     await ws.send(f"{request.ctx.user} has 1000 coins")
     async for message in ws:
-        deeds.append(f"{request.ctx.user}: {message}")
-        await ws.send(f"done for {deeds[-1]}")
+        if not is_text(message):
+            await ws.close(1008, "send printable text")
+            return
+        await ws.send(f"done for {act(request, message)}")
 
 
-@bp.route("/jobs", methods=["POST"])
-async def submit(request):
-    """Start a job in the user's name."""
-    deeds.append(f"{request.ctx.user}: {request.json}")
-    return json({"done for": deeds[-1]}, status=202)
+@bp.post("/jobs")
+async def create_job(request):
+    """Act on a JSON string, as the user."""
+    if not is_text(request.json):
+        raise BadRequest("send a JSON string of printable text")
+    return json({"done for": act(request, request.json)}, status=202)
+
+
+def act(request, text):
+    """Record an action and its user; return the record."""
+    actions.append(f"{request.ctx.user}: {text}")
+    return actions[-1]
 # --8<-- [end:act]
 
 
-@bp.get("/deeds")
-async def show(request):
-    """Show what was done."""
-    return json(deeds)
+def is_text(value):
+    """Return whether this is text without control characters."""
+    return isinstance(value, str) and value.isprintable()
+
+
+@bp.get("/actions")
+async def list_actions(request):
+    """Return the last actions."""
+    return json(list(actions))
 
 
 if __name__ == "__main__":

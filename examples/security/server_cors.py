@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["sanic==25.12.1"]
 # ///
-"""Events for one user, which pages of one other origin may read.
+"""Events of one user, which pages of one other origin may read.
 
 - Run: `uv run server_cors.py`
 - or: `pip install sanic==25.12.1 && python server_cors.py`
@@ -19,25 +19,25 @@ from sanic import Blueprint, Sanic, Unauthorized, html
 ORIGIN = os.environ.get("ORIGIN", "http://127.0.0.1:18001")
 
 bp = Blueprint("security_cors")
-sessions = {}  # what the cookie holds -> who that is
+sessions = {}  # value of the session cookie -> user
 
 
 @bp.get("/")
 async def login(request):
-    """Stand for a login: whoever comes is alice from now on."""
+    """Stand in for a login: every visitor becomes alice."""
     session = secrets.token_urlsafe(16)
     sessions[session] = "alice"
-    answer = html("<title>Bank</title>You are logged in, alice.")
+    response = html("<title>Bank</title>You are logged in, alice.")
     # A page of another site gets a cookie with samesite="None" alone.
-    answer.add_cookie(
+    response.add_cookie(
         "session", session, httponly=True, samesite="Lax", secure=False
     )
-    return answer
+    return response
 
 
 @bp.get("/events")
-async def events(request):
-    """Tell the user what is new. A real stream would go on."""
+async def stream_events(request):
+    """Send one event of the user. A real stream would stay open."""
     user = sessions.get(request.cookies.get("session"))
     if user is None:
         raise Unauthorized("log in first")
@@ -47,8 +47,8 @@ async def events(request):
 
 # --8<-- [start:allow]
 @bp.on_response
-async def allow(request, response):
-    """Let pages of ORIGIN read answers that a cookie asked for."""
+async def add_cors_headers(request, response):
+    """Let pages of ORIGIN read responses to requests with a cookie."""
     response.headers["Vary"] = "Origin"  # for caches
     origin = request.headers.get("Origin")
     if origin == ORIGIN:

@@ -2,11 +2,11 @@
 # requires-python = ">=3.11"
 # dependencies = ["websockets==17.4"]
 # ///
-"""A server that takes compressed messages, and bounds what comes out.
+"""A server that accepts compressed messages and limits their size.
 
 - Run: `uv run server_inflating.py`
 - or: `pip install websockets==17.4 && python server_inflating.py`
-- Source: compression, RFC 7692 §7; its dangers, RFC 7692 §8
+- Source: compression, RFC 7692 §7; its risks, RFC 7692 §8
 """
 
 import asyncio
@@ -20,9 +20,9 @@ from websockets.exceptions import ConnectionClosed
 
 
 # --8<-- [start:serve]
-async def count(websocket):
-    """Tell how long each message is."""
-    with suppress(ConnectionClosed):  # gone, or sent too much
+async def measure(websocket):
+    """Respond to each message with its length."""
+    with suppress(ConnectionClosed):  # it left, or exceeded the limit
         async for message in websocket:
             await websocket.send(f"{len(message)} bytes")
 
@@ -33,10 +33,10 @@ async def main():
     for name in signal.SIGINT, signal.SIGTERM:
         loop.add_signal_handler(name, stop.set)
     async with serve(
-        count,
+        measure,
         "127.0.0.1",
         int(os.environ.get("PORT", 8000)),
-        max_size=1_000_000,  # bytes, of the message as it comes out
+        max_size=1_000_000,  # bytes, after decompression
     ):
         await stop.wait()
 # --8<-- [end:serve]

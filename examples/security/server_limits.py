@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["sanic==25.12.1"]
 # ///
-"""A socket with three limits: size, rate, and how many a client.
+"""A WebSocket with limits on size, rate and connections per client.
 
 - Run: `uv run server_limits.py`
 - or: `pip install sanic==25.12.1 && python server_limits.py`
@@ -20,42 +20,43 @@ from sanic import Blueprint, Sanic
 
 # --8<-- [start:settings]
 MAX_SIZE = int(os.environ.get("MAX_SIZE", 10_000))  # bytes a message
-RATE = float(os.environ.get("RATE", 10))  # messages a second, and
-BURST = int(os.environ.get("BURST", 20))  # so many at once
-EACH = int(os.environ.get("EACH", 5))  # connections a client
-PROXIES = int(os.environ.get("PROXIES", 0))  # of ours, in front
+RATE = float(os.environ.get("RATE", 10))  # messages a second
+BURST = int(os.environ.get("BURST", 20))  # messages at once
+MAX_CONNECTIONS = int(os.environ.get("MAX_CONNECTIONS", 5))  # a client
+OWN_PROXIES = int(os.environ.get("OWN_PROXIES", 0))  # in front of us
 # --8<-- [end:settings]
 
 bp = Blueprint("security_limits")
-connected = Counter()  # client -> connections
+connections = Counter()  # client -> open connections
 buckets = {}  # client -> Bucket, until it is full again
 
 
 # --8<-- [start:bucket]
-class Bucket:
-    """So many at once; then as many as drip in, RATE a second."""
+class TokenBucket:
+    """Permit BURST messages at once, and RATE messages a second."""
 
     def __init__(self):
-        self.left, self.at = BURST, time.monotonic()
+        self.permits, self.updated_at = BURST, time.monotonic()
 
     def take(self):
-        """Take one; return whether there was one."""
+        """Take one permit; return whether there was one."""
         now = time.monotonic()
-        self.left = min(BURST, self.left + (now - self.at) * RATE)
-        self.at = now
-        if self.left < 1:
+        refill = (now - self.updated_at) * RATE
+        self.permits = min(BURST, self.permits + refill)
+        self.updated_at = now
+        if self.permits < 1:
             return False
-        self.left -= 1
+        self.permits -= 1
         return True
 
 
-def forget(client):
-    """Drop the bucket of a client that left, once it is full again.
+def drop_bucket(client):
+    """Drop the bucket of a disconnected client once it is full again.
 
-    Not before: who comes back at once would find a new one.
+    Not before: a client that reconnects would get a full one.
     """
-    if client in buckets and client not in connected:
-        idle = time.monotonic() - buckets[client].at
+    if client in buckets and client not in connections:
+        idle = time.monotonic() - buckets[client].updated_at
         if idle >= BURST / RATE:
             del buckets[client]
 # --8<-- [end:bucket]
@@ -64,14 +65,15 @@ def forget(client):
 # --8<-- [start:limits]
 @bp.websocket("/echo")
 async def echo(request, ws):
-    """Send back what comes, to whoever keeps to the limits."""
+    """Echo the messages of a client that stays within the limits."""
     client = request.client_ip  # better: the user, once known
-    if connected[client] >= EACH:
+    if connections[client] >= MAX_CONNECTIONS:
         await ws.close(4429, "too many connections")
         return
-    connected[client] += 1
-    # One bucket for all its sockets, or else more sockets, more rate.
-    bucket = buckets.setdefault(client, Bucket())
+    connections[client] += 1
+    # One bucket for all connections of a client, so that a second
+    # connection does not double its rate.
+    bucket = buckets.setdefault(client, TokenBucket())
     try:
         async for message in ws:
             if not bucket.take():
@@ -79,12 +81,13 @@ async def echo(request, ws):
                 return
             await ws.send(message)
     finally:
-        connected[client] -= 1
-        if not connected[client]:
-            del connected[client]
-            # By then the bucket is full: that takes half as long.
-            later = 2 * BURST / RATE
-            asyncio.get_running_loop().call_later(later, forget, client)
+        connections[client] -= 1
+        if not connections[client]:
+            del connections[client]
+            # The bucket is full by then: it takes half as long.
+            delay = 2 * BURST / RATE
+            loop = asyncio.get_running_loop()
+            loop.call_later(delay, drop_bucket, client)
 # --8<-- [end:limits]
 
 
@@ -95,7 +98,7 @@ if __name__ == "__main__":
     # --8<-- [start:config]
     app.config.WEBSOCKET_MAX_SIZE = MAX_SIZE  # more is a 1009
     # How many entries of X-Forwarded-For our own proxies wrote.
-    app.config.PROXIES_COUNT = PROXIES
+    app.config.PROXIES_COUNT = OWN_PROXIES
     # --8<-- [end:config]
     app.blueprint(bp)
     app.run(port=int(os.environ.get("PORT", 8000)), single_process=True)

@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["sanic==25.12.1"]
 # ///
-"""WRONG: looks at the token once, when the socket is opened.
+"""WRONG: checks the token only when the WebSocket is opened.
 
 - Run: `uv run wrong_expiry.py`
 - or: `pip install sanic==25.12.1 && python wrong_expiry.py`
@@ -12,152 +12,168 @@
 import asyncio
 import json
 import os
+import re
 import secrets
 from collections import defaultdict, deque
+from contextlib import suppress
 
 from sanic import BadRequest, Blueprint, Sanic, Unauthorized
 from sanic import json as json_response
 
 # --8<-- [start:settings]
-TOKEN = float(os.environ.get("TOKEN", 300))  # s that a token lives
-TICKET = float(os.environ.get("TICKET", 10))  # s that a ticket lives
-HELLO = float(os.environ.get("HELLO", 5))  # s to the first message
+TOKEN_TTL = float(os.environ.get("TOKEN_TTL", 300))  # seconds
+TICKET_TTL = float(os.environ.get("TICKET_TTL", 10))  # seconds
+AUTH_TIMEOUT = float(os.environ.get("AUTH_TIMEOUT", 5))  # seconds
 # --8<-- [end:settings]
 
 # A real server looks these up, and stores only their hashes.
-OWNERS = {"alice-key": "alice", "bob-key": "bob"}
+API_KEYS = {"alice-key": "alice", "bob-key": "bob"}
 
 bp = Blueprint("security_auth")
-tokens = {}  # token -> (user, when it runs out)
+tokens = {}  # token -> (user, time at which it expires)
 tickets = {}  # ticket -> the same, of the token that it stands for
 logs = defaultdict(lambda: deque(maxlen=1000))  # user -> events
-news = asyncio.Condition()
+updated = asyncio.Condition()
 
 
-# --8<-- [start:grant]
+# --8<-- [start:issue]
 @bp.post("/tokens")
-async def new_token(request):
-    """Give a token for a key: for some minutes, in place of it."""
-    user = OWNERS.get(sent(request, "key"))
+async def create_token(request):
+    """Exchange an API key for a token that is valid for minutes."""
+    user = API_KEYS.get(parse_field(request, "key"))
     if user is None:
-        raise Unauthorized("send a key that you were given")
-    until = asyncio.get_running_loop().time() + TOKEN
-    await publish(user, f"{user} got a token")
-    return grant(tokens, (user, until), TOKEN)
+        raise Unauthorized("send a valid key")
+    expires_at = asyncio.get_running_loop().time() + TOKEN_TTL
+    await publish(user, f"a token was issued to {user}")
+    return issue(tokens, "token", (user, expires_at), TOKEN_TTL)
 
 
 @bp.post("/tickets")
-async def new_ticket(request):
-    """Give a ticket for a token: for one handshake, at once."""
-    who = tokens.get(sent(request, "token"))
-    if who is None:
-        raise Unauthorized("send a token that is valid")
-    return grant(tickets, who, TICKET)
+async def create_ticket(request):
+    """Exchange a token for a ticket, which opens one WebSocket."""
+    identity = tokens.get(parse_field(request, "token"))
+    if identity is None:
+        raise Unauthorized("send a valid token")
+    return issue(tickets, "ticket", identity, TICKET_TTL)
 
 
-def sent(request, name):
-    """Return a text of the body; anything else is 400."""
-    match request.json:
-        case {**body} if isinstance(body.get(name), str):
-            return body[name]
-    raise BadRequest(f'send {{"{name}": "…"}}')
+def parse_field(request, name):
+    """Return a string of the JSON body; reject any other with 400."""
+    body = request.json
+    value = body.get(name) if isinstance(body, dict) else None
+    if not isinstance(value, str):
+        raise BadRequest(f'send {{"{name}": "…"}}')
+    return value
 
 
-def grant(store, who, seconds):
-    """Make up a name for who it is, and forget it in time."""
-    name = secrets.token_urlsafe(16)
-    store[name] = who
+def issue(store, name, identity, ttl):
+    """Store an identity under a new secret, and respond with it."""
+    secret = secrets.token_urlsafe(16)
+    store[secret] = identity
     loop = asyncio.get_running_loop()
-    loop.call_later(seconds, store.pop, name, None)
-    return json_response(
-        {"token": name},
-        status=201,
-        headers={"Cache-Control": "no-store"},
-    )
-# --8<-- [end:grant]
+    loop.call_later(ttl, store.pop, secret, None)
+    headers = {"Cache-Control": "no-store"}
+    return json_response({name: secret}, 201, headers)
+# --8<-- [end:issue]
 
 
 # --8<-- [start:message]
 @bp.websocket("/events")
-async def by_message(request, ws):
-    """Expect the token in the first message, and soon."""
-    try:
-        async with asyncio.timeout(HELLO):
-            first = json.loads(await ws.recv())
-        who, after = tokens.get(first["token"]), int(first["after"])
-    except (TimeoutError, ValueError, KeyError, TypeError):
-        who = None
-    if who is None:
-        await ws.close(4401, "say first who you are")
+async def authenticate_by_message(request, ws):
+    """Expect a token in the first message, within AUTH_TIMEOUT."""
+    identity = after = None
+    with suppress(TimeoutError):
+        async with asyncio.timeout(AUTH_TIMEOUT):
+            identity, after = parse_authentication(await ws.recv())
+    if identity is None:
+        await ws.close(4401, "authenticate first")
     else:
-        await stream(ws, *who, after)
+        await stream(ws, *identity, after)
+
+
+def parse_authentication(message):
+    """Return (identity, after); the identity is None if invalid."""
+    with suppress(ValueError, RecursionError):  # not JSON
+        match json.loads(message):
+            case {"token": str() as token, "after": after}:
+                # type(), because a bool is an int.
+                if type(after) is int and after >= 0:
+                    return tokens.get(token), after
+    return None, None
 # --8<-- [end:message]
 
 
 # --8<-- [start:ticket]
 @bp.websocket("/events/ticket")
-async def by_ticket(request, ws):
-    """Take the ticket in the address; it is void from now on."""
-    who = tickets.pop(request.args.get("ticket"), None)
+async def authenticate_by_ticket(request, ws):
+    """Accept the ticket in the URL, which is void from now on."""
+    identity = tickets.pop(request.args.get("ticket"), None)
     after = request.args.get("after", "0")
-    if who is None or not after.isdecimal():
+    # int() reads digits of all scripts, and fails for very many.
+    if identity is None or not re.fullmatch("[0-9]{1,9}", after):
         await ws.close(4401, "get a new ticket")
     else:
-        await stream(ws, *who, int(after))
+        await stream(ws, *identity, int(after))
 # --8<-- [end:ticket]
 
 
 # --8<-- [start:stream]
-async def stream(ws, user, until, after):
-    """Send events for as long as the client is there."""
+async def stream(ws, user, expires_at, after):
+    """Send the user's events until the client disconnects."""
     receiving = asyncio.create_task(receive(ws))
     try:
         await ws.send(json.dumps({"user": user}))
-        while True:
-            for event in await later(user, after):
-                await ws.send(json.dumps(event))
-                after = event["id"]
+        await send_events(ws, user, after)
     finally:
         receiving.cancel()
 # --8<-- [end:stream]
 
 
-async def later(user, after):
-    """Return the events after that one, as soon as there are any."""
-    async with news:
+async def send_events(ws, user, after):
+    """Send each event of a user after that id, without end."""
+    while True:
+        for event in await wait_for_events(user, after):
+            await ws.send(json.dumps(event))
+            after = event["id"]
+
+
+async def wait_for_events(user, after):
+    """Return the events after that id, as soon as there are any."""
+    async with updated:
         while not (new := [e for e in logs[user] if e["id"] > after]):
-            await news.wait()
+            await updated.wait()
     return new
 
 
 async def publish(user, text):
-    """Add an event to what that user, and nobody else, is told."""
-    async with news:
+    """Append an event to the log of one user."""
+    async with updated:
         log = logs[user]
         number = log[-1]["id"] + 1 if log else 1
         log.append({"id": number, "text": text})
-        news.notify_all()
+        updated.notify_all()
 
 
 async def receive(ws):
-    """Read what clients send, and ignore it.
+    """Receive messages, and ignore them.
 
-    A message that nobody reads blocks the pongs that come after it.
+    A message that is not received blocks the pongs behind it.
     """
     async for _ in ws:
         pass
 
 
 @bp.on_response
-async def let_any_page_read(request, response):
-    """Let client.html read the answers: no cookie is in play here."""
+async def add_cors_headers(request, response):
+    """Let client.html read responses: no cookie is involved here."""
     if "Origin" in request.headers:
         response.headers["Access-Control-Allow-Origin"] = "*"
 
 
 @bp.after_server_stop
-async def stop(app):
-    """Leave no task behind; Sanic itself cancels the handlers."""
+async def drain_tasks(app):
+    """Wait for handlers, which Sanic cancels without waiting."""
+    # Sanic keeps no list of the tasks of WebSocket handlers.
     others = asyncio.all_tasks() - {asyncio.current_task()}
     if others:
         await asyncio.wait(others, timeout=1)

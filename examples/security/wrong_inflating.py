@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["websockets==17.4"]
 # ///
-"""WRONG: takes compressed messages of any size.
+"""WRONG: accepts compressed messages of any size.
 
 - Run: `uv run wrong_inflating.py`
 - or: `pip install websockets==17.4 && python wrong_inflating.py`
@@ -20,9 +20,9 @@ from websockets.exceptions import ConnectionClosed
 
 
 # --8<-- [start:serve]
-async def count(websocket):
-    """Tell how long each message is."""
-    with suppress(ConnectionClosed):  # gone, or sent too much
+async def measure(websocket):
+    """Respond to each message with its length."""
+    with suppress(ConnectionClosed):  # it left, or exceeded the limit
         async for message in websocket:
             await websocket.send(f"{len(message)} bytes")
 
@@ -33,7 +33,7 @@ async def main():
     for name in signal.SIGINT, signal.SIGTERM:
         loop.add_signal_handler(name, stop.set)
     async with serve(
-        count,
+        measure,
         "127.0.0.1",
         int(os.environ.get("PORT", 8000)),
         max_size=None,  # "messages are small"
