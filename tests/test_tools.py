@@ -19,6 +19,7 @@ import pytest
 from websockets.sync.client import connect
 
 from .machinery.test_wiretap import Peer, everything
+from .support.parts import require_program, skip_or_fail
 from .support.processes import (
     EXAMPLES,
     TIMEOUT,
@@ -29,6 +30,7 @@ from .support.processes import (
     run_to_end,
     wait_until,
 )
+from .support.recorder import SNIPPETS, wrap_lines
 
 TAP = EXAMPLES / "tools/tap.py"
 POLL = b"GET /poll HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -490,3 +492,146 @@ def test_the_tap_ends_when_nothing_reads_its_output(server, tmp_path, port):
             sock.sendall(POLL)
             assert process.wait(TIMEOUT) == 0
             assert process.stderr.read() == ""
+
+
+# Failures that other pages show
+
+LOST_SUBMISSION = """\
+# Terminal 1
+MAX_JOBS_PER_OWNER=1 uv run server_hardened.py
+# Terminal 2
+uv run tap.py --cut 0
+# Terminal 3
+SECONDS=0.5 URL=http://127.0.0.1:9000 uv run client_hardened.py
+"""
+
+
+def test_a_lost_response_to_a_submission(reproduce, record):
+    """With `tap.py --cut 0` the response to the POST is lost; the hardened client of the token
+    repeats the request under the same key, and the server has one job."""
+    tap, result = reproduce("token", LOST_SUBMISSION)
+    assert result.returncode == 0, result.stderr
+    keys = re.findall(r"(?i)idempotency-key: (\S+)", tap.output)
+    assert len(keys) == 2 and len(set(keys)) == 1
+    # There is room for one job, so a second one would have been a 429.
+    assert tap.output.count("HTTP/1.1 202 Accepted") == 2
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("retrying: ") and lines[-1] == "done: 42"
+    record("tools/token.run", LOST_SUBMISSION)
+    record("token/lost-response.txt", result.stdout)
+
+
+RESUMED = """\
+# Terminal 1
+uv run server.py
+# Terminal 2
+uv run tap.py --cut 544
+# Terminal 3
+SECONDS=1 URL=http://127.0.0.1:9000 uv run client_hardened.py
+"""
+
+
+def test_a_stream_cut_after_an_event_is_resumed(reproduce, record):
+    """With `tap.py --cut 544` the stream of the quick start ends after its second event; the
+    hardened client sends its id, and receives the rest."""
+    tap, result = reproduce("server_sent_events", RESUMED)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == (SNIPPETS / "server_sent_events/away.txt").read_text()
+    cut = tap.output.index("(cut at byte 544)")
+    assert re.findall(r"data: \d+", tap.output[:cut]) == ["data: 0", "data: 33"]
+    assert "Last-Event-ID: 2" in tap.output[cut:]
+    record("tools/resume.run", RESUMED)
+
+
+NOT_RESUMED = """\
+# Terminal 1
+uv run wrong_live.py
+# Terminal 2
+uv run tap.py --cut 501
+# Terminal 3
+SECONDS=1 DEADLINE=5 URL=http://127.0.0.1:9000 uv run client_hardened.py
+"""
+
+
+def test_a_cut_stream_without_ids_loses_events(reproduce, record):
+    """With `tap.py --cut 501` the stream of a server without ids ends after its first event, and
+    the client never receives the others."""
+    _, result = reproduce("server_sent_events", NOT_RESUMED)
+    assert result.returncode == 1
+    lines = list(dict.fromkeys(result.stdout.splitlines()))  # it reconnects several times
+    shown = (SNIPPETS / "server_sent_events/wrong_live.txt").read_text()
+    assert "\n".join([*lines, result.stderr]) == shown
+    record("tools/wrong_live.run", NOT_RESUMED)
+
+
+CROSSED = """\
+# Terminal 1
+SANIC_KEEP_ALIVE_TIMEOUT=1.5 uv run server.py
+# Terminal 2
+uv run tap.py --delay 4
+# Terminal 3
+URL=http://127.0.0.1:9000 uv run client.py
+"""
+
+
+def test_a_request_crosses_the_close(reproduce, record):
+    """With `tap.py --delay 4` the client sends its second request before it learns that the server
+    has closed the idle connection: the request fails."""
+    tap, result = reproduce("keep_alive", CROSSED)
+    assert result.returncode == 1
+    ends = [line for line in shown(tap) if "(end)" in line or "> GET" in line]
+    assert ends[:3] == ["1 > GET / HTTP/1.1", "1 < (end)", "1 > GET / HTTP/1.1"]
+    assert tap.output.count("HTTP/1.1 200 OK") == 1
+    record("tools/crossing.run", CROSSED)
+    output = result.stdout + result.stderr
+    record("tools/crossing.txt", wrap_lines(output.replace(str(tap.port), "9000")))
+
+
+UNNOTICED = """\
+# Terminal 1
+uv run server.py
+# Terminal 2
+uv run tap.py --drop --from both
+# Terminal 3
+URL=http://127.0.0.1:9000 uv run probes.py
+"""
+
+
+def test_keepalive_probes_end_at_a_proxy(reproduce, record):
+    """TCP keepalive probes end at the next hop: behind `tap.py --drop --from both`, which forwards
+    nothing, they are all acknowledged, and the client notices nothing."""
+    _, result = reproduce("keep_alive", UNNOTICED)
+    assert result.returncode == 0
+    assert "nothing received in 10 s" in result.stdout
+    record("tools/probes.run", UNNOTICED)
+    record("tools/probes.txt", result.stdout)
+
+
+DEAD_LINK = """\
+unshare --map-root-user --net sh -c '
+  ip link set lo up
+  python3 -m http.server --bind 127.0.0.1 8000 >server.log 2>&1 & server=$!
+  until curl --silent http://127.0.0.1:8000 >response; do sleep 0.1; done
+  python3 probes.py & probes=$!
+  sleep 3  # the probes are acknowledged
+  ip link set lo down
+  wait $probes
+  kill $server'
+"""
+
+
+def test_a_dead_link_in_a_network_namespace(tmp_path, record):
+    """In a network namespace of its own, a loopback interface that is taken down is a dead link:
+    TCP keepalive notices it after two probes."""
+    for program in "ip", "unshare":
+        require_program(program, {"ip": "iproute2", "unshare": "util-linux"}[program])
+    folder = copy_isolated(EXAMPLES / "keep_alive/probes.py", tmp_path / "probes")
+    env = environment()
+    env["PATH"] += ":/usr/sbin:/sbin"
+    space = ["unshare", "--map-root-user", "--net"]
+    if subprocess.run([*space, "true"], env=env, capture_output=True).returncode:
+        skip_or_fail("no network namespace can be made here")
+    result = run_to_end(["sh", "-c", DEAD_LINK], folder, env)
+    shown = (SNIPPETS / "keep_alive/probes.txt").read_text()
+    assert result.stdout + result.stderr == shown
+    record("tools/dead_link.run", DEAD_LINK)

@@ -74,7 +74,7 @@ class Tap:
                         both.create_task(up)
                         both.create_task(down)
                     await asyncio.sleep(self.delay)  # for the last
-                except* ConnectionError:
+                except* OSError:
                     pass  # a reset, or a cut
 
     async def pump(self, number, mark, reader, writer):
@@ -168,7 +168,8 @@ def forward(writer, data):
     if data and not writer.is_closing():
         writer.write(data)
     elif not writer.is_closing():
-        writer.write_eof()
+        with suppress(OSError):  # the other side has reset it
+            writer.write_eof()
 
 
 def show(line):
