@@ -11,7 +11,6 @@ from contextlib import suppress
 import httpx2
 import pytest
 
-from .support.events import ready
 from .support.hostile import PROBE, Level, assert_level, flood, memory, reset, tasks
 from .support.messages import table
 from .support.processes import (
@@ -25,7 +24,7 @@ from .support.processes import (
     wait_until,
 )
 from .support.sockets import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, RawWebSocket, frame
-from .support.websocket_servers import HARDENED, SERVERS, TO_DO, websocket_servers
+from .support.websocket_servers import HARDENED, SERVERS, TO_DO, start_server, websocket_servers
 
 CLASS = re.compile(r"(?s)# --8<-- \[start:protocol\]\n.*# --8<-- \[end:protocol\]\n")
 QUICK_STARTS = {
@@ -44,10 +43,7 @@ def named(servers):
 def hardened(request, start_shared, assembled_shared):
     """Return each server that contains the class: (its row of the table, the running program)."""
     row = request.param
-    if row.name != "scaling_out/gateway.py":
-        return row, start_shared(row.name, **PROBE, **row.environment)
-    redis = f"redis://127.0.0.1:{assembled_shared[1]().port}"
-    return row, ready(start_shared(row.name, REDIS=redis, **PROBE))
+    return row, start_server(row, start_shared, assembled_shared, **PROBE)
 
 
 # Floods

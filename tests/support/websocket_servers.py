@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from .events import ready
 from .processes import EXAMPLES
 from .sockets import RawWebSocket
 
@@ -74,6 +75,19 @@ HARDENED = [
     for server in SERVERS
     if "HardenedWebSocketProtocol" in (EXAMPLES / server.name).read_text()
 ]
+
+
+# The servers of the table beyond the quick starts.
+ROBUST = HARDENED + [server for server in SERVERS if server.name.endswith("_websockets.py")]
+
+
+def start_server(row, start, assembled, **environment):
+    """Start the server of a row by the fixture `start`, with a Redis if it needs one."""
+    if row.name == "scaling_out/gateway.py":
+        redis = f"redis://127.0.0.1:{assembled[1]().port}"
+        quick = {"HEARTBEAT_INTERVAL": 0.3}
+        return ready(start(row.name, REDIS=redis, **quick, **environment))
+    return start(row.name, **environment, **row.environment)
 
 
 def websocket_servers():
