@@ -12,8 +12,6 @@ from .support.processes import EXAMPLES, TIMEOUT, assert_clean_output, named
 
 CLASS = re.compile(r"(?ms)^class SafeRequest\(Request\):\n.*?(?=^# --8<--|^\S)")
 HARDENED = [name for name in named("*.py", "request_class=SafeRequest")]
-# Servers that are still to be hardened so.
-TO_DO = {"long_polling/server_hardened.py"}
 
 
 @pytest.fixture(scope="module", params=HARDENED)
@@ -112,4 +110,4 @@ def test_the_request_class_has_the_same_text_everywhere():
     Sanic contains it."""
     texts = {CLASS.search((EXAMPLES / name).read_text())[0].rstrip() for name in HARDENED}
     assert len(texts) == 1
-    assert set(named("server_hardened.py", "Sanic(")) - TO_DO <= set(HARDENED)
+    assert set(named("server_hardened.py", "Sanic(")) <= set(HARDENED)

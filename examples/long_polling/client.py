@@ -2,7 +2,9 @@
 # requires-python = ">=3.11"
 # dependencies = ["httpx2==2.16.2"]
 # ///
-"""Long polling: ask once, and be answered when the job is done.
+"""Long polling: send a poll that the server holds until the job ends.
+
+It runs until the job is done, or until you stop it with Ctrl-C.
 
 - Run: `uv run client.py`
 - or: `pip install httpx2==2.16.2 && python client.py`
@@ -11,70 +13,56 @@
 - Source: Prefer and wait, RFC 7240 §2 and §4.3
 """
 
-import asyncio
 import os
-import sys
+import time
+from contextlib import suppress
 
 import httpx2
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
-SECONDS = float(os.environ.get("SECONDS", 4.5))  # the job's length
+SECONDS = float(os.environ.get("SECONDS", 4.5))  # length of the job
 WAIT = int(os.environ.get("WAIT", 25))  # seconds to be held, at most
 
 
-async def submit(client, seconds):
-    """Start a job of so many seconds; return the URL to ask at."""
-    answer = await client.post(f"{URL}/jobs", json={"seconds": seconds})
-    answer.raise_for_status()
-    return answer.url.join(answer.headers["Location"])
+class ProtocolError(Exception):
+    """The response is not that of a job server."""
 
 
-# --8<-- [start:ask]
-async def ask(client, location, wait):
-    """Ask until the job has ended, each time held up to so long.
-
-    Returns the last answer and how many questions it took.
-    """
-    asked = 0
-    while True:
-        answer = await client.get(
-            location, headers={"Prefer": f"wait={wait}"}
-        )
-        answer.raise_for_status()
-        asked += 1
-        job = answer.json()
-        print(asked, job["status"], flush=True)
-        if job["status"] != "pending":
-            return job, asked
-        # A server may ignore what a client prefers. Asked again at
-        # once, it would be flooded.
-        held = "Preference-Applied" in answer.headers
-        pause = answer.headers.get("Retry-After", 0 if held else 1)
-        await asyncio.sleep(float(pause))
-# --8<-- [end:ask]
+def parse_job(response):
+    """Return a job that is done, or None while it is pending."""
+    with suppress(KeyError, RecursionError, TypeError, ValueError):
+        job = response.json() if response.is_success else {}
+        return {"pending": None, "done": job}[job["status"]]
+    raise ProtocolError(f"not a job: {response} {response.text[:40]!r}")
 
 
-async def main():
-    # --8<-- [start:timeout]
-    # The server is to end the wait, so the client waits longer.
-    timeout = httpx2.Timeout(5, read=WAIT + 10)
-    async with httpx2.AsyncClient(timeout=timeout) as client:
+def submit_job(client):
+    """Start a job; return its URL."""
+    response = client.post(f"{URL}/jobs", json={"seconds": SECONDS})
+    parse_job(response)
+    # Location may be relative to the URL of the request.
+    return response.url.join(response.headers.get("Location", ""))
+
+
+# --8<-- [start:poll_until_done]
+def poll_until_done(client, url):
+    """Poll a job, each time held for up to WAIT; return its result."""
+    client.headers["Prefer"] = f"wait={WAIT}"
+    while not (job := parse_job(response := client.get(url))):
+        print("pending", flush=True)
+        # A server may ignore Prefer. It must not be flooded.
+        time.sleep(0 if "Preference-Applied" in response.headers else 1)
+    return job.get("result")
+# --8<-- [end:poll_until_done]
+
+
+# --8<-- [start:timeout]
+try:
+    # The server ends the hold, so the client waits for longer.
+    with httpx2.Client(timeout=WAIT + 10) as client:
+        print("done:", poll_until_done(client, submit_job(client)))
         # --8<-- [end:timeout]
-        location = await submit(client, SECONDS)
-        job, asked = await ask(client, location, WAIT)
-    if job["status"] != "done":
-        sys.exit(f"the job {job['status']}: {job['error']}")
-    print(f"the result is {job['result']}; questions: {asked}")
-
-
-if __name__ == "__main__":
-    try:
-        asyncio.run(main())
-    except httpx2.HTTPStatusError as error:
-        sys.exit(f"{URL} answered {error.response.status_code}")
-    except httpx2.HTTPError as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
-    except (KeyError, TypeError, ValueError) as error:
-        sys.exit(f"{URL} does not answer as a job server: {error!r}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+except (httpx2.HTTPError, ProtocolError) as error:
+    raise SystemExit(f"{URL}: {error}") from None
+except KeyboardInterrupt:
+    raise SystemExit(130) from None

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Long polling with curl: each question is held by the server.
+# Long polling with curl: the server holds each poll.
 #
 # Run:    sh client.sh
 # Needs:  curl 7.84 or later, and server.py, running; its address
@@ -11,27 +11,36 @@ SECONDS_OF_WORK=${SECONDS_OF_WORK:-4.5}
 WAIT=${WAIT:-25}
 
 # --8<-- [start:client]
-# curl waits for as long as it takes, unless it is told otherwise.
-ask() {
+# The server ends the hold, so curl waits for longer.
+request() {
   curl --silent --show-error --fail --max-time $((WAIT + 10)) "$@"
 }
 
-location=$(ask --json "{\"seconds\": $SECONDS_OF_WORK}" \
-  --output /dev/null --write-out '%header{location}' "$URL/jobs")
+not_a_job_server() {
+  echo "$URL is not a job server: $(echo "$1" | head -n 1)" >&2
+  exit 1
+}
 
-while [ -n "$location" ]; do
-  # Location is a path here, so it follows the server's name.
-  job=$(ask --header "Prefer: wait=$WAIT" \
-    --write-out ' %header{preference-applied}' "$URL$location")
-  echo "$job"
-  case $job in
-    *'"status":"pending"'*wait=*) ;;  # held: ask again at once
+location=$(request --json "{\"seconds\": $SECONDS_OF_WORK}" \
+  --output /dev/null --write-out '%header{location}' "$URL/jobs")
+case $location in
+  '') not_a_job_server "no Location" ;;
+  *://*) job_url=$location ;;
+  //*) job_url=${URL%%//*}$location ;;
+  /*) job_url=$(echo "$URL" | cut -d/ -f1-3)$location ;;
+  *) job_url=$URL/$location ;;  # relative to $URL/jobs
+esac
+
+while true; do
+  job=$(request --header "Prefer: wait=$WAIT" \
+    --write-out ' %header{preference-applied}' "$job_url")
+  printf '%s\n' "$job"
+  case $(printf %s "$job" | tr -d ' \t\r\n') in
+    *'"status":"pending"'*wait=*) ;;  # held: poll again at once
     *'"status":"pending"'*) sleep 1 ;;
     *'"status":"done"'*) exit ;;
     *'"status":"failed"'*) exit 1 ;;
-    *) break ;;
+    *) not_a_job_server "$job" ;;
   esac
 done
-echo "$URL does not answer as a job server" >&2
-exit 1
 # --8<-- [end:client]

@@ -4,7 +4,7 @@
 # ///
 """Follow a feed by long polling: every message, once, in order.
 
-Ends when nothing was said for as long as a question is held.
+It ends when no message was published for as long as a request is held.
 
 - Run: `uv run feed_client.py`
 - or: `pip install httpx2==2.16.2 && python feed_client.py`
@@ -13,9 +13,9 @@ Ends when nothing was said for as long as a question is held.
 - Source: Prefer and wait, RFC 7240 §2 and §4.3
 """
 
-import asyncio
 import os
 import sys
+from contextlib import suppress
 
 import httpx2
 
@@ -23,47 +23,65 @@ URL = os.environ.get("URL", "http://127.0.0.1:8000")
 WAIT = int(os.environ.get("WAIT", 25))  # seconds to be held, at most
 
 
+class ProtocolError(Exception):
+    """The response is not that of a feed."""
+
+
+class CursorExpired(Exception):
+    """The server does not know the cursor: it has restarted."""
+
+
+def parse_feed(response):
+    """Return (messages, how many were missed, the next cursor)."""
+    if response.status_code == 410:
+        raise CursorExpired("the feed does not know its own cursor")
+    response.raise_for_status()
+    with suppress(KeyError, RecursionError, TypeError, ValueError):
+        feed = response.json()
+        messages = [f"{m['id']}: {m['text']}" for m in feed["messages"]]
+        return messages, feed["missed"], feed["last"]
+    raise ProtocolError(f"it sent {response.text[:40]!r}")
+
+
 # --8<-- [start:follow]
-async def follow(client, wait):
-    """Print each message; return when none came for so long."""
-    after = 0  # the last message we have; 0 for none
+def follow(client):
+    """Print each message; return when none came during a hold."""
+    after = 0  # the last message that we have; 0 for none
     while True:
-        answer = await client.get(
+        response = client.get(
             f"{URL}/messages",
             params={"after": after},
-            headers={"Prefer": f"wait={wait}"},
+            headers={"Prefer": f"wait={WAIT}"},
         )
-        if answer.status_code == 410:  # the server began anew
-            print("the feed has started anew", flush=True)
+        try:
+            messages, missed, last = parse_feed(response)
+        except CursorExpired:
+            if not after:
+                raise
+            print("the feed has restarted", flush=True)
             after = 0
             continue
-        answer.raise_for_status()
-        feed = answer.json()
-        if feed["missed"]:
-            print(f"missed {feed['missed']}", flush=True)
-        for message in feed["messages"]:
-            print(f"{message['id']}: {message['text']}", flush=True)
-        if feed["last"] == after:
+        if missed:
+            print(f"missed {missed}", flush=True)
+        for message in messages:
+            print(message, flush=True)
+        if not messages:
             return
-        after = feed["last"]
+        after = last
 # --8<-- [end:follow]
-
-
-async def main():
-    timeout = httpx2.Timeout(5, read=WAIT + 10)
-    async with httpx2.AsyncClient(timeout=timeout) as client:
-        await follow(client, WAIT)
-    print("nothing new")
 
 
 if __name__ == "__main__":
     try:
-        asyncio.run(main())
+        # The server ends the hold, so the client waits for longer.
+        with httpx2.Client(timeout=WAIT + 10) as client:
+            follow(client)
+        print("no new messages")
     except httpx2.HTTPStatusError as error:
-        sys.exit(f"{URL} answered {error.response.status_code}")
+        sys.exit(f"{URL} responded with {error.response.status_code}")
     except httpx2.HTTPError as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
-    except (KeyError, TypeError, ValueError) as error:
-        sys.exit(f"{URL} does not answer as a feed: {error!r}")
+        sys.exit(f"cannot reach {URL}: {error!r}")
+    except (CursorExpired, ProtocolError) as error:
+        sys.exit(f"{URL} is not a feed: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

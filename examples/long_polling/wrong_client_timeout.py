@@ -2,9 +2,9 @@
 # requires-python = ">=3.11"
 # dependencies = ["httpx2==2.16.2"]
 # ///
-"""WRONG: asks to be held, and hangs up before the answer.
+"""WRONG: the client times out before the server responds.
 
-httpx2 waits 5 seconds for an answer unless it is told otherwise.
+httpx2 waits 5 seconds for a response by default.
 
 - Run: `uv run wrong_client_timeout.py`
 - or: `pip install httpx2==2.16.2 && python wrong_client_timeout.py`
@@ -13,64 +13,51 @@ httpx2 waits 5 seconds for an answer unless it is told otherwise.
 - Source: client.py, which is right
 """
 
-import asyncio
 import os
-import sys
+import time
+from contextlib import suppress
 
 import httpx2
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
-SECONDS = float(os.environ.get("SECONDS", 9))  # the job's length
+SECONDS = float(os.environ.get("SECONDS", 4.5))  # length of the job
 WAIT = int(os.environ.get("WAIT", 25))  # seconds to be held, at most
 
 
-async def submit(client, seconds):
-    """Start a job of so many seconds; return the URL to ask at."""
-    answer = await client.post(f"{URL}/jobs", json={"seconds": seconds})
-    answer.raise_for_status()
-    return answer.url.join(answer.headers["Location"])
+class ProtocolError(Exception):
+    """The response is not that of a job server."""
 
 
-async def ask(client, location, wait):
-    """Ask until the job has ended, each time held up to so long.
-
-    Returns the last answer and how many questions it took.
-    """
-    asked = 0
-    while True:
-        answer = await client.get(
-            location, headers={"Prefer": f"wait={wait}"}
-        )
-        answer.raise_for_status()
-        asked += 1
-        job = answer.json()
-        print(asked, job["status"], flush=True)
-        if job["status"] != "pending":
-            return job, asked
-        # A server may ignore what a client prefers. Asked again at
-        # once, it would be flooded.
-        held = "Preference-Applied" in answer.headers
-        pause = answer.headers.get("Retry-After", 0 if held else 1)
-        await asyncio.sleep(float(pause))
+def parse_job(response):
+    """Return a job that is done, or None while it is pending."""
+    with suppress(KeyError, RecursionError, TypeError, ValueError):
+        job = response.json() if response.is_success else {}
+        return {"pending": None, "done": job}[job["status"]]
+    raise ProtocolError(f"not a job: {response} {response.text[:40]!r}")
 
 
-async def main():
-    async with httpx2.AsyncClient() as client:
-        location = await submit(client, SECONDS)
-        job, asked = await ask(client, location, WAIT)
-    if job["status"] != "done":
-        sys.exit(f"the job {job['status']}: {job['error']}")
-    print(f"the result is {job['result']}; questions: {asked}")
+def submit_job(client):
+    """Start a job; return its URL."""
+    response = client.post(f"{URL}/jobs", json={"seconds": SECONDS})
+    parse_job(response)
+    # Location may be relative to the URL of the request.
+    return response.url.join(response.headers.get("Location", ""))
 
 
-if __name__ == "__main__":
-    try:
-        asyncio.run(main())
-    except httpx2.HTTPStatusError as error:
-        sys.exit(f"{URL} answered {error.response.status_code}")
-    except httpx2.HTTPError as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
-    except (KeyError, TypeError, ValueError) as error:
-        sys.exit(f"{URL} does not answer as a job server: {error!r}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+def poll_until_done(client, url):
+    """Poll a job, each time held for up to WAIT; return its result."""
+    client.headers["Prefer"] = f"wait={WAIT}"
+    while not (job := parse_job(response := client.get(url))):
+        print("pending", flush=True)
+        # A server may ignore Prefer. It must not be flooded.
+        time.sleep(0 if "Preference-Applied" in response.headers else 1)
+    return job.get("result")
+
+
+try:
+    with httpx2.Client() as client:
+        print("done:", poll_until_done(client, submit_job(client)))
+except (httpx2.HTTPError, ProtocolError) as error:
+    raise SystemExit(f"{URL}: {error}") from None
+except KeyboardInterrupt:
+    raise SystemExit(130) from None

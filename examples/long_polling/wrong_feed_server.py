@@ -2,9 +2,9 @@
 # requires-python = ">=3.11"
 # dependencies = ["sanic==25.12.1"]
 # ///
-"""WRONG: a feed that tells news only to those who are asking.
+"""WRONG: a feed that sends a message only to clients that are waiting.
 
-A message that comes between two questions of a client is lost to it.
+A message that is published between two polls of a client is lost.
 
 - Run: `uv run wrong_feed_server.py`
 - or: `pip install sanic==25.12.1 && python wrong_feed_server.py`
@@ -14,75 +14,88 @@ A message that comes between two questions of a client is lost to it.
 import asyncio
 import os
 import re
+from collections import deque
+from contextlib import suppress
 
 from sanic import BadRequest, Blueprint, Sanic, json
+from sanic.exceptions import SanicException
 
+PORT = int(os.environ.get("PORT", 8000))
 MAX_WAIT = int(os.environ.get("MAX_WAIT", 25))  # seconds
+MAX_MESSAGES = int(os.environ.get("MAX_MESSAGES", 1000))
 
-bp = Blueprint("feed")
-last = 0  # the id of the newest message
-news: asyncio.Future  # done when there is another one
+bp = Blueprint("feed", strict_slashes=True)
+messages: deque[dict] = deque(maxlen=MAX_MESSAGES)
+last_id = 0  # of the newest message
+updated = asyncio.Event()
 
 
-# --8<-- [start:feed]
+def parse_message(body):
+    """Return the text of a message; reject anything else with 400."""
+    text = body.get("text") if isinstance(body, dict) else None
+    if not isinstance(text, str) or len(text) > 1000:
+        raise BadRequest('send {"text": up to 1000 characters}')
+    if re.search("[\0-\x1f\x7f-\x9f\ud800-\udfff]", text):
+        raise BadRequest("a text has no control characters")
+    return text
+
+
 @bp.post("/messages")
 async def publish(request):
-    """Number a message, and give it to everyone who waits."""
-    match request.json:
-        case {"text": str() as text} if len(text) <= 1000:
-            pass
-        case _:
-            raise BadRequest('send {"text": up to 1000 characters}')
-    global last, news
-    last += 1
-    woken, news = news, asyncio.get_running_loop().create_future()
-    woken.set_result({"id": last, "text": text})
-    return json({"id": last}, status=201)
+    """Number a message, keep it, and end all holds."""
+    global last_id
+    text = parse_message(request.json)
+    last_id += 1
+    messages.append({"id": last_id, "text": text})
+    updated.set()  # wakes all that wait now
+    updated.clear()  # those that come later wait for the next
+    return json({"id": last_id}, 201)
 
 
 @bp.get("/messages")
-async def read(request):
-    """Return the next message, or none after N seconds."""
+async def get_messages(request):
+    """Return the messages that are published during the hold."""
+    after = last_id
     headers = {"Cache-Control": "no-store", "Vary": "Prefer"}
-    waiting = news
     if wait := preferred_wait(request):
         headers["Preference-Applied"] = f"wait={wait}"
-        await asyncio.wait([waiting], timeout=wait)
-    new = [waiting.result()] if waiting.done() else []
-    return json({"messages": new}, headers=headers)
-# --8<-- [end:feed]
+        if after == last_id:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await updated.wait()
+    new = [each for each in messages if each["id"] > after]
+    feed = {"messages": new, "missed": last_id - after - len(new)}
+    # The cursor for the next poll.
+    return json(feed | {"last": last_id}, headers=headers)
 
 
-WAIT = re.compile(r"(?i)\s*wait\s*=\s*([0-9]+)\s*(;.*)?")
+def parse_cursor(request):
+    """Return the id in ?after, or 0; reject others with 400 or 410."""
+    after = request.args.get("after", "0")
+    if not re.fullmatch("[0-9]{1,15}", after):
+        raise BadRequest("after is the id of a message, or 0")
+    if int(after) > last_id:  # not from this server
+        text = "the feed has restarted: poll with after=0"
+        raise SanicException(text, status_code=410, quiet=True)
+    return int(after)
 
 
 def preferred_wait(request):
-    """Return the N of `Prefer: wait=N`, at most MAX_WAIT; or None."""
-    for preference in ",".join(
-        request.headers.getall("Prefer", [])
-    ).split(","):
-        if match := WAIT.fullmatch(preference):
-            return int(min(MAX_WAIT, float(match[1])))
-    return None
-
-
-@bp.before_server_start
-async def start(app):
-    """Make the future that the first message will complete."""
-    global news
-    news = asyncio.get_running_loop().create_future()
+    """Return the N of `Prefer: wait=N`, at most MAX_WAIT; or 0."""
+    match = re.fullmatch("wait=([0-9]{1,4})", request.headers.prefer)
+    return min(int(match[1]), MAX_WAIT) if match else 0
 
 
 @bp.before_server_stop
-async def stop(app):
-    """Answer everyone who is held."""
-    news.set_result({"id": last + 1, "text": "the feed stops"})
+async def end_holds(app):
+    """Respond to all held requests: no new message."""
+    updated.set()
 
 
 if __name__ == "__main__":
     app = Sanic("feed")
     app.config.FALLBACK_ERROR_FORMAT = "json"
-    app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
+    app.config.REQUEST_MAX_SIZE = 10_000  # bytes; default 100 MB
     app.config.RESPONSE_TIMEOUT = MAX_WAIT + 5
     app.blueprint(bp)
-    app.run(port=int(os.environ.get("PORT", 8000)), single_process=True)
+    app.run(port=PORT, single_process=True)

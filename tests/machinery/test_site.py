@@ -165,15 +165,14 @@ def test_the_token_panel_is_live(live, open_page):
     )
 
 
-def test_a_held_question_is_seen(live, open_page):
-    """While a question is held, the panel of long polling shows it as open; one question is
-    enough."""
+def test_a_held_request_is_drawn(live, open_page):
+    """While a request is held, the panel of long polling draws it as open; one poll is enough."""
     page = open_page(f"{live.url}/techniques/long-polling/")
     client = page.frame_locator(".panel iframe")
     client.locator("#seconds").fill("1.5")
     client.locator("#start").click()
-    client.get_by_text("the result is 42").wait_for()
-    # Handing in, and one question; an answer to each.
+    client.get_by_text("done: 42").wait_for()
+    # The submission and one poll; a response to each.
     assert page.locator(".panel-wire polygon.up").count() == 2
     assert page.locator(".panel-wire polygon.down").count() == 2
     heights = [
@@ -182,7 +181,7 @@ def test_a_held_question_is_seen(live, open_page):
     assert max(heights) > 30  # the second and a half, without what came before at 0
 
 
-def test_a_held_question_is_replayed(static, open_page):
+def test_a_held_request_is_replayed(static, open_page):
     """On a static host the panel of long polling plays the recorded run."""
     open_page.context.clock.install()  # before the page sets its timers
     page = open_page(f"{static.url}/techniques/long-polling/")

@@ -12,7 +12,7 @@ from ..support.processes import EXAMPLES
 LARGE = {"notifications", "scaling_out", "reliable_websockets", "security"}
 PUSHED = {"server_sent_events", "websockets"}  # event streams and WebSockets may be longer
 NO_TOPIC = {"site", "tools", "runtime"}
-TO_DO = {"long_polling", "reconnecting"}  # topics whose quick starts are still to be written
+TO_DO = {"reconnecting"}  # topics whose quick starts are still to be written
 
 
 def code_lines(text):
