@@ -30,7 +30,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from json import dumps, loads
 
-from sanic import BadRequest, Blueprint, Sanic, json
+from sanic import BadRequest, Blueprint, Request, Sanic, json
 from sanic import text as text_response
 from sanic.exceptions import SanicException
 from sanic.server.protocols.websocket_protocol import WebSocketProtocol
@@ -536,6 +536,30 @@ async def close_hub(app):
 # --8<-- [end:lifecycle]
 
 
+# --8<-- [start:SafeRequest]
+class SafeRequest(Request):
+    """A request that no client can turn into a traceback or a leak."""
+
+    def __init__(self, url_bytes, *args, method, **kwargs):
+        # Sanic reports an invalid target by means of a request with
+        # the method NONE and the same target, and fails on it again.
+        if method == "NONE":
+            url_bytes = b"*"
+        super().__init__(url_bytes, *args, method=method, **kwargs)
+        # No response here depends on Accept, and Sanic responds with
+        # 500 to an Accept that it cannot parse.
+        self.headers.popall("accept", None)
+
+    async def respond(self, *args, **kwargs):
+        # Sanic waits without a limit for the rest of a body that was
+        # not read to its end. Close the connection instead.
+        if self.stream.request_body:
+            self.stream.request_body = None
+            self.stream.keep_alive = False
+        return await super().respond(*args, **kwargs)
+# --8<-- [end:SafeRequest]
+
+
 # --8<-- [start:protocol]
 class HardenedWebSocketProtocol(WebSocketProtocol):
     """Sanic's WebSocket protocol, with four of its faults repaired.
@@ -598,7 +622,7 @@ class HardenedWebSocketProtocol(WebSocketProtocol):
 
 
 if __name__ == "__main__":
-    app = Sanic("notifications")
+    app = Sanic("notifications", request_class=SafeRequest)
     app.config.FALLBACK_ERROR_FORMAT = "json"
     app.config.REQUEST_MAX_SIZE = 10_000  # bytes; above it, 413
     app.config.WEBSOCKET_MAX_SIZE = 10_000  # bytes; above it, 1009
