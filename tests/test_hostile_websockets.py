@@ -30,6 +30,7 @@ CLASS = re.compile(r"(?s)# --8<-- \[start:protocol\]\n.*# --8<-- \[end:protocol\
 QUICK_STARTS = {
     "debugging/server.py",
     "load_balancing/server.py",
+    "reconnecting/server.py",
     "scaling_out/server.py",
     "websockets/server.py",
 }

@@ -2,13 +2,13 @@
 # requires-python = ">=3.11"
 # dependencies = ["httpx2==2.16.2"]
 # ///
-"""Two orders, placed once each, however often it takes to ask.
+"""Place two orders, once each, however many requests it takes.
 
 - Run: `uv run retry.py`
 - or: `pip install httpx2==2.16.2 && python retry.py`
 - Needs: server.py, running; its address is in URL
   (default http://127.0.0.1:8000)
-- Source: what may be sent again, RFC 9110 §9.2.2;
+- Source: which requests may be repeated, RFC 9110 §9.2.2;
   Retry-After, RFC 9110 §10.2.3
 """
 
@@ -17,104 +17,148 @@ import os
 import random
 import sys
 import uuid
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 import httpx2
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
-BACKOFF = float(os.environ.get("BACKOFF", 0.5))  # s, the first bound
-TRIES = int(os.environ.get("TRIES", 6))
-LONGEST = 60  # s; who is told to wait for longer gives up
+TRIES = int(os.environ.get("TRIES", 6))  # requests in a row
+DEADLINE = float(os.environ.get("DEADLINE", 120))  # seconds, for all
 
-# --8<-- [start:send]
+MAX_RETRY_AFTER = 600  # seconds
+
+
+class RetryError(Exception):
+    """As many requests as allowed have failed."""
+
+
+class ProtocolError(Exception):
+    """The response is not that of a server of orders."""
+
+
+# --8<-- [start:retry_after]
+def retry_after(response):
+    """Return how many seconds Retry-After asks to wait, or None.
+
+    It is a number or one of three forms of a date (RFC 9110 §10.2.3
+    and §5.6.7), all in GMT. Anything else is ignored.
+    """
+    value = response.headers.get("Retry-After", "")
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    # The form of asctime() names no time zone: it is GMT as well.
+    delay = date.replace(tzinfo=UTC) - datetime.now(UTC)
+    return delay.total_seconds()
+
+
+def backoff_delay(failures, suggested=None):
+    """Return how many seconds to wait before the next request.
+
+    Retry-After comes first. A random part is added and never
+    subtracted, so that clients that were told the same do not return
+    together. Without it the delay is random, up to 1, 2, 4 … 30
+    seconds: doubled with each failure in a row.
+    """
+    if suggested is None:
+        return random.uniform(0, min(30, 2 ** min(failures, 5)))
+    # Neither a flood, if it is 0 or in the past, nor for ever.
+    delay = min(max(0.5, suggested), MAX_RETRY_AFTER)
+    return delay * random.uniform(1, 1.1)
+# --8<-- [end:retry_after]
+
+
+# --8<-- [start:send_request]
 IDEMPOTENT = {"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"}
+# A rejected request was not processed: any of them may be repeated.
+REJECTED = {408, 425, 429}
+# Perhaps processed: only a request that is safe to repeat. A server
+# whose timer ends the handler's work may respond with 503.
+UNCERTAIN = {500, 502, 503, 504}
 
 
-def wait(failures):
-    """Return how many seconds to wait: at random, below a bound."""
-    return random.uniform(0, BACKOFF * 2**failures)
+async def send_request(client, method, path, key=None):
+    """Send a request; repeat it while that is safe and may help.
 
-
-async def send(client, method, path, key=None):
-    """Send a request until there is an answer; return that.
-
-    With a key the server recognises a request that it had before.
+    By the key the server recognizes a request that it has processed.
     """
     headers = {"Idempotency-Key": key} if key else {}
-    safe = key or method in IDEMPOTENT  # to do twice
-    # 429 refuses. The others may come of what was done, or half done.
-    busy = {429, 502, 503, 504} if safe else {429}
+    repeatable = key or method in IDEMPOTENT
+    retried = REJECTED | UNCERTAIN if repeatable else REJECTED
     for failures in range(TRIES):
-        later = 0
+        suggested = None
         try:
-            answer = await client.request(method, path, headers=headers)
-            if answer.status_code not in busy:
-                return answer
-            later = retry_after(answer.headers)
-            print(f"{method}: {answer.status_code}")
+            response = await client.request(
+                method, path, headers=headers
+            )
+            if response.status_code not in retried:
+                return response
+            problem = response.status_code
+            suggested = retry_after(response)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            print(f"{method}: {error!r}")  # it never got there
+            problem = type(error).__name__  # it was never sent
         except httpx2.UnsupportedProtocol:
-            raise  # that is no address
+            raise  # not an http URL
         except httpx2.TransportError as error:
-            if not safe:
-                raise  # it may have been done all the same
-            print(f"{method}: {error!r}")
-        await asyncio.sleep(later + wait(failures))
-    raise GaveUp(f"{TRIES} tries")
-# --8<-- [end:send]
+            if not repeatable:
+                raise  # it may have been processed all the same
+            problem = type(error).__name__
+        print(f"{method}: {problem} (Retry-After: {suggested})")
+        await asyncio.sleep(backoff_delay(failures, suggested))
+    raise RetryError(f"{TRIES} requests failed")
+# --8<-- [end:send_request]
 
 
-class GaveUp(Exception):
-    """Asking again does not help, or did not."""
-
-
-# --8<-- [start:later]
-def retry_after(headers):
-    """Return how many seconds the server asks us to wait, or 0.
-
-    It may name them, or a date; GaveUp if that is too far away.
-    """
-    value = headers.get("Retry-After", "")
-    if value.isdecimal():
-        seconds = int(value)
-    else:
-        try:
-            then = parsedate_to_datetime(value)
-            seconds = (then - datetime.now(UTC)).total_seconds()
-        except (TypeError, ValueError):
-            seconds = 0  # neither, or nothing
-    if seconds > LONGEST:
-        raise GaveUp(f"told to come back after {value}")
-    return max(0, seconds)
-# --8<-- [end:later]
+def parse_number(response, name):
+    """Return a number of the response by its name."""
+    response.raise_for_status()
+    with suppress(RecursionError, ValueError):  # no JSON at all
+        body = response.json()
+        if isinstance(body, dict) and type(body.get(name)) is int:
+            return body[name]
+    raise ProtocolError(f"it sent {response.text[:40]!r}")
 
 
 # --8<-- [start:main]
+async def count_orders(client):
+    response = await send_request(client, "GET", "/orders")
+    return parse_number(response, "orders")
+
+
 async def main():
-    async with httpx2.AsyncClient(base_url=URL) as client:
-        before = await send(client, "GET", "/orders")
+    async with (
+        asyncio.timeout(DEADLINE),
+        httpx2.AsyncClient(base_url=URL) as client,
+    ):
+        before = await count_orders(client)
         for _ in range(2):
-            key = str(uuid.uuid4())  # of the order, not of the try
-            placed = await send(client, "POST", "/orders", key)
-            print("order", placed.raise_for_status().json()["order"])
-        after = await send(client, "GET", "/orders")
-    count = after.json()["orders"] - before.json()["orders"]
-    print(f"2 orders wanted, {count} placed")
+            key = str(uuid.uuid4())  # of the order, for all requests
+            response = await send_request(
+                client, "POST", "/orders", key
+            )
+            print("order", parse_number(response, "order"))
+        placed = await count_orders(client) - before
+    print(f"2 orders wanted, {placed} placed")
 # --8<-- [end:main]
 
 
 if __name__ == "__main__":
     try:
         asyncio.run(main())
+    except TimeoutError:
+        sys.exit(f"not done within {DEADLINE:g} s")
     except httpx2.HTTPStatusError as error:
-        sys.exit(f"{URL} answered {error.response.status_code}")
+        sys.exit(f"{URL} responded with {error.response.status_code}")
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
-    except GaveUp as error:
+        sys.exit(f"cannot reach {URL}: {error}")
+    except RetryError as error:
         sys.exit(f"gave up: {error}")
-    except (KeyError, TypeError, ValueError) as error:
-        sys.exit(f"{URL} does not take orders: {error!r}")
+    except ProtocolError as error:
+        sys.exit(f"{URL} is not a server of orders: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

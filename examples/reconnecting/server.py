@@ -2,130 +2,90 @@
 # requires-python = ">=3.11"
 # dependencies = ["sanic==25.12.1"]
 # ///
-"""A shop that loses answers, and lets in only so many a second.
+"""Send events over WebSockets, and accept orders.
+
+The response to the first order is lost, as an experiment.
 
 - Run: `uv run server.py`
 - or: `pip install sanic==25.12.1 && python server.py`
 - Try: restart it while clients are connected
-- Source: 503 and Retry-After, RFC 9110 §15.6.4
+- Source: close codes, RFC 6455 §7.4.1
 """
 
 import asyncio
 import json
-import math
 import os
 import time
+from uuid import uuid4
 
 from sanic import Blueprint, Sanic
 from sanic import json as json_response
-from sanic.exceptions import ServiceUnavailable
+from sanic.exceptions import WebsocketClosed
 
-RATE = float(os.environ.get("RATE", 50))  # arrivals a second
-LOSE = int(os.environ.get("LOSE", 1))  # answers to orders, at first
-TICK = float(os.environ.get("TICK", 1))  # s between events
+HOST = os.environ.get("HOST", "127.0.0.1")
+PORT = int(os.environ.get("PORT", 8000))
+EVENT_INTERVAL = float(os.environ.get("EVENT_INTERVAL", 1))  # s
+MAX_EVENTS = int(os.environ.get("MAX_EVENTS", 1000))  # to resume
+LOST_RESPONSES = int(os.environ.get("LOST_RESPONSES", 1))
 
-bp = Blueprint("reconnecting")
-
-
-# --8<-- [start:gate]
-class Gate:
-    """Lets in so many a second, and tells the others when to come."""
-
-    def __init__(self, rate):
-        self.rate = rate
-        self.room = self.most = max(1, rate)
-        self.seen = self.promised = 0.0
-
-    def retry_after(self, now):
-        """Return 0 for who may come in, or a time to wait, in s."""
-        grown = (now - self.seen) * self.rate
-        self.room, self.seen = min(self.most, self.room + grown), now
-        if self.room >= 1:
-            self.room -= 1
-            return 0
-        # Each one later than the one before, at the rate we can take.
-        self.promised = max(self.promised, now) + 1 / self.rate
-        return math.ceil(self.promised - now)
-
-
-gate = Gate(RATE)
-
-
-@bp.on_request
-async def admit(request):
-    """Refuse before there is anything to refuse, a handshake too."""
-    if later := gate.retry_after(time.monotonic()):
-        raise ServiceUnavailable(
-            "too many at once", headers={"Retry-After": str(later)}
-        )
-# --8<-- [end:gate]
-
-
-# --8<-- [start:orders]
-orders = []
-answers = {}  # by Idempotency-Key
-
-
-@bp.post("/orders")
-async def place(request):
-    """Place an order; the same order, if the key was here before."""
-    key = request.headers.get("Idempotency-Key")
-    if key is None or key not in answers:
-        orders.append(key)
-        answer = {"order": len(orders)}
-        if key:
-            answers[key] = answer
-        if len(orders) <= LOSE:
-            # It is done, and nobody is told.
-            request.transport.abort()
-            return json_response(None)
-    else:
-        answer = answers[key]
-    return json_response(answer, status=201)
-
-
-@bp.get("/orders")
-async def count(request):
-    """Say how many orders were placed."""
-    return json_response({"orders": len(orders)})
-# --8<-- [end:orders]
+bp = Blueprint("reconnecting", strict_slashes=True)
+websockets = set()
+orders: dict[str, int] = {}  # Idempotency-Key: number
 
 
 # --8<-- [start:events]
 @bp.websocket("/events")
-async def events(request, ws):
-    """Say something each TICK, and goodbye when the server stops."""
-    receiving = asyncio.create_task(receive(ws))
+async def send_events(request, ws):
+    """Send each event, beginning after the id in the query.
+
+    Event N happens N * EVENT_INTERVAL seconds after 1970, and stands
+    for one in a database: a restart of the server loses none.
+    """
+    latest = round(time.time() / EVENT_INTERVAL)
+    after = request.args.get("after", str(latest))
+    if after not in map(str, range(latest - MAX_EVENTS, latest + 1)):
+        await ws.close(4410, "no events after this id")
+        return
+    websockets.add(ws)
     try:
         while True:
-            await ws.send(json.dumps({"text": "tick"}))
-            await asyncio.sleep(TICK)
-    except asyncio.CancelledError:
-        # The client is gone already, or else we are about to be.
-        await ws.close(1012, "the server restarts")
-        raise
+            after = int(after) + 1
+            await asyncio.sleep(after * EVENT_INTERVAL - time.time())
+            await ws.send(json.dumps({"id": after, "text": "tick"}))
+    except WebsocketClosed:
+        pass  # raised by send() after a disconnect
     finally:
-        receiving.cancel()
+        websockets.discard(ws)
 
 
-async def receive(ws):
-    """Read what clients send, so that their pongs are seen."""
-    async for _ in ws:
-        pass
+@bp.before_server_stop
+async def close_websockets(app):
+    """Close with 1012, service restart: clients reconnect."""
+    await asyncio.gather(*(ws.close(1012) for ws in set(websockets)))
 # --8<-- [end:events]
 
 
-@bp.after_server_stop
-async def settle(app):
-    """Let what was cancelled, Sanic's pings too, come to its end."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    if others:
-        await asyncio.wait(others, timeout=1)
+# --8<-- [start:orders]
+@bp.post("/orders")
+async def create_order(request):
+    """Create an order, or return the one that has this key."""
+    key = request.headers.get("Idempotency-Key") or uuid4().hex
+    if key not in orders:
+        orders[key] = len(orders) + 1
+        if len(orders) <= LOST_RESPONSES:
+            request.transport.abort()  # it exists, without a response
+    return json_response({"order": orders[key]}, status=201)
+
+
+@bp.get("/orders")
+async def count_orders(request):
+    """Return how many orders there are."""
+    return json_response({"orders": len(orders)})
+# --8<-- [end:orders]
 
 
 if __name__ == "__main__":
     app = Sanic("reconnecting")
     app.config.FALLBACK_ERROR_FORMAT = "json"
-    app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
     app.blueprint(bp)
-    app.run(port=int(os.environ.get("PORT", 8000)), single_process=True)
+    app.run(host=HOST, port=PORT, single_process=True)

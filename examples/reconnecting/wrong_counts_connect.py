@@ -2,129 +2,61 @@
 # requires-python = ">=3.11"
 # dependencies = ["websockets==17.4"]
 # ///
-"""WRONG: takes a connection for a success.
+"""WRONG: counts a connection as a success.
+
+This is client.py, with another place for `failures = 0`. It runs until
+stopped.
 
 - Run: `uv run wrong_counts_connect.py`
 - or: `pip install websockets==17.4 && python wrong_counts_connect.py`
 - Needs: server.py, running; its address is in URL
   (default http://127.0.0.1:8000)
-- Source: waiting before coming back, RFC 6455 §7.2.3
+- Source: reconnecting after a delay, RFC 6455 §7.2.3
 """
 
 import asyncio
-import json
 import os
 import random
 import sys
 
+from websockets import ConnectionClosed, InvalidHandshake, InvalidURI
 from websockets.asyncio.client import connect
-from websockets.client import process_exception
-from websockets.exceptions import (
-    ConnectionClosed,
-    InvalidStatus,
-    WebSocketException,
-)
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
-COUNT = int(os.environ.get("COUNT", 0))  # events; 0: no end
-PING = float(os.environ.get("PING", 20))  # s between pings
-PONG = float(os.environ.get("PONG", 20))  # s to wait for a pong
-BACKOFF = float(os.environ.get("BACKOFF", 5))  # s, the first bound
-TRIES = int(os.environ.get("TRIES", 10))  # in a row, then give up
-LONGEST = 600  # s; who is told to wait for longer gives up
+COUNT = float(os.environ.get("COUNT", "inf"))  # messages
+BACKOFF = float(os.environ.get("BACKOFF", 5))  # s, at most, at first
 
 
-# --8<-- [start:wait]
-def wait(failures):
-    """Return how many seconds to wait after so many failures in a row.
+def backoff_delay(failures):
+    """Return how many seconds to wait before reconnecting.
 
-    Full jitter: at random, below a bound that doubles, up to twelve
-    times the first.
+    Full jitter: a random time of up to 5, 10, 20, 40, 60 seconds,
+    where each failure in a row doubles the bound.
     """
     return random.uniform(0, BACKOFF * min(2**failures, 12))
-# --8<-- [end:wait]
-
-
-class GaveUp(Exception):
-    """Coming back does not help, or did not."""
-
-
-# --8<-- [start:follow]
-async def follow(url, handle):
-    """Call handle(event) for each event, until that returns True."""
-    failures = 0
-    while failures < TRIES:
-        later = 0
-        try:
-            async with connect(
-                url,
-                ping_interval=PING,
-                ping_timeout=PONG,
-                close_timeout=1,  # s; the dead answer no close
-            ) as websocket:
-                failures = 0
-                async for message in websocket:
-                    if handle(json.loads(message)):
-                        return
-            refused(websocket)
-        except ConnectionClosed:
-            refused(websocket)
-        except InvalidStatus as error:
-            later = retry_after(error.response)
-        except (OSError, TimeoutError, WebSocketException) as error:
-            if process_exception(error):
-                raise  # it would be the same again
-            print(f"no connection: {error!r}", flush=True)
-        # However it ended: what the server asks for, and jitter.
-        await asyncio.sleep(later + wait(failures))
-        failures += 1
-    raise GaveUp(f"{failures} failures in a row")
-# --8<-- [end:follow]
-
-
-# --8<-- [start:why]
-def refused(websocket):
-    """Print the close code; raise GaveUp if it means: stay away."""
-    code, reason = websocket.close_code, websocket.close_reason
-    if code == 1008 or code >= 4000:  # and not 1001, 1012, 1013 …
-        raise GaveUp(f"refused with {code}: {reason}")
-    print(f"closed with {code}", flush=True)
-
-
-def retry_after(response):
-    """Return the seconds of Retry-After; raise GaveUp without hope."""
-    status = response.status_code
-    if status != 429 and status < 500:  # it would be the same again
-        raise GaveUp(f"refused with {status}")
-    seconds = response.headers.get("Retry-After", "0")
-    later = int(seconds) if seconds.isdecimal() else 0
-    if later > LONGEST:
-        raise GaveUp(f"told to come back after {later} s")
-    print(f"answered {status}: not before {later} s", flush=True)
-    return later
-# --8<-- [end:why]
 
 
 async def main():
-    numbers = 0
-
-    def handle(event):
-        nonlocal numbers
-        numbers += 1
-        print(event["text"], flush=True)
-        return numbers == COUNT
-
-    await follow(URL.replace("http", "ws", 1) + "/events", handle)
+    # http: becomes ws:, and https: becomes wss:
+    url = f"{URL}/events".replace("http", "ws", 1)
+    received = failures = 0
+    while received < COUNT:
+        try:
+            async with connect(url) as websocket:
+                failures = 0
+                while received < COUNT:
+                    print(await websocket.recv(), flush=True)
+                    received += 1
+        except (OSError, ConnectionClosed, InvalidHandshake) as error:
+            print(f"reconnecting: {error}", flush=True)
+            await asyncio.sleep(backoff_delay(failures))
+            failures += 1
 
 
 if __name__ == "__main__":
     try:
         asyncio.run(main())
-    except GaveUp as error:
-        sys.exit(f"gave up: {error}")
-    except WebSocketException as error:
-        sys.exit(f"no WebSocket at {URL}: {error!r}")
-    except (KeyError, TypeError, ValueError) as error:
-        sys.exit(f"{URL} is no server of events: {error!r}")
+    except InvalidURI as error:
+        sys.exit(f"cannot connect to {URL}: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -2,84 +2,140 @@
 # requires-python = ">=3.11"
 # dependencies = ["httpx2==2.16.2"]
 # ///
-"""WRONG: asks again at once, whatever the server said.
+"""WRONG: repeats a request at once, whatever Retry-After says.
+
+This is retry.py, which reads Retry-After and does not wait.
 
 - Run: `uv run wrong_retry_at_once.py`
 - or: `pip install httpx2==2.16.2 && python wrong_retry_at_once.py`
-- Needs: server.py, running; its address is in URL
+- Needs: server_hardened.py, running; its address is in URL
   (default http://127.0.0.1:8000)
-- Source: what may be sent again, RFC 9110 §9.2.2
+- Source: which requests may be repeated, RFC 9110 §9.2.2;
+  Retry-After, RFC 9110 §10.2.3
 """
 
 import asyncio
 import os
 import sys
 import uuid
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 import httpx2
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
-TRIES = int(os.environ.get("TRIES", 6))
+TRIES = int(os.environ.get("TRIES", 6))  # requests in a row
+DEADLINE = float(os.environ.get("DEADLINE", 120))  # seconds, for all
 
-# --8<-- [start:send]
+
+class RetryError(Exception):
+    """As many requests as allowed have failed."""
+
+
+class ProtocolError(Exception):
+    """The response is not that of a server of orders."""
+
+
+def retry_after(response):
+    """Return how many seconds Retry-After asks to wait, or None.
+
+    It is a number or one of three forms of a date (RFC 9110 §10.2.3
+    and §5.6.7), all in GMT. Anything else is ignored.
+    """
+    value = response.headers.get("Retry-After", "")
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    # The form of asctime() names no time zone: it is GMT as well.
+    delay = date.replace(tzinfo=UTC) - datetime.now(UTC)
+    return delay.total_seconds()
+
+
 IDEMPOTENT = {"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"}
+# A rejected request was not processed: any of them may be repeated.
+REJECTED = {408, 425, 429}
+# Perhaps processed: only a request that is safe to repeat. A server
+# whose timer ends the handler's work may respond with 503.
+UNCERTAIN = {500, 502, 503, 504}
 
 
-async def send(client, method, path, key=None):
-    """Send a request until there is an answer; return that.
+async def send_request(client, method, path, key=None):
+    """Send a request; repeat it while that is safe and may help.
 
-    With a key the server recognises a request that it had before.
+    By the key the server recognizes a request that it has processed.
     """
     headers = {"Idempotency-Key": key} if key else {}
-    safe = key or method in IDEMPOTENT  # to do twice
-    # 429 refuses. The others may come of what was done, or half done.
-    busy = {429, 502, 503, 504} if safe else {429}
+    repeatable = key or method in IDEMPOTENT
+    retried = REJECTED | UNCERTAIN if repeatable else REJECTED
     for _ in range(TRIES):
+        suggested = None
         try:
-            answer = await client.request(method, path, headers=headers)
-            if answer.status_code not in busy:
-                return answer
-            print(f"{method}: {answer.status_code}")
+            response = await client.request(
+                method, path, headers=headers
+            )
+            if response.status_code not in retried:
+                return response
+            problem = response.status_code
+            suggested = retry_after(response)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            print(f"{method}: {error!r}")  # it never got there
+            problem = type(error).__name__  # it was never sent
         except httpx2.UnsupportedProtocol:
-            raise  # that is no address
+            raise  # not an http URL
         except httpx2.TransportError as error:
-            if not safe:
-                raise  # it may have been done all the same
-            print(f"{method}: {error!r}")
-    raise GaveUp(f"{TRIES} tries")
-# --8<-- [end:send]
+            if not repeatable:
+                raise  # it may have been processed all the same
+            problem = type(error).__name__
+        print(f"{method}: {problem} (Retry-After: {suggested})")
+    raise RetryError(f"{TRIES} requests failed")
 
 
-class GaveUp(Exception):
-    """Asking again does not help, or did not."""
+def parse_number(response, name):
+    """Return a number of the response by its name."""
+    response.raise_for_status()
+    with suppress(RecursionError, ValueError):  # no JSON at all
+        body = response.json()
+        if isinstance(body, dict) and type(body.get(name)) is int:
+            return body[name]
+    raise ProtocolError(f"it sent {response.text[:40]!r}")
 
 
-# --8<-- [start:main]
+async def count_orders(client):
+    response = await send_request(client, "GET", "/orders")
+    return parse_number(response, "orders")
+
+
 async def main():
-    async with httpx2.AsyncClient(base_url=URL) as client:
-        before = await send(client, "GET", "/orders")
+    async with (
+        asyncio.timeout(DEADLINE),
+        httpx2.AsyncClient(base_url=URL) as client,
+    ):
+        before = await count_orders(client)
         for _ in range(2):
-            key = str(uuid.uuid4())  # of the order, not of the try
-            placed = await send(client, "POST", "/orders", key)
-            print("order", placed.raise_for_status().json()["order"])
-        after = await send(client, "GET", "/orders")
-    count = after.json()["orders"] - before.json()["orders"]
-    print(f"2 orders wanted, {count} placed")
-# --8<-- [end:main]
+            key = str(uuid.uuid4())  # of the order, for all requests
+            response = await send_request(
+                client, "POST", "/orders", key
+            )
+            print("order", parse_number(response, "order"))
+        placed = await count_orders(client) - before
+    print(f"2 orders wanted, {placed} placed")
 
 
 if __name__ == "__main__":
     try:
         asyncio.run(main())
+    except TimeoutError:
+        sys.exit(f"not done within {DEADLINE:g} s")
     except httpx2.HTTPStatusError as error:
-        sys.exit(f"{URL} answered {error.response.status_code}")
+        sys.exit(f"{URL} responded with {error.response.status_code}")
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
-    except GaveUp as error:
+        sys.exit(f"cannot reach {URL}: {error}")
+    except RetryError as error:
         sys.exit(f"gave up: {error}")
-    except (KeyError, TypeError, ValueError) as error:
-        sys.exit(f"{URL} does not take orders: {error!r}")
+    except ProtocolError as error:
+        sys.exit(f"{URL} is not a server of orders: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -2,13 +2,15 @@
 # requires-python = ">=3.11"
 # dependencies = ["httpx2==2.16.2"]
 # ///
-"""WRONG: sends again whatever got no answer, orders as well.
+"""WRONG: repeats any request, also one that creates an order.
+
+This is retry.py without an Idempotency-Key.
 
 - Run: `uv run wrong_retry_post.py`
 - or: `pip install httpx2==2.16.2 && python wrong_retry_post.py`
 - Needs: server.py, running; its address is in URL
   (default http://127.0.0.1:8000)
-- Source: what may be sent again, RFC 9110 §9.2.2;
+- Source: which requests may be repeated, RFC 9110 §9.2.2;
   Retry-After, RFC 9110 §10.2.3
 """
 
@@ -16,91 +18,138 @@ import asyncio
 import os
 import random
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 import httpx2
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
-BACKOFF = float(os.environ.get("BACKOFF", 0.5))  # s, the first bound
-TRIES = int(os.environ.get("TRIES", 6))
-LONGEST = 60  # s; who is told to wait for longer gives up
+TRIES = int(os.environ.get("TRIES", 6))  # requests in a row
+DEADLINE = float(os.environ.get("DEADLINE", 120))  # seconds, for all
 
-# --8<-- [start:send]
-def wait(failures):
-    """Return how many seconds to wait: at random, below a bound."""
-    return random.uniform(0, BACKOFF * 2**failures)
+MAX_RETRY_AFTER = 600  # seconds
 
 
-async def send(client, method, path):
-    """Send a request until there is an answer; return that."""
-    for failures in range(TRIES):
-        later = 0
-        try:
-            answer = await client.request(method, path)
-            if answer.status_code not in {429, 502, 503, 504}:
-                return answer
-            later = retry_after(answer.headers)
-            print(f"{method}: {answer.status_code}")
-        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            print(f"{method}: {error!r}")  # it never got there
-        except httpx2.UnsupportedProtocol:
-            raise  # that is no address
-        except httpx2.TransportError as error:
-            print(f"{method}: {error!r}")
-        await asyncio.sleep(later + wait(failures))
-    raise GaveUp(f"{TRIES} tries")
-# --8<-- [end:send]
+class RetryError(Exception):
+    """As many requests as allowed have failed."""
 
 
-class GaveUp(Exception):
-    """Asking again does not help, or did not."""
+class ProtocolError(Exception):
+    """The response is not that of a server of orders."""
 
 
-# --8<-- [start:later]
-def retry_after(headers):
-    """Return how many seconds the server asks us to wait, or 0.
+def retry_after(response):
+    """Return how many seconds Retry-After asks to wait, or None.
 
-    It may name them, or a date; GaveUp if that is too far away.
+    It is a number or one of three forms of a date (RFC 9110 §10.2.3
+    and §5.6.7), all in GMT. Anything else is ignored.
     """
-    value = headers.get("Retry-After", "")
-    if value.isdecimal():
-        seconds = int(value)
-    else:
+    value = response.headers.get("Retry-After", "")
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    # The form of asctime() names no time zone: it is GMT as well.
+    delay = date.replace(tzinfo=UTC) - datetime.now(UTC)
+    return delay.total_seconds()
+
+
+def backoff_delay(failures, suggested=None):
+    """Return how many seconds to wait before the next request.
+
+    Retry-After comes first. A random part is added and never
+    subtracted, so that clients that were told the same do not return
+    together. Without it the delay is random, up to 1, 2, 4 … 30
+    seconds: doubled with each failure in a row.
+    """
+    if suggested is None:
+        return random.uniform(0, min(30, 2 ** min(failures, 5)))
+    # Neither a flood, if it is 0 or in the past, nor for ever.
+    delay = min(max(0.5, suggested), MAX_RETRY_AFTER)
+    return delay * random.uniform(1, 1.1)
+
+
+# A rejected request was not processed: any of them may be repeated.
+REJECTED = {408, 425, 429}
+# Perhaps processed: only a request that is safe to repeat. A server
+# whose timer ends the handler's work may respond with 503.
+UNCERTAIN = {500, 502, 503, 504}
+
+
+async def send_request(client, method, path, key=None):
+    """Send a request; repeat it while that is safe and may help.
+
+    By the key the server recognizes a request that it has processed.
+    """
+    headers = {"Idempotency-Key": key} if key else {}
+    repeatable = True
+    retried = REJECTED | UNCERTAIN if repeatable else REJECTED
+    for failures in range(TRIES):
+        suggested = None
         try:
-            then = parsedate_to_datetime(value)
-            seconds = (then - datetime.now(UTC)).total_seconds()
-        except (TypeError, ValueError):
-            seconds = 0  # neither, or nothing
-    if seconds > LONGEST:
-        raise GaveUp(f"told to come back after {value}")
-    return max(0, seconds)
-# --8<-- [end:later]
+            response = await client.request(
+                method, path, headers=headers
+            )
+            if response.status_code not in retried:
+                return response
+            problem = response.status_code
+            suggested = retry_after(response)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            problem = type(error).__name__  # it was never sent
+        except httpx2.UnsupportedProtocol:
+            raise  # not an http URL
+        except httpx2.TransportError as error:
+            if not repeatable:
+                raise  # it may have been processed all the same
+            problem = type(error).__name__
+        print(f"{method}: {problem} (Retry-After: {suggested})")
+        await asyncio.sleep(backoff_delay(failures, suggested))
+    raise RetryError(f"{TRIES} requests failed")
 
 
-# --8<-- [start:main]
+def parse_number(response, name):
+    """Return a number of the response by its name."""
+    response.raise_for_status()
+    with suppress(RecursionError, ValueError):  # no JSON at all
+        body = response.json()
+        if isinstance(body, dict) and type(body.get(name)) is int:
+            return body[name]
+    raise ProtocolError(f"it sent {response.text[:40]!r}")
+
+
+async def count_orders(client):
+    response = await send_request(client, "GET", "/orders")
+    return parse_number(response, "orders")
+
+
 async def main():
-    async with httpx2.AsyncClient(base_url=URL) as client:
-        before = await send(client, "GET", "/orders")
+    async with (
+        asyncio.timeout(DEADLINE),
+        httpx2.AsyncClient(base_url=URL) as client,
+    ):
+        before = await count_orders(client)
         for _ in range(2):
-            placed = await send(client, "POST", "/orders")
-            print("order", placed.raise_for_status().json()["order"])
-        after = await send(client, "GET", "/orders")
-    count = after.json()["orders"] - before.json()["orders"]
-    print(f"2 orders wanted, {count} placed")
-# --8<-- [end:main]
+            response = await send_request(client, "POST", "/orders")
+            print("order", parse_number(response, "order"))
+        placed = await count_orders(client) - before
+    print(f"2 orders wanted, {placed} placed")
 
 
 if __name__ == "__main__":
     try:
         asyncio.run(main())
+    except TimeoutError:
+        sys.exit(f"not done within {DEADLINE:g} s")
     except httpx2.HTTPStatusError as error:
-        sys.exit(f"{URL} answered {error.response.status_code}")
+        sys.exit(f"{URL} responded with {error.response.status_code}")
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
-    except GaveUp as error:
+        sys.exit(f"cannot reach {URL}: {error}")
+    except RetryError as error:
         sys.exit(f"gave up: {error}")
-    except (KeyError, TypeError, ValueError) as error:
-        sys.exit(f"{URL} does not take orders: {error!r}")
+    except ProtocolError as error:
+        sys.exit(f"{URL} is not a server of orders: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -10,9 +10,10 @@ from ..support.processes import EXAMPLES
 
 # Topics whose subject is itself large have one full program and no quick start.
 LARGE = {"notifications", "scaling_out", "reliable_websockets", "security"}
-PUSHED = {"server_sent_events", "websockets"}  # event streams and WebSockets may be longer
+# Event streams and WebSockets may be longer.
+PUSHED = {"reconnecting", "server_sent_events", "websockets"}
 NO_TOPIC = {"site", "tools", "runtime"}
-TO_DO = {"reconnecting"}  # topics whose quick starts are still to be written
+TO_DO = set()  # topics whose quick starts are still to be written
 
 
 def code_lines(text):
