@@ -309,8 +309,8 @@ def test_the_hardened_server_keeps_the_contract(hardened):
 
 
 def test_a_hold_ends_in_time(start):
-    """The hardened server holds for MAX_WAIT at most; a client that was held is not told to
-    wait."""
+    """The hardened server holds for MAX_WAIT at most; a response after a hold has no
+    Retry-After."""
     server = start("long_polling/server_hardened.py", MAX_WAIT=1)
     response = poll(submit_job(server.url), "wait=60")
     assert response.json()["status"] == "pending"

@@ -56,12 +56,10 @@ def poll_until_done(client, url):
 # --8<-- [end:poll_until_done]
 
 
-# --8<-- [start:timeout]
 try:
     # The server ends the hold, so the client waits for longer.
     with httpx2.Client(timeout=WAIT + 10) as client:
         print("done:", poll_until_done(client, submit_job(client)))
-        # --8<-- [end:timeout]
 except (httpx2.HTTPError, ProtocolError) as error:
     raise SystemExit(f"{URL}: {error}") from None
 except KeyboardInterrupt:

@@ -71,13 +71,11 @@ async def get_job(request, token):
 # --8<-- [end:get_job]
 
 
-# --8<-- [start:cancel_jobs]
 @bp.before_server_stop
 async def cancel_jobs(app):
     """Cancel all jobs, which ends every held request."""
     running = [task for task in jobs.values() if task.cancel()]
     await asyncio.gather(*running, return_exceptions=True)
-# --8<-- [end:cancel_jobs]
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ pool = ThreadPoolExecutor(THREADS)
 stopping = threading.Event()
 
 
-# --8<-- [start:handler]
 class Handler(BaseHTTPRequestHandler):
     """Hold /held until MAX_WAIT; respond to all else at once."""
 
@@ -47,7 +46,6 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Length", "0")
         self.end_headers()
-# --8<-- [end:handler]
 
 
 class PoolServer(HTTPServer):
