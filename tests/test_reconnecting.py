@@ -420,8 +420,11 @@ def test_clients_end_with_one_line(run, port, canned):
     html = (200, {}, "<h1>It works!</h1>")
     for name, url, words in [
         ("client.py", "nonsense", "cannot connect to nonsense"),
+        ("client.py", "http://127.0.0.1:99999", "cannot connect to http://127.0.0.1:99999"),
+        ("client.py", "http://[::1", "cannot connect to http://[::1"),
         ("client_hardened.py", unused, "gave up: 2 failures in a row"),
         ("client_hardened.py", "nonsense", "cannot connect to nonsense"),
+        ("client_hardened.py", "http://127.0.0.1:x", "cannot connect to http://127.0.0.1:x"),
         ("client_hardened.py", canned((404, {}, "no")).url, "gave up: rejected with 404"),
         ("client_hardened.py", canned(html).url, "gave up: rejected with 200"),
         ("retry.py", unused, "gave up: 2 requests failed"),

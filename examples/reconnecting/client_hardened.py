@@ -169,7 +169,8 @@ if __name__ == "__main__":
         sys.exit(f"gave up: {error}")
     except ProtocolError as error:
         sys.exit(f"{URL} is not a server of events: {error}")
-    except WebSocketException as error:
+    except (ValueError, WebSocketException) as error:
+        # ValueError: the host or the port of the URL is invalid.
         sys.exit(f"cannot connect to {URL}: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -56,7 +56,7 @@ async def main():
 if __name__ == "__main__":
     try:
         asyncio.run(main())
-    except InvalidURI as error:
+    except (InvalidURI, ValueError) as error:  # also of host or port
         sys.exit(f"cannot connect to {URL}: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
