@@ -13,9 +13,12 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from .support.hostile import PROBE, Level, assert_level, flood, reset
 from .support.processes import EXAMPLES, TIMEOUT, assert_clean_output
 from .support.recorder import stable, wrap_lines
+from .support.sockets import PING, PONG, TEXT, RawWebSocket, frame
 from .support.threads import run_in_thread
+from .support.websocket_servers import SERVERS
 from .test_security import HOSTILE_JSON, closed, ws
 
 TOPIC = "security"
@@ -192,6 +195,42 @@ def test_a_browser_authenticates_by_ticket(short_lived, page):
     assert numbers == list(range(1, len(numbers) + 1))
     first = lines.index(end)
     assert lines[first + 1 : first + 3] == [f"{first + 1} a token was issued to alice", end]
+
+
+def test_a_flood_before_authentication_leaves_nothing(start):
+    """A client that floods the server before it authenticates is closed with 4401; one that
+    disconnects before it authenticates leaves no task, descriptor, memory or traceback either."""
+    server = start(f"{TOPIC}/server_auth.py", **PROBE)
+    before = Level.of(server)
+    for _ in range(20):
+        with RawWebSocket(server.port, "/events"):
+            pass
+    with RawWebSocket(server.port, "/events") as client:
+        flood(client.socket, frame(TEXT, b"[" * 9_000))
+        assert client.close_code() in {4401, 1006}  # 1006: the rest of the flood caused a reset
+    client = RawWebSocket(server.port, "/events")
+    flood(client.socket, frame(TEXT, b"[" * 9_000))
+    reset(client.socket)
+    assert_level(server, before)
+    assert_clean_output(server.output)
+
+
+@pytest.mark.parametrize("name", ["server.py", "server_auth.py", "server_limits.py"])
+def test_a_server_with_open_connections_stops_cleanly(start, name):
+    """A server that is stopped while WebSockets are open, authenticated or not, ends with
+    status 0 and without a traceback."""
+    server = start(f"{TOPIC}/{name}")
+    row = next(row for row in SERVERS if row.name == f"{TOPIC}/{name}")
+    clients = [row.open(server) for _ in range(5)]
+    for client in clients:
+        client.send(frame(PING, b"open"))
+        client.wait_for(PONG, b"open")
+    if name == "server_auth.py":
+        clients += [RawWebSocket(server.port, row.path) for _ in range(5)]
+    assert server.stop() == 0
+    assert_clean_output(server.output)
+    for client in clients:
+        client.socket.close()
 
 
 # Tokens that expire

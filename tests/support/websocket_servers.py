@@ -3,13 +3,16 @@
 Tests that hold for every server walk this table.
 """
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import httpx2
+
 from .events import ready
 from .processes import EXAMPLES
-from .sockets import RawWebSocket
+from .sockets import TEXT, RawWebSocket, frame
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,8 @@ class WebSocketServer:
     """One server: where its WebSocket is, and how to get in.
 
     `message` makes a text message of about that many bytes which the server accepts. `prepare`
-    returns the headers that the server wants; it is given the running program.
+    returns the headers that the server wants; `first_message` the message that it wants first, by
+    which the client authenticates. Both are given the running program.
     """
 
     name: str
@@ -25,15 +29,30 @@ class WebSocketServer:
     environment: dict = field(default_factory=dict)
     message: Callable = lambda size: "x" * size
     prepare: Callable = lambda program: {}
+    first_message: Callable | None = None
 
     def open(self, program, **options):
         """Open a raw WebSocket to this server, which runs as `program`."""
-        return RawWebSocket(program.port, self.path, self.prepare(program), **options)
+        client = RawWebSocket(program.port, self.path, self.prepare(program), **options)
+        if self.first_message:
+            client.send(frame(TEXT, self.first_message(program).encode()))
+        return client
 
 
 def event(size):
     """Return an event as a client publishes it."""
     return '{"text": "%s"}' % ("x" * size)
+
+
+def session_cookie(program):
+    """Log in; return the header that has the session cookie."""
+    return {"Cookie": f"session={httpx2.get(program.url).cookies['session']}"}
+
+
+def token_message(program):
+    """Request a token; return the message by which a client authenticates."""
+    response = httpx2.post(f"{program.url}/tokens", json={"key": "alice-key"})
+    return json.dumps({"token": response.json()["token"], "after": 0})
 
 
 def acknowledgement(size):
@@ -60,6 +79,14 @@ SERVERS = [
         "reconnecting/server_hardened.py", "/events", {"EVENT_INTERVAL": 3600, "RATE": 1000}
     ),
     WebSocketServer("reconnecting/server.py", "/events", {"EVENT_INTERVAL": 3600}),
+    WebSocketServer("security/server.py", "/socket", prepare=session_cookie),
+    WebSocketServer("security/server_auth.py", "/events", first_message=token_message),
+    WebSocketServer("security/server_inflating.py", "/"),
+    WebSocketServer(
+        "security/server_limits.py",
+        "/echo",
+        {"RATE": 1e9, "BURST": 10**9, "MAX_CONNECTIONS": 1000},
+    ),
     WebSocketServer("websockets/server.py", "/jobs/socket"),
     WebSocketServer("websockets/server_websockets.py", "/jobs/socket"),
 ]
@@ -67,10 +94,6 @@ SERVERS = [
 # The rows that are missing; whoever hardens one of these servers moves it into the table above.
 TO_DO = {
     "debugging/server.py",
-    "security/server.py",
-    "security/server_auth.py",
-    "security/server_inflating.py",
-    "security/server_limits.py",
 }
 
 HARDENED = [
