@@ -11,9 +11,12 @@ side sends. It does not speak TLS.
 
 - Run: `uv run tap.py`
 - or: `python tap.py`
-- Options: `python tap.py --help` lists them; the port is in PORT
-  (default 9000), so a client needs URL=http://127.0.0.1:9000
-- Needs: server.py, running, or another server on 127.0.0.1:8000
+- Options: `--delay S`, `--hold`, `--drop`, `--cut N`, `--refuse`, and
+  which side they act on, `--from` (default server); the server's
+  address, `--to`; the port of the tap is in PORT (default 9000), so
+  a client needs URL=http://127.0.0.1:9000
+- Needs: Linux or macOS, and server.py, running, or another server
+  on 127.0.0.1:8000
 - Source: TCP, RFC 9293 §3.6; HTTP messages, RFC 9112 §2.1
 """
 
@@ -27,6 +30,7 @@ import termios
 import threading
 import tty
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from time import monotonic
 
 ADDRESS = "127.0.0.1", int(os.environ.get("PORT", 9000))
@@ -136,6 +140,7 @@ class Tap:
         """Print lines about a connection, the first with the time."""
         when = f"{monotonic() - self.start:.3f}"
         for line in lines:
+            line = "".join(map(escape, line))
             show(f"{number} {mark} {when:>7} {line}".rstrip())
             when = ""
 
@@ -148,11 +153,7 @@ class Tap:
             self.websockets.add(number)
             head, _, frames = data.partition(b"\r\n\r\n")
         text = head.decode(errors="backslashreplace")
-        # Nothing that a terminal would obey.
-        lines = [
-            "".join(c if c.isprintable() else ascii(c)[1:-1] for c in s)
-            for s in text[:MAX_PRINTED].splitlines()
-        ]
+        lines = text[:MAX_PRINTED].splitlines()
         if len(text) > MAX_PRINTED:
             lines.append(f"… ({len(data)} bytes)")
         if frames:
@@ -161,6 +162,12 @@ class Tap:
             lines.append(f"{frames[:16].hex(' ')}{more} {size}")
         return lines if data else ["(end)"]
 # --8<-- [end:tap]
+
+
+def escape(character):
+    """Return a character, or an escape if a terminal may obey it."""
+    safe = character.isprintable()
+    return character if safe else ascii(character)[1:-1]
 
 
 def forward(writer, data):
@@ -212,15 +219,16 @@ def address(text):
 
 
 def parse_options():
-    parser = argparse.ArgumentParser(description=f"Keys: {KEYS}.")
+    what = "They act on what --from sends, default server. Keys: "
+    parser = argparse.ArgumentParser(description=f"{what}{KEYS}.")
+    parser.set_defaults(to=("127.0.0.1", 8000), delay=0, cut=math.inf)
     add = parser.add_argument
-    add("--to", type=address, default="127.0.0.1:8000", help="server")
-    sides = {"dest": "side", "choices": MARKS, "default": "server"}
-    add("--from", **sides, help="whose bytes they act on (server)")
-    add("--delay", type=float, default=0, metavar="S", help="seconds")
+    add("--to", type=address, metavar="HOST:PORT", help="the server")
+    add("--from", dest="side", choices=MARKS, default="server")
+    add("--delay", type=float, metavar="S", help="by S seconds")
     add("--hold", action="store_true", help="until key h")
     add("--drop", action="store_true", help="until key d")
-    add("--cut", type=int, default=math.inf, metavar="N", help="bytes")
+    add("--cut", type=int, metavar="N", help="once, after N bytes")
     add("--refuse", action="store_true", help="until key r")
     options = parser.parse_args()
     if not 0 <= options.delay <= 3600 or options.cut < 0:
@@ -239,12 +247,10 @@ async def main(options):
     show("listening on {}:{}, server {}:{}".format(*ADDRESS, *tap.to))
     show(f"keys: {KEYS}")
 
-    def press(key):
-        loop.call_soon_threadsafe(keys.put_nowait, key)
-
-    # A daemon, because it may wait for a key for ever.
-    task = {"target": read_keys, "args": [press], "daemon": True}
-    threading.Thread(**task).start()
+    press = partial(loop.call_soon_threadsafe, keys.put_nowait)
+    keyboard = threading.Thread(target=read_keys, args=[press])
+    keyboard.daemon = True  # it may wait for a key for ever
+    keyboard.start()
     while (key := await keys.get()) != "q":
         await tap.press(key)
     tap.server.close()
