@@ -46,7 +46,7 @@ def pytest_configure():
 
 
 # Tests of these modules run one program each and share nothing, so any worker may take any.
-INDEPENDENT = ("test_bad_servers", "test_examples")
+INDEPENDENT = ("test_bad_servers", "test_examples", "test_foreign_servers")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -209,16 +209,16 @@ def assembled_shared(tmp_path_factory, port):
 
 @pytest.fixture
 def canned(port):
-    """Start a server that gives the answers it was given, the last one for ever."""
-    open_client_page = []
+    """Start a server that sends the responses it was given, the last one for ever."""
+    servers = []
 
-    def canned(*answers):
-        server = Canned(port(), answers)
-        open_client_page.append(server)
+    def canned(*responses, number=None):
+        server = Canned(number or port(), responses)
+        servers.append(server)
         return server
 
     yield canned
-    for server in open_client_page:
+    for server in servers:
         server.close()
 
 

@@ -32,11 +32,25 @@ DEADLINE = float(os.environ.get("DEADLINE", 60))  # seconds, for all
 # The server sends at least a heartbeat every 15 seconds: after three
 # times as long without a byte, the connection is dead.
 TIMEOUT = httpx2.Timeout(5, read=45)  # seconds
-RETRY_STATUSES = {425, 429, 500, 502, 503, 504}  # others are final
+RETRY_STATUSES = {408, 425, 429, 500, 502, 503, 504}  # others: final
+MAX_RETRY_AFTER = 600  # seconds
 
 
 class ProtocolError(Exception):
     """The response is not that of a job server."""
+
+
+def open_client(**options):
+    """Return an HTTP client that follows redirects.
+
+    It uses the proxies that the environment names; one that it
+    cannot use ends the program.
+    """
+    try:
+        return httpx2.AsyncClient(follow_redirects=True, **options)
+    except (ImportError, ValueError) as error:
+        names = [n for n in os.environ if n.lower().endswith("_proxy")]
+        sys.exit(f"cannot use {' or '.join(names)}: {error}")
 
 
 async def submit_job(client):
@@ -58,17 +72,27 @@ def backoff_delay(failures, at_least):
     As long as the server asks for, and a random time of up to 1, 2,
     4 … 30 seconds more: doubled with each failure in a row.
     """
-    return at_least + random.uniform(0, min(30, 2**failures))
+    at_least = min(max(0, at_least), MAX_RETRY_AFTER)
+    return at_least + random.uniform(0, min(30, 2 ** min(failures, 5)))
 # --8<-- [end:backoff_delay]
 
 
-def parse_retry_after(value):
-    """Return a Retry-After, seconds or a date, as seconds from now."""
+def retry_after(response):
+    """Return how many seconds Retry-After asks to wait, or None.
+
+    It is a number or one of three forms of a date (RFC 9110 §10.2.3
+    and §5.6.7), all in GMT. Anything else is ignored.
+    """
+    value = response.headers.get("Retry-After", "")
+    if value.isascii() and value.isdigit():
+        return float(value)
     try:
-        return max(0, float(value))
-    except ValueError:
         date = parsedate_to_datetime(value)
-        return max(0, (date - datetime.now(UTC)).total_seconds())
+    except ValueError:
+        return None
+    # The form of asctime() names no time zone: it is GMT as well.
+    delay = date.replace(tzinfo=UTC) - datetime.now(UTC)
+    return delay.total_seconds()
 
 
 # --8<-- [start:stream_events]
@@ -96,8 +120,7 @@ async def stream_events(client, url):
                     problem = "the stream ended"
                 else:
                     problem = f"status {response.status_code}"
-                    value = response.headers.get("Retry-After", 1)
-                    at_least = parse_retry_after(value)
+                    at_least = retry_after(response) or 1
         except httpx2.SSEError:
             raise  # not an event stream: reconnecting does not help
         except httpx2.TransportError as error:
@@ -136,7 +159,7 @@ async def wait_until_done(client, url):
 async def main():
     async with (
         asyncio.timeout(DEADLINE),
-        httpx2.AsyncClient(timeout=TIMEOUT) as client,
+        open_client(timeout=TIMEOUT) as client,
     ):
         url = await submit_job(client)
         print("done:", await wait_until_done(client, url))
