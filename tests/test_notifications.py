@@ -205,16 +205,16 @@ def test_the_smallest_server_rejects_invalid_requests(small):
 
 
 def test_the_smallest_server_stops_at_once(small):
-    """The smallest server sends a comment as a heartbeat, and when it is told to stop it aborts the
-    open streams."""
+    """The smallest server sends a comment as a heartbeat, and when it stops it aborts the open
+    streams."""
     _, _, silence, took = small
     assert silence == ": heartbeat\n\n"
     assert took < 10  # it would wait for the next heartbeat, or 15 seconds
 
 
 def test_the_smallest_server_sends_what_is_stored_meanwhile(tmp_path):
-    """What is stored while a client is sent the log is sent next, without waiting for another
-    notification."""
+    """A notification that is stored while a client is sent the log is sent next, without waiting
+    for another notification."""
     program = runpy.run_path(str(EXAMPLES / HERE / "server_small.py"))
     app, got = SimpleNamespace(ctx=SimpleNamespace()), []
 

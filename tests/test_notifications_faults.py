@@ -135,7 +135,7 @@ def test_a_kill_loses_nothing_in_either_mode(tmp_path, port, mode):
 
 
 def test_a_stopping_server_closes_with_1012(start_server, follow, tmp_path):
-    """A server that is told to stop closes with 1012, responds to the polls that it holds, and
+    """A server that stops closes with 1012, responds to the polls that it holds, and
     waits for no client; the clients reconnect to the next server."""
     options = {"LOG": tmp_path / "log.db"}
     server = start_server(**options)

@@ -66,7 +66,7 @@ def backoff_delay(failures, suggested=None):
 
 
 def retry_after(value):
-    """Return the seconds that a Retry-After asks to wait, or None.
+    """Return the seconds to wait by a Retry-After, or None.
 
     It is a number or one of three forms of a date (RFC 9110 §10.2.3
     and §5.6.7), all in GMT. Anything else is ignored.
@@ -106,7 +106,7 @@ def check_status(response):
 
 # --8<-- [start:parse_notification]
 def parse_notification(data):
-    """Return a notification; raise ProtocolError if it is none."""
+    """Return a notification, or raise ProtocolError."""
     match data:
         case {"id": int(), "to": str(), "text": str()}:
             return data

@@ -252,10 +252,10 @@ class Hub:
     async def subscribe(self, channels, last, close, silence=HEARTBEAT):
         """Subscribe to channels; yield a generator of pages.
 
-        A page is a list of (id, message): what comes after the id
-        `last`, first from the log and then live. It is empty after
-        `silence` seconds without an event. The generator ends when
-        the subscriber is evicted; close(code, reason) is called then.
+        A page is a list of (id, message) with ids after `last`, first
+        from the log and then live. It is empty after `silence` seconds
+        without an event. The generator ends when the subscriber is
+        evicted; close(code, reason) is called then.
         """
         # Before the log is read: events that are published meanwhile
         # wait in the queue, so none falls between the two.
@@ -433,7 +433,7 @@ def parse_ack(message):
     """Return the id that a client acknowledges, or None."""
     with suppress(RecursionError, ValueError):
         match loads(message):
-            # type() and not int(), because a bool is an int.
+            # type() and not isinstance(), because a bool is an int.
             case {"ack": event_id} if type(event_id) is int:
                 return event_id
     return None

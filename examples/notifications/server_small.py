@@ -2,11 +2,10 @@
 # requires-python = ">=3.11"
 # dependencies = ["sanic==25.12.1"]
 # ///
-"""Durable notifications in one file: none is lost, whatever is killed.
+"""Durable notifications in one file: none is lost in a crash.
 
-What is published by POST is stored with an id. A subscriber sends the
-last id that it has, and receives what came after it, from the log and
-then live.
+A POST stores a notification with an id. A subscriber sends the last id
+that it has, and receives all later ones, from the log and then live.
 
 - Run: `uv run server_small.py`
 - or: `pip install sanic==25.12.1 && python server_small.py`

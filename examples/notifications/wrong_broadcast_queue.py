@@ -5,7 +5,7 @@
 """WRONG: a queue without a limit for each subscriber.
 
 This is broadcast.py without MAX_QUEUE. No client waits for another, but
-what one does not read fills the memory of the server.
+the events for a client that does not read fill the server's memory.
 
 - Run: `uv run wrong_broadcast_queue.py`
 - or: `pip install sanic==25.12.1 && python wrong_broadcast_queue.py`
