@@ -303,7 +303,13 @@ def accepts(server, first):
 
 @pytest.mark.parametrize(
     ("server", "variables"),
-    [("short_lived", {"KEY": "made-up"}), (None, {}), (None, {"URL": "nonsense"})],
+    [
+        ("short_lived", {"KEY": "made-up"}),
+        (None, {}),
+        (None, {"URL": "nonsense"}),
+        (None, {"URL": "http://127.0.0.1:99999"}),
+        (None, {"URL": "http://[::1"}),
+    ],
 )
 def test_the_client_ends_with_one_clear_line(server, variables, request, run, port):
     """A client ends with one line and an error if its key is rejected or it reaches no server."""
@@ -545,9 +551,10 @@ def test_the_size_limit_applies_after_decompression(bombed, record):
 
 def test_the_bomb_ends_with_one_clear_line(run, port):
     """The program bomb.py ends with one line and an error if it reaches no server."""
-    result = run(f"{TOPIC}/bomb.py", URL=f"http://127.0.0.1:{port()}")
-    assert result.returncode == 1
-    assert len(result.stderr.splitlines()) == 1
+    for url in f"http://127.0.0.1:{port()}", "nonsense", "http://[::1", "http://127.0.0.1:99999":
+        result = run(f"{TOPIC}/bomb.py", URL=url)
+        assert result.returncode == 1
+        assert len(result.stderr.splitlines()) == 1
 
 
 def test_sanic_accepts_no_compression(limited):

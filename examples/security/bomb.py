@@ -31,5 +31,6 @@ try:
 except ConnectionClosed as closed:
     print("the server closed with", closed.rcvd or "no code")
 # --8<-- [end:bomb]
-except (OSError, WebSocketException) as error:
+except (OSError, ValueError, WebSocketException) as error:
+    # ValueError: the host or the port of the URL is invalid.
     sys.exit(f"cannot reach {URL}: {error!r}")

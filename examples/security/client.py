@@ -18,6 +18,7 @@ import json
 import os
 import sys
 from contextlib import suppress
+from urllib.parse import urlsplit
 
 import httpx2
 from websockets.asyncio.client import connect
@@ -86,6 +87,14 @@ async def follow(client, handle):
 # --8<-- [end:follow]
 
 
+def check_url():
+    """Exit if the host or the port of URL is invalid."""
+    try:
+        _ = urlsplit(URL).port
+    except ValueError as error:
+        sys.exit(f"cannot reach {URL}: {error}")
+
+
 async def main():
     ids = []
 
@@ -102,6 +111,7 @@ async def main():
 
 
 if __name__ == "__main__":
+    check_url()
     try:
         asyncio.run(main())
     except httpx2.HTTPStatusError as error:

@@ -67,7 +67,6 @@ async def authenticate(request):
 # --8<-- [end:check]
 
 
-# --8<-- [start:act]
 @bp.websocket("/socket")
 async def socket(request, ws):
     """Send private data; act on each message, as the user."""
@@ -91,7 +90,6 @@ def act(request, text):
     """Record an action and its user; return the record."""
     actions.append(f"{request.ctx.user}: {text}")
     return actions[-1]
-# --8<-- [end:act]
 
 
 def is_text(value):

@@ -26,11 +26,9 @@ from sanic import json as json_response
 from sanic.exceptions import SanicException
 from sanic.server.protocols.websocket_protocol import WebSocketProtocol
 
-# --8<-- [start:settings]
 TOKEN_TTL = float(os.environ.get("TOKEN_TTL", 300))  # seconds
 TICKET_TTL = float(os.environ.get("TICKET_TTL", 10))  # seconds
 AUTH_TIMEOUT = float(os.environ.get("AUTH_TIMEOUT", 5))  # seconds
-# --8<-- [end:settings]
 
 # A real server looks these up, and stores only their hashes.
 API_KEYS = {"alice-key": "alice", "bob-key": "bob"}

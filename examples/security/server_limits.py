@@ -20,20 +20,17 @@ from sanic import Blueprint, Sanic
 from sanic.exceptions import SanicException
 from sanic.server.protocols.websocket_protocol import WebSocketProtocol
 
-# --8<-- [start:settings]
 MAX_SIZE = int(os.environ.get("MAX_SIZE", 10_000))  # bytes a message
 RATE = float(os.environ.get("RATE", 10))  # messages a second
 BURST = int(os.environ.get("BURST", 20))  # messages at once
 MAX_CONNECTIONS = int(os.environ.get("MAX_CONNECTIONS", 5))  # a client
 OWN_PROXIES = int(os.environ.get("OWN_PROXIES", 0))  # in front of us
-# --8<-- [end:settings]
 
 bp = Blueprint("security_limits")
 connections = Counter()  # client -> open connections
 buckets = {}  # client -> Bucket, until it is full again
 
 
-# --8<-- [start:bucket]
 class TokenBucket:
     """Permit BURST messages at once, and RATE messages a second."""
 
@@ -61,7 +58,6 @@ def drop_bucket(client):
         idle = time.monotonic() - buckets[client].updated_at
         if idle >= BURST / RATE:
             del buckets[client]
-# --8<-- [end:bucket]
 
 
 # --8<-- [start:limits]
@@ -158,11 +154,9 @@ if __name__ == "__main__":
     app = Sanic("security_limits")
     app.config.FALLBACK_ERROR_FORMAT = "json"
     app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
-    # --8<-- [start:config]
     app.config.WEBSOCKET_MAX_SIZE = MAX_SIZE  # more is a 1009
     # How many entries of X-Forwarded-For our own proxies wrote.
     app.config.PROXIES_COUNT = OWN_PROXIES
-    # --8<-- [end:config]
     app.blueprint(bp)
     app.run(
         port=int(os.environ.get("PORT", 8000)),

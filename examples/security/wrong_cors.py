@@ -43,7 +43,6 @@ async def stream_events(request):
     await stream.send(f"data: {user} has 1000 coins\n\n")
 
 
-# --8<-- [start:allow]
 @bp.on_response
 async def add_cors_headers(request, response):
     """Let all pages read responses to requests with a cookie."""
@@ -52,7 +51,6 @@ async def add_cors_headers(request, response):
     if origin is not None:
         response.headers["Access-Control-Allow-Origin"] = origin
         response.headers["Access-Control-Allow-Credentials"] = "true"
-# --8<-- [end:allow]
 
 
 if __name__ == "__main__":

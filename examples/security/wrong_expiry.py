@@ -22,11 +22,9 @@ from sanic import json as json_response
 from sanic.exceptions import SanicException
 from sanic.server.protocols.websocket_protocol import WebSocketProtocol
 
-# --8<-- [start:settings]
 TOKEN_TTL = float(os.environ.get("TOKEN_TTL", 300))  # seconds
 TICKET_TTL = float(os.environ.get("TICKET_TTL", 10))  # seconds
 AUTH_TIMEOUT = float(os.environ.get("AUTH_TIMEOUT", 5))  # seconds
-# --8<-- [end:settings]
 
 # A real server looks these up, and stores only their hashes.
 API_KEYS = {"alice-key": "alice", "bob-key": "bob"}
@@ -38,7 +36,6 @@ logs = defaultdict(lambda: deque(maxlen=1000))  # user -> events
 updated = asyncio.Condition()
 
 
-# --8<-- [start:issue]
 @bp.post("/tokens")
 async def create_token(request):
     """Exchange an API key for a token that is valid for minutes."""
@@ -76,10 +73,8 @@ def issue(store, name, identity, ttl):
     loop.call_later(ttl, store.pop, secret, None)
     headers = {"Cache-Control": "no-store"}
     return json_response({name: secret}, 201, headers)
-# --8<-- [end:issue]
 
 
-# --8<-- [start:message]
 @bp.websocket("/events")
 async def authenticate_by_message(request, ws):
     """Expect a token in the first message, within AUTH_TIMEOUT."""
@@ -102,10 +97,8 @@ def parse_authentication(message):
                 if type(after) is int and after >= 0:
                     return tokens.get(token), after
     return None, None
-# --8<-- [end:message]
 
 
-# --8<-- [start:ticket]
 @bp.websocket("/events/ticket")
 async def authenticate_by_ticket(request, ws):
     """Accept the ticket in the URL, which is void from now on."""
@@ -116,10 +109,8 @@ async def authenticate_by_ticket(request, ws):
         await ws.close(4401, "get a new ticket")
     else:
         await stream(ws, *identity, int(after))
-# --8<-- [end:ticket]
 
 
-# --8<-- [start:stream]
 async def stream(ws, user, expires_at, after):
     """Send the user's events until the client disconnects."""
     receiving = asyncio.create_task(receive(ws))
@@ -128,7 +119,6 @@ async def stream(ws, user, expires_at, after):
         await send_events(ws, user, after)
     finally:
         receiving.cancel()
-# --8<-- [end:stream]
 
 
 async def send_events(ws, user, after):

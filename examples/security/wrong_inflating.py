@@ -19,7 +19,6 @@ from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 
 
-# --8<-- [start:serve]
 async def measure(websocket):
     """Respond to each message with its length."""
     with suppress(ConnectionClosed):  # it left, or exceeded the limit
@@ -39,7 +38,6 @@ async def main():
         max_size=None,  # "messages are small"
     ):
         await stop.wait()
-# --8<-- [end:serve]
 
 
 if __name__ == "__main__":

@@ -36,7 +36,6 @@ sessions = {}  # value of the session cookie -> user
 actions = deque(maxlen=100)  # what was done, and for which user
 
 
-# --8<-- [start:login]
 @bp.get("/")
 async def login(request):
     """Stand in for a login: every visitor becomes alice."""
@@ -51,20 +50,16 @@ async def login(request):
         secure=SAMESITE == "None",  # with https: always
     )
     return response
-# --8<-- [end:login]
 
 
-# --8<-- [start:check]
 @bp.on_request
 async def authenticate(request):
     """Reject requests without a session."""
     request.ctx.user = sessions.get(request.cookies.get("session"))
     if request.ctx.user is None and request.path != "/":
         raise Unauthorized("log in first")
-# --8<-- [end:check]
 
 
-# --8<-- [start:act]
 @bp.websocket("/socket")
 async def socket(request, ws):
     """Send private data; act on each message, as the user."""
@@ -88,7 +83,6 @@ def act(request, text):
     """Record an action and its user; return the record."""
     actions.append(f"{request.ctx.user}: {text}")
     return actions[-1]
-# --8<-- [end:act]
 
 
 def is_text(value):
