@@ -225,7 +225,7 @@ def test_the_servers_compared(unrepaired, start, record):
         "`server_websockets.py`": (SERVERS[1], start(SERVERS[1].name, TICK=0, KEEP=10, **PROBE)),
     }
     found = {name: hostile_results(*server) for name, server in servers.items()}
-    assert found["`server.py`"]["memory kept of 100 MB sent"] == "under 10 MB"
+    assert found["`server.py`"]["memory kept of a flood"] == "under 10 MB"
     assert found["`server.py`"]["tasks left by that client"] == "none"
     rows = [
         {"case": case} | {name: results[case] for name, results in found.items()}
@@ -234,18 +234,31 @@ def test_the_servers_compared(unrepaired, start, record):
     record("reliable_websockets/hostile.md", table(rows).replace("--:", "---"))
 
 
+def memory_kept(program, before, client, message):
+    """Return by how many KiB a server has grown after a flood of 100 MB.
+
+    The flood goes on, for at most 2 GB, until the result is clear: on a busy machine a server may
+    at first receive as fast as the client sends.
+    """
+    for _ in range(20):
+        flood(client.socket, message, seconds=TIMEOUT, size=100_000_000, stall=3)
+        kept = memory(program) - before.memory
+        if not 10_000 < kept < 50_000:
+            break
+    return kept
+
+
 def hostile_results(row, program):
     """Return {case: what a server does} for a client that floods it and breaks the rules."""
     before = Level.of(program)
     client = row.open(program)
     message = frame(TEXT, row.message(9_000).encode())
-    flood(client.socket, message, seconds=TIMEOUT, size=100_000_000, stall=3)
-    kept = memory(program) - before.memory
+    kept = memory_kept(program, before, client, message)
     reset(client.socket)
     wait_until(lambda: Level.of(program).descriptors <= before.descriptors)
     left = tasks(program) - before.tasks
     return {
-        "memory kept of 100 MB sent": "under 10 MB"
+        "memory kept of a flood": "under 10 MB"
         if kept < 10_000
         else "over 50 MB"
         if kept > 50_000
@@ -303,13 +316,12 @@ def unrepaired(tmp_path, port):
 
 
 def test_sanic_reads_ahead_without_limit(unrepaired):
-    """Sanic 25.12.1 itself reads ahead: sent 100 MB, it grows by more than 50 MB, and it keeps
+    """Sanic 25.12.1 itself reads ahead: it grows by more than 50 MB during a flood, and it keeps
     tasks of a client that disconnected."""
     program = unrepaired()
     before = Level.of(program)
     client = RawWebSocket(program.port, "/events")
-    flood(client.socket, frame(TEXT, b"x" * 9_000), seconds=TIMEOUT, size=100_000_000, stall=3)
-    assert memory(program) > before.memory + 50_000
+    assert memory_kept(program, before, client, frame(TEXT, b"x" * 9_000)) > 50_000
     reset(client.socket)
     wait_until(lambda: len(descriptors_of(program, before)) == 0)
     assert tasks(program) > before.tasks + 10

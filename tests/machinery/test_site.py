@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from ..support.browsing import PHONE, expect_accessible
-from ..support.processes import EXAMPLES, ROOT, Program, environment
+from ..support.processes import EXAMPLES, ROOT, Program, environment, wait_until
 
 # Served
 
@@ -225,14 +225,19 @@ def test_the_newest_message_is_in_view(live, open_page):
     client.locator("#interval").fill("0.1")
     client.locator("#start").click()
     client.get_by_text("done: 42").wait_for()
-    frame, *boxes = page.locator(".panel-wire, .panel-wire text:is(.up, .down)").evaluate_all(
-        "(all) => all.map((e) => e.getBoundingClientRect()).map(({ top, bottom }) => [top, bottom])"
-    )
-    boxes.sort()
-    assert len(boxes) > 12
-    assert all(bottom <= top + 1 for (_, bottom), (top, _) in pairwise(boxes))
-    top, bottom = boxes[-1]
-    assert frame[0] <= top and bottom <= frame[1]
+    places = page.locator(".panel-wire, .panel-wire text:is(.up, .down)")
+
+    def in_view():
+        frame, *boxes = places.evaluate_all(
+            "(all) => all.map((each) => each.getBoundingClientRect())"
+            ".map(({ top, bottom }) => [top, bottom])"
+        )
+        boxes.sort()
+        top, bottom = boxes[-1]
+        apart = all(bottom <= top + 1 for (_, bottom), (top, _) in pairwise(boxes))
+        return len(boxes) > 12 and apart and frame[0] <= top and bottom <= frame[1]
+
+    wait_until(in_view)
 
 
 def test_a_missing_recording_is_no_error(static, page):
