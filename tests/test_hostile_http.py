@@ -52,9 +52,10 @@ TARGETS = {
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_an_invalid_target_is_400_or_404(server, name):
-    """An invalid request target is rejected with 400, 401, 404 or 405, without a traceback."""
+    """An invalid request target is rejected with 400, 401, 404 or 405, without a traceback; two
+    slashes may also be the page at one."""
     status = exchange(server, TARGETS[name])
-    assert status in {400, 401, 404, 405}
+    assert status in {400, 401, 404, 405} or (name, status) == ("two slashes", 200)
     assert_clean_output(server.output)
 
 

@@ -16,7 +16,7 @@ import os
 import time
 from collections import Counter
 
-from sanic import Blueprint, Sanic
+from sanic import Blueprint, Request, Sanic
 from sanic.exceptions import SanicException
 from sanic.server.protocols.websocket_protocol import WebSocketProtocol
 
@@ -25,6 +25,30 @@ RATE = float(os.environ.get("RATE", 10))  # messages a second
 BURST = int(os.environ.get("BURST", 20))  # messages at once
 MAX_CONNECTIONS = int(os.environ.get("MAX_CONNECTIONS", 5))  # a client
 OWN_PROXIES = int(os.environ.get("OWN_PROXIES", 0))  # in front of us
+
+# --8<-- [start:SafeRequest]
+class SafeRequest(Request):
+    """A request that no client can turn into a traceback or a leak."""
+
+    def __init__(self, url_bytes, *args, method, **kwargs):
+        # Sanic reports an invalid target by means of a request with
+        # the method NONE and the same target, and fails on it again.
+        if method == "NONE":
+            url_bytes = b"*"
+        super().__init__(url_bytes, *args, method=method, **kwargs)
+        # No response here depends on Accept, and Sanic responds with
+        # 500 to an Accept that it cannot parse.
+        self.headers.popall("accept", None)
+
+    async def respond(self, *args, **kwargs):
+        # Sanic waits without a limit for the rest of a body that was
+        # not read to its end. Close the connection instead.
+        if self.stream.request_body:
+            self.stream.request_body = None
+            self.stream.keep_alive = False
+        return await super().respond(*args, **kwargs)
+# --8<-- [end:SafeRequest]
+
 
 bp = Blueprint("security_limits")
 connections = Counter()  # client -> open connections
@@ -151,7 +175,7 @@ class HardenedWebSocketProtocol(WebSocketProtocol):
 
 
 if __name__ == "__main__":
-    app = Sanic("security_limits")
+    app = Sanic("security_limits", request_class=SafeRequest)
     app.config.FALLBACK_ERROR_FORMAT = "json"
     app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
     app.config.WEBSOCKET_MAX_SIZE = MAX_SIZE  # more is a 1009
