@@ -135,8 +135,9 @@ def test_the_server_sends_responses_only(server, tap):
 
 
 def test_costs(runs, record):
-    """Python polls over one connection and curl over one for each poll; Retry-After makes one
-    poll of five, on a new connection after so long a pause."""
+    """The Python client polls over one connection and curl over one for each poll; a client that
+    obeys Retry-After sends one poll instead of five, over a new connection after so long a
+    pause."""
     clients = {name: runs[name] for name in ("client.py", "client.sh", "client_hardened.py")}
     assert [run.result().returncode for run in clients.values()] == [0, 0, 0]
     assert [run.wire.connections for run in clients.values()] == [1, 6, 2]
@@ -410,8 +411,8 @@ def test_failures_in_a_row_are_counted():
 
 
 def test_retry_after_is_spread(backoff_delay):
-    """Clients that got the same Retry-After of 10 s return at any moment of the second after
-    it, and none before."""
+    """Clients that got the same Retry-After of 10 s return spread over the second after it, and
+    none before it."""
     delays = [backoff_delay(0, 10) for _ in range(1000)]
     assert all(10 <= delay <= 11 for delay in delays)
     assert {int((delay - 10) * 10) for delay in delays} >= set(range(10))
@@ -593,15 +594,15 @@ def test_requests_are_length_over_interval(sweep):
 
 
 def test_late_by_half_an_interval_on_average(sweep):
-    """The client learns of the job's end half an interval late on average, and at most one
-    interval late."""
+    """The client receives the result half an interval late on average, and at most one interval
+    late."""
     for row in sweep:
         assert row["mean late"] == 0.5
         assert row["worst late"] == 0.75  # the worse of two jobs
 
 
 def test_the_interval_trades_requests_for_delay(sweep, runs, record):
-    """Half the interval means half the delay, and *T*/*i* more requests."""
+    """Half the interval means half the delay, and length/interval more requests."""
     points = {row["length/interval"]: row for row in sweep}
     for n in 1, 2:
         whole, half = points[n], points[2 * n]
