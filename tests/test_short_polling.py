@@ -309,7 +309,7 @@ DONE = (200, {}, {"status": "done", "result": 42})
 
 
 def test_the_client_reports_why_a_job_failed(canned, run):
-    """The hardened client whose job failed says why in one line and exits with an error."""
+    """The hardened client reports in one line why its job failed, and exits with an error."""
     server = canned(PENDING, (200, {}, {"status": "failed", "error": "no paper"}))
     result = run("short_polling/client_hardened.py", URL=server.url)
     assert result.returncode == 1
@@ -448,7 +448,7 @@ def test_a_long_retry_after_is_bounded(retry_after, backoff_delay):
 
 
 def test_gives_up_at_the_deadline(server, tap, run, record):
-    """At its deadline the client gives up, says so, and stops polling."""
+    """At its deadline the client gives up, reports it, and stops polling."""
     wire = tap(server)
     result = run("short_polling/client_hardened.py", URL=wire.url, SECONDS=60, DEADLINE=2)
     assert result.returncode == 1
