@@ -409,3 +409,16 @@ def test_nothing_names_this_machine_or_an_index():
         path = ROOT / name
         if path.is_file() and path.suffix not in {".woff2", ".png"}:
             assert not re.search(foreign, path.read_text()), name
+
+
+def test_key_lines_stand_in_a_program():
+    """The key line of each *At a glance* box stands in a program of the examples, but for white
+    space."""
+    programs = [path.read_text() for path in EXAMPLES.glob("*/*.*") if path.is_file()]
+    squeezed = ["".join(text.split()) for text in programs]
+    found = 0
+    for page in pages():
+        for line in re.findall(r"(?m)^Key line\n: +`(.+?)`", page.read_text()):
+            found += 1
+            assert any("".join(line.split()) in text for text in squeezed), (page.name, line)
+    assert found
