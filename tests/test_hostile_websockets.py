@@ -221,8 +221,14 @@ def test_the_servers_compared(unrepaired, start, record):
     than 100 tasks; the repaired one and the websockets library keep less than 10 MB and no task."""
     servers = {
         "Sanic's own protocol": (SERVERS[0], unrepaired()),
-        "`server.py`": (SERVERS[0], start(SERVERS[0].name, TICK=0, KEEP=10, **PROBE)),
-        "`server_websockets.py`": (SERVERS[1], start(SERVERS[1].name, TICK=0, KEEP=10, **PROBE)),
+        "`server.py`": (
+            SERVERS[0],
+            start(SERVERS[0].name, EVENT_INTERVAL=0, MAX_EVENTS=10, **PROBE),
+        ),
+        "`server_websockets.py`": (
+            SERVERS[1],
+            start(SERVERS[1].name, EVENT_INTERVAL=0, MAX_EVENTS=10, **PROBE),
+        ),
     }
     found = {name: hostile_results(*server) for name, server in servers.items()}
     assert found["`server.py`"]["memory kept of a flood"] == "under 10 MB"
@@ -306,7 +312,7 @@ def unrepaired(tmp_path, port):
         text = (EXAMPLES / "reliable_websockets/server.py").read_text()
         example = tmp_path / "server.py"
         example.write_text(text.replace("protocol=HardenedWebSocketProtocol,", ""))
-        env = environment(PORT=(number := port()), TICK=0, **PROBE, **variables)
+        env = environment(PORT=(number := port()), EVENT_INTERVAL=0, **PROBE, **variables)
         running.append(Program(argv(example), tmp_path, env, number))
         return running[-1].wait_for(*READY)
 

@@ -1,4 +1,4 @@
-"""What goes wrong on a WebSocket: close codes, clients that hang, servers that do not listen."""
+"""Faults of WebSockets: close codes, slow consumers, handlers that block or do not receive."""
 
 import asyncio
 import importlib
@@ -16,11 +16,11 @@ from websockets.frames import CloseCode
 from websockets.sync.client import connect
 
 from .support.messages import table
-from .support.processes import TIMEOUT
+from .support.processes import EXAMPLES, READY, TIMEOUT, Program, argv, environment
 from .support.sockets import closings, frames, silent
 from .support.threads import run_in_thread
 
-ROOM = "reliable_websockets"
+TOPIC = "reliable_websockets"
 SERVERS = ["server.py", "server_websockets.py"]
 
 
@@ -29,7 +29,7 @@ def ws(server, path="/events?after=0"):
 
 
 def until_closed(socket):
-    """Read to the end of a connection; return the exception that says how it came."""
+    """Receive until the connection is closed; return the exception that has its code."""
     with pytest.raises(ConnectionClosed) as closed:
         while True:
             socket.recv(TIMEOUT)
@@ -56,12 +56,12 @@ def closes(start_shared, tap_shared):
             note(what, wire, socket.close_code, wire.connections)
 
     def one(name, **variables):
-        server = start_shared(f"{ROOM}/{name}", **({"TICK": 0} | variables))
+        server = start_shared(f"{TOPIC}/{name}", **({"EVENT_INTERVAL": 0} | variables))
         return server, tap_shared(server)
 
     sanic, wire = one("server.py")
-    see("the client has had enough", wire, act=lambda socket: socket.close())
-    see("`after` is no number", wire, "/events?after=x")
+    see("the client calls `close()`", wire, act=lambda socket: socket.close())
+    see("`after` is not a number", wire, "/events?after=x")
     see("`after` is not in the log", wire, "/events?after=99")
     see("the client begins to send 2 MiB", wire, act=lambda socket: announce(socket, 2**21))
     httpx2.post(f"{sanic.url}/events", json={"text": "x" * 100})
@@ -71,11 +71,13 @@ def closes(start_shared, tap_shared):
     see("`server_websockets.py` gets SIGTERM", wire, act=lambda _: other.stop())
     other, wire = one("server.py")
     see("the server is killed", wire, act=lambda _: other.stop(signal.SIGKILL))
-    _, wire = one("server.py", MAX_CLIENTS=0)
-    see("there are too many clients", wire)
-    other, wire = one("wrong_server_push_only.py", TICK=0.1, PING=0.3, PONG=0.3)
+    _, wire = one("server.py", MAX_CONNECTIONS=0)
+    see("there are too many connections", wire)
+    other, wire = one(
+        "wrong_server_push_only.py", EVENT_INTERVAL=0.1, PING_INTERVAL=0.3, PING_TIMEOUT=0.3
+    )
     see("the server sees no pong", wire, act=lambda socket: socket.send("unread"))
-    other.stop(signal.SIGKILL)  # its task for the message would be left over
+    other.stop(signal.SIGKILL)  # its task for the message would remain
     return found
 
 
@@ -87,7 +89,7 @@ def announce(socket, size):
 @pytest.fixture(scope="module")
 def browser_closes(start_shared, tap_shared, browser):
     """Return what a browser's page does to its connection: {what: what the tap saw}."""
-    server = start_shared(f"{ROOM}/server.py", TICK=0)
+    server = start_shared(f"{TOPIC}/server.py", EVENT_INTERVAL=0)
     found = {}
     for what, script in [
         ("a page calls `close()`", f"socket.close(); {WAIT_CLOSE}"),
@@ -109,7 +111,7 @@ WAIT_CLOSE = "new Promise((done) => { socket.onclose = ({ code }) => done(code);
 
 
 def test_close_codes(closes, browser_closes, record):
-    """Each close code that people meet, who sent it, and what the client saw."""
+    """Each common close code, which side sent it, and what the client saw."""
     rows = [(code, what, who, saw) for (code, what), (who, saw) in closes.items()]
     rows += [
         (code, what, "client", "–" if not isinstance(saw, int) else saw)
@@ -126,7 +128,7 @@ def test_close_codes(closes, browser_closes, record):
         table(
             [
                 {
-                    "code": f"**{code}** {names.get(code, 'our own')}",
+                    "code": f"**{code}** {names.get(code, 'of the application')}",
                     "what happened": what,
                     "sent first by": who,
                     "the client saw": str(saw),
@@ -147,12 +149,12 @@ def test_1006_is_never_sent(closes):
 
 
 def test_a_message_over_the_limit_is_1009(closes):
-    """Whoever is sent more than it takes closes with 1009: the server, or the client."""
+    """A peer that receives a message over its limit closes with 1009: the server, or the client."""
     assert seen(closes, 1009) == {("server", 1009), ("client", 1006)}
 
 
-def test_too_many_clients_are_told_to_try_later(closes):
-    """A server that has enough clients closes with 1013, try again later."""
+def test_too_many_connections_are_1013(closes):
+    """A server that has too many connections closes with 1013, try again later."""
     assert seen(closes, 1013) == {("server", 1013)}
 
 
@@ -166,22 +168,32 @@ def test_close_without_a_code_is_1005(browser_closes):
     assert browser_closes["a page calls `close()`"] == (1005, 1005)
 
 
-def test_sanic_says_1000_when_it_stops(start):
-    """A Sanic program that does not close its sockets itself closes them with 1000 when it is
-    stopped, as if all had been said."""
-    server = start(f"{ROOM}/wrong_server_push_only.py")
-    with connect(ws(server)) as socket:
-        socket.recv(TIMEOUT)
-        server.stop()
-        until_closed(socket)
-        assert socket.close_code == 1000
+def test_sanic_itself_closes_with_1000(tmp_path, port):
+    """A Sanic server that does not close its WebSockets itself closes them with 1000 when it is
+    stopped, as if all messages had been sent."""
+    text = (EXAMPLES / TOPIC / "server.py").read_text()
+    close = '        await ws.close(1012, "the server restarts")\n'
+    assert close in text
+    example = tmp_path / "server.py"
+    example.write_text(text.replace(close, ""))
+    env = environment(PORT=(number := port()), EVENT_INTERVAL=0.05)
+    server = Program(argv(example), tmp_path, env, number)
+    try:
+        server.wait_for(*READY)
+        with connect(ws(server)) as socket:
+            socket.recv(TIMEOUT)
+            server.stop()
+            until_closed(socket)
+            assert socket.close_code == 1000
+    finally:
+        server.stop(signal.SIGKILL)
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_message_too_big_is_refused_by_its_header(start, name, record):
-    """A server that reads the header of a message over 1 MiB closes with 1009 and waits for
-    nothing more of it; one byte less, and it waits."""
-    server = start(f"{ROOM}/{name}", TICK=0)
+def test_a_large_message_is_rejected_by_its_header(start, name, record):
+    """A server that reads the header of a message over 1 MiB closes with 1009 without waiting
+    for the rest; with one byte less it waits."""
+    server = start(f"{TOPIC}/{name}", EVENT_INTERVAL=0)
     with connect(ws(server), close_timeout=0.1) as socket:  # a close would count as its text
         announce(socket, 2**20)
         with pytest.raises(TimeoutError):
@@ -195,9 +207,9 @@ def test_a_message_too_big_is_refused_by_its_header(start, name, record):
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_the_sender_of_too_much_may_see_1006(start, name):
-    """A client that is still sending when it is closed with 1009 sees that, or a reset: 1006."""
-    server = start(f"{ROOM}/{name}", TICK=0)
+def test_the_sender_of_a_large_message_may_see_1006(start, name):
+    """A client that is still sending when it is closed with 1009 sees 1009, or a reset: 1006."""
+    server = start(f"{TOPIC}/{name}", EVENT_INTERVAL=0)
     with connect(ws(server)) as socket:
         with suppress(ConnectionClosed):
             socket.send("x" * 2**23)
@@ -205,32 +217,37 @@ def test_the_sender_of_too_much_may_see_1006(start, name):
         assert socket.close_code in {1009, 1006}
 
 
-# Pongs that are not read, pings that are not answered
+# Pongs that are not read, pings that are not answered with a pong
 
 
 def test_a_handler_that_only_sends_closes_healthy_clients(start, record):
-    """A Sanic handler that only sends closes a client that says something with 1011, though it
-    answers each ping; one that says nothing stays."""
-    server = start(f"{ROOM}/wrong_server_push_only.py", TICK=0.05, PING=0.2, PONG=1.5)
+    """Sanic closes a client that has sent a message to a handler that only sends with 1011,
+    although it answers each ping; a client that sends nothing stays connected."""
+    server = start(
+        f"{TOPIC}/wrong_server_push_only.py",
+        EVENT_INTERVAL=0.05,
+        PING_INTERVAL=0.2,
+        PING_TIMEOUT=1.5,
+    )
     options = {"close_timeout": 1}
     with connect(ws(server), **options) as silent, connect(ws(server), **options) as talking:
         talking.send("hello")
         error = until_closed(talking)
         assert error.rcvd.code == 1011
-        for _ in range(20):  # it has been asked as often
+        for _ in range(20):  # several pings pass meanwhile
             silent.recv(TIMEOUT)
-    server.stop(signal.SIGKILL)  # Sanic leaves a task behind for the message nobody read
+    server.stop(signal.SIGKILL)  # a task waits for the message that is not read
     record("reliable_websockets/wrong_server_push_only.txt", f"{type(error).__name__}: {error}\n")
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_handler_that_receives_keeps_them(start, tap, name):
-    """A handler that receives keeps a client that says something, however many pings pass."""
-    wire = tap(start(f"{ROOM}/{name}", TICK=0, PING=0.2, PONG=1.5))
+def test_a_handler_that_receives_keeps_healthy_clients(start, tap, name):
+    """A handler that receives keeps a client that sends messages, however many pings pass."""
+    wire = tap(start(f"{TOPIC}/{name}", EVENT_INTERVAL=0, PING_INTERVAL=0.2, PING_TIMEOUT=1.5))
     with connect(ws(wire)) as socket:
         socket.send('{"text": "hello"}')
         socket.send('{"text": "hello"}')
-        # For longer than it takes to miss one.
+        # For longer than the timeout of a ping.
         wire.wait_until(lambda events: len(pongs(events)) >= 12)
         assert socket.protocol.state.name == "OPEN"
 
@@ -239,72 +256,80 @@ def pongs(events):
     return [payload for opcode, payload in frames(events, "client") if opcode == 10]
 
 
-def test_a_blocked_loop_costs_healthy_clients(start, record):
-    """While one client's job blocks the event loop, another's ping is not answered: it closes
-    with 1011, and neither the network nor the server was down."""
-    server = start(f"{ROOM}/wrong_server_blocking.py")
-    options = {"ping_interval": 0.3, "ping_timeout": 0.3, "close_timeout": 0.3}
-    with connect(ws(server), **options) as healthy, connect(ws(server), ping_interval=None) as busy:
-        healthy.recv(TIMEOUT)
-        busy.recv(TIMEOUT)
-        busy.send('{"seconds": 3}')
+def test_a_blocked_event_loop_closes_healthy_connections(start, record):
+    """While the message of one client blocks the event loop, the ping of another one is not
+    answered: it closes with 1011, although neither network nor server is down."""
+    server = start(f"{TOPIC}/wrong_server_blocking.py", EVENT_INTERVAL=0, FILTER_TIME=3)
+    with connect(ws(server), **SHORT_PINGS) as healthy, connect(ws(server)) as busy:
+        busy.send('{"text": "hello"}')
         error = until_closed(healthy)
         assert error.sent.code == 1011
-        assert json.loads(busy.recv(TIMEOUT))["text"] == "done"  # the server was well
+        assert json.loads(busy.recv(TIMEOUT))["text"] == "hello"  # the server is alive
     record("reliable_websockets/wrong_server_blocking.txt", f"{type(error).__name__}: {error}\n")
 
 
-# Clients that leave, and clients that do not read
+SHORT_PINGS = {"ping_interval": 0.5, "ping_timeout": 0.5, "close_timeout": 0.3}
+
+
+def test_a_thread_keeps_the_event_loop_free(start):
+    """With the slow code in a thread, the other client stays connected."""
+    server = start(f"{TOPIC}/server_websockets.py", EVENT_INTERVAL=0, FILTER_TIME=3)
+    with connect(ws(server), **SHORT_PINGS) as healthy, connect(ws(server)) as busy:
+        busy.send('{"text": "hello"}')
+        assert json.loads(healthy.recv(TIMEOUT))["text"] == "hello"
+
+
+# Clients that disconnect, and slow consumers
 
 
 def test_a_handler_that_misses_the_cancellation_leaks(start, record):
-    """A handler that cleans up after an Exception does not see that its client left: with room
-    for two, the third is refused, though nobody is there."""
-    told = {}
+    """A handler that does not clean up in `finally` counts clients that have disconnected: with
+    a limit of two, the third is rejected although no client is connected."""
+    results = {}
     for name in "server.py", "wrong_server_leak.py":
-        server = start(f"{ROOM}/{name}", TICK=0.05, MAX_CLIENTS=2)
-        told[f"`{name}`"] = [visit(server) for _ in range(4)]
-    assert told["`server.py`"] == ["let in"] * 4
-    refused = "closed: 1013 too many clients"
-    assert told["`wrong_server_leak.py`"] == ["let in"] * 2 + [refused] * 2
-    each = ["the first comes, and goes", "the second", "the third", "the fourth"]
+        server = start(f"{TOPIC}/{name}", EVENT_INTERVAL=0.05, MAX_CONNECTIONS=2)
+        results[f"`{name}`"] = [visit(server) for _ in range(4)]
+    assert results["`server.py`"] == ["accepted"] * 4
+    refused = "closed: 1013 too many connections"
+    assert results["`wrong_server_leak.py`"] == ["accepted"] * 2 + [refused] * 2
+    each = ["the first connects, and disconnects", "the second", "the third", "the fourth"]
     rows = [
-        {"with room for two": who} | {name: said[number] for name, said in told.items()}
-        for number, who in enumerate(each)
+        {"with a limit of two": client} | {name: result[number] for name, result in results.items()}
+        for number, client in enumerate(each)
     ]
     record("reliable_websockets/wrong_server_leak.md", table(rows))
 
 
 def visit(server):
-    """Come and go; return how the server received us."""
+    """Connect and disconnect; return how the server responded."""
     with connect(ws(server, "/events")) as socket:
         try:
             socket.recv(TIMEOUT)
         except ConnectionClosed as closed:
             return f"closed: {closed.rcvd.code} {closed.rcvd.reason}"
-        return "let in"
+        return "accepted"
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_clients_that_left_are_forgotten(start, name):
-    """Clients that left, and clients that were lost, take no place: with room for two, ten come
-    one after the other."""
-    server = start(f"{ROOM}/{name}", TICK=0.05, MAX_CLIENTS=2)
+def test_disconnected_clients_are_not_counted(start, name):
+    """Clients that disconnected, with or without a close frame, do not count: with a limit of
+    two, ten connect one after the other."""
+    server = start(f"{TOPIC}/{name}", EVENT_INTERVAL=0.05, MAX_CONNECTIONS=2)
     for number in range(10):
         with connect(ws(server, "/events")) as socket:
             socket.recv(TIMEOUT)
             if number % 2:
-                socket.socket.close()  # and no goodbye
+                socket.socket.close()  # without a close frame
 
 
 def test_the_end_of_receiving_ends_the_sending(tmp_path, port, monkeypatch):
-    """On websockets nothing of a client that left goes on: the end of the receiving loop ends
-    the sending, though no event has come since."""
-    server = importlib.import_module(f"examples.{ROOM}.server_websockets")
-    monkeypatch.setattr(server, "HEARTBEAT", 10 * TIMEOUT)  # which would end it as well
-    monkeypatch.setattr(server, "clients", set(), raising=False)
+    """On websockets no task of a disconnected client remains: the end of the receiving loop ends
+    the sending, even if no event is published."""
+    server = importlib.import_module(f"examples.{TOPIC}.server_websockets")
+    monkeypatch.setattr(server, "HEARTBEAT_INTERVAL", 10 * TIMEOUT)  # which would end it as well
+    monkeypatch.setattr(server, "connections", set(), raising=False)
 
-    async def come_and_leave():
+    async def connect_and_leave():
         log = server.EventLog(tmp_path / "events.log", 10)
         monkeypatch.setattr(server, "log", log, raising=False)
         log.publish("one")
@@ -319,22 +344,29 @@ def test_the_end_of_receiving_ends_the_sending(tmp_path, port, monkeypatch):
             _, left = await asyncio.wait(during, timeout=TIMEOUT)
             assert not left
 
-    run_in_thread(come_and_leave())
+    run_in_thread(connect_and_leave())
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_client_that_does_not_read_is_let_go(start, name):
-    """A client that does not read is let go once the buffers are full; meanwhile another gets
+def test_a_slow_consumer_is_disconnected(start, name):
+    """A slow consumer is disconnected once the buffers are full; meanwhile another client gets
     all of nine megabytes, and the server grows by less than half of them."""
-    server = start(f"{ROOM}/{name}", TICK=0, KEEP=100, SEND_TIMEOUT=2, MAX_CLIENTS=2, PING=1000)
+    server = start(
+        f"{TOPIC}/{name}",
+        EVENT_INTERVAL=0,
+        MAX_EVENTS=100,
+        SEND_TIMEOUT=2,
+        MAX_CONNECTIONS=2,
+        PING_INTERVAL=1000,
+    )
     with silent(server.port, "/events?after=0") as hanging:
-        hanging.recv(1)  # it is in
+        hanging.recv(1)  # it is connected
         assert flood(server, name) < 4_500
         deadline = time.monotonic() + TIMEOUT
-        while refused(server, 2):
-            assert time.monotonic() < deadline, "the one that hangs still has its place"
+        while rejected(server, 2):
+            assert time.monotonic() < deadline, "the slow consumer is still connected"
             time.sleep(0.1)
-        assert end_of(hanging)[-2:] == b"xx"  # cut off in an event, with no goodbye
+        assert end_of(hanging)[-2:] == b"xx"  # cut in an event, without a close frame
 
 
 def end_of(client):
@@ -361,10 +393,10 @@ def flood(server, name):
         return server.status("VmRSS") - before
 
 
-def refused(server, number):
-    """Return how many of so many clients, there at the same time, are told to try later.
+def rejected(server, number):
+    """Return how many of so many simultaneous clients are closed with 1013.
 
-    After the flood: each of the others is sent its last event.
+    After the flood: each of the others receives its last event.
     """
     with ExitStack() as stack:
         address = ws(server, "/events?after=999")
@@ -378,18 +410,18 @@ def refused(server, number):
         return closed
 
 
-def test_a_ping_does_not_notice_a_client_that_does_not_read(start):
-    """On websockets a ping that waits behind unread data closes nothing: a client that hangs
-    keeps its place for as long as it hangs, if no send has a timeout, while an idle one that
-    answers no ping is closed."""
+def test_a_ping_does_not_detect_a_slow_consumer(start):
+    """On websockets a ping that waits behind unread data closes nothing: without a timeout of
+    send(), a slow consumer stays connected, while an idle client that answers no ping is
+    closed."""
     server = start(
-        f"{ROOM}/server_websockets.py",
-        TICK=0,
-        KEEP=100,
+        f"{TOPIC}/server_websockets.py",
+        EVENT_INTERVAL=0,
+        MAX_EVENTS=100,
         SEND_TIMEOUT=1000,
-        PING=1.5,
-        PONG=1.5,
-        MAX_CLIENTS=3,
+        PING_INTERVAL=1.5,
+        PING_TIMEOUT=1.5,
+        MAX_CONNECTIONS=3,
     )
     with silent(server.port, "/events?after=0") as hanging:
         hanging.recv(1)
@@ -397,7 +429,7 @@ def test_a_ping_does_not_notice_a_client_that_does_not_read(start):
         with silent(server.port, "/events") as idle:
             while idle.recv(4096):
                 pass
-        assert refused(server, 3) == 1
+        assert rejected(server, 3) == 1
 
 
 # Memory
@@ -425,7 +457,7 @@ def test_compression_costs_memory(start, record):
     """A connection with compression takes about three times the memory of one without, idle."""
     costs = {}
     for name, compression in ("with compression", "deflate"), ("without", ""):
-        server = start(f"{ROOM}/server_websockets.py", TICK=0, COMPRESSION=compression)
+        server = start(f"{TOPIC}/server_websockets.py", EVENT_INTERVAL=0, COMPRESSION=compression)
         costs[name] = grown(server, 250)
     ratio = costs["with compression"] / costs["without"]
     assert ratio > 1.5

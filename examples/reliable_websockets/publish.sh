@@ -1,5 +1,5 @@
 #!/bin/sh
-# Publish an event, hello or another word, and be told its number.
+# Publish an event, "hello" or the text given; print its number.
 #
 # Run:    sh publish.sh
 # Needs:  server.py, running; its address is in URL
@@ -9,7 +9,7 @@ set -eu
 
 # --8<-- [start:publish]
 URL=${URL:-http://127.0.0.1:8000}
-# JSON wants a backslash before each of these.
+# JSON needs a backslash before each of these.
 text=$(printf '%s' "${1:-hello}" | sed 's/["\\]/\\&/g')
 curl --fail-with-body --silent --show-error \
   --header 'Content-Type: application/json' \

@@ -2,20 +2,22 @@
 # requires-python = ">=3.11"
 # dependencies = ["sanic==25.12.1"]
 # ///
-"""A stream of numbered events that survives what happens to it.
+"""A stream of numbered events from which a client can resume.
 
-A client says which event it saw last and gets what came after it, from
-the log, and then whatever happens. The log outlives the server.
+A client names the last event that it has seen. The server sends the
+events after it from the log, then new ones as they are published. The
+log survives a restart of the server.
 
 - Run: `uv run server.py`
 - or: `pip install sanic==25.12.1 && python server.py`
-- Try: kill it with `kill -9` while a client listens, and start it again
+- Try: kill it with `kill -9` while a client is connected, and restart
 - Source: close codes, RFC 6455 §7.4.1; ping and pong, RFC 6455 §5.5.2
 """
 
 import asyncio
 import json
 import os
+import re
 from collections import deque
 from itertools import islice
 
@@ -25,140 +27,157 @@ from sanic.exceptions import SanicException
 from sanic.server.protocols.websocket_protocol import WebSocketProtocol
 
 # --8<-- [start:settings]
-LOG = os.environ.get("LOG", "events.log")  # the file
-KEEP = int(os.environ.get("KEEP", 1000))  # events in memory
-TICK = float(os.environ.get("TICK", 1))  # s to an own event; 0: none
-PING = float(os.environ.get("PING", 20))  # s between pings
-PONG = float(os.environ.get("PONG", 20))  # s to wait for a pong
-HEARTBEAT = float(os.environ.get("HEARTBEAT", 15))  # s of silence
+LOG = os.environ.get("LOG", "events.log")  # path of the file
+MAX_EVENTS = int(os.environ.get("MAX_EVENTS", 1000))  # in memory
+# Seconds between events that the server publishes itself; 0: none
+EVENT_INTERVAL = float(os.environ.get("EVENT_INTERVAL", 1))
+PING_INTERVAL = float(os.environ.get("PING_INTERVAL", 20))  # s
+PING_TIMEOUT = float(os.environ.get("PING_TIMEOUT", 20))  # s
+HEARTBEAT_INTERVAL = float(os.environ.get("HEARTBEAT_INTERVAL", 15))
 SEND_TIMEOUT = float(os.environ.get("SEND_TIMEOUT", 20))  # s
-MAX_CLIENTS = int(os.environ.get("MAX_CLIENTS", 1000))
+MAX_CONNECTIONS = int(os.environ.get("MAX_CONNECTIONS", 1000))
 # --8<-- [end:settings]
 
 bp = Blueprint("reliable_websockets")
 
 
-class Gone(Exception):
-    """The log does not reach back, or up, to the event asked for."""
+class CursorExpired(Exception):
+    """The event after which to resume is not in memory."""
 
 
 # --8<-- [start:log]
-class Log:
-    """Numbered events: all of them in a file, the last in memory."""
+class EventLog:
+    """Numbered events: all of them in a file, the newest in memory."""
 
-    def __init__(self, path, keep):
+    def __init__(self, path, max_events):
         with open(path, "a+b") as file:  # creates it
             file.seek(0)
-            self.events = deque(map(json.loads, file), maxlen=keep)
-        # What os.write has written is the kernel's, and outlives this
-        # process. To outlive a power cut it would take os.fsync, too.
+            events = map(json.loads, file)
+            self.events = deque(events, maxlen=max_events)
+        # After os.write the kernel has the event, so it survives the
+        # end of this process. To survive a power cut, add os.fsync.
         self.file = os.open(path, os.O_WRONLY | os.O_APPEND)
         self.last = self.events[-1]["id"] if self.events else 0
-        self.news = asyncio.Event()
+        self.updated = asyncio.Event()
 
     def publish(self, text):
-        """Append an event and wake those who wait; return it."""
+        """Append an event, wake all waiting tasks; return the event."""
         event = {"id": self.last + 1, "text": text}
         os.write(self.file, json.dumps(event).encode() + b"\n")
         self.events.append(event)
         self.last = event["id"]
-        self.news.set()  # wakes everyone who waits now
-        self.news = asyncio.Event()
+        self.updated.set()  # wakes all tasks that wait now
+        self.updated = asyncio.Event()
         return event
 
     async def after(self, seen):
-        """Yield the events after that id, and then those to come.
+        """Yield the events after the id `seen`, then new ones.
 
-        Who has seen none, with the id 0, gets all that is in memory.
-        None stands for HEARTBEAT seconds in which there was none. Gone
-        is raised if the next one is not in memory any more.
+        0 stands for a client that has seen no event: it gets all that
+        are in memory. Yields None, for a heartbeat, after each
+        HEARTBEAT_INTERVAL seconds without an event. Raises
+        CursorExpired if the next event is not in memory.
         """
+        seen = seen or self.last - len(self.events)
         while True:
             first = self.last - len(self.events) + 1
-            seen = seen or first - 1
             if not first - 1 <= seen <= self.last:
                 has = f"{first} to {self.last}" if self.last else "none"
-                raise Gone(f"the log has {has}")
+                raise CursorExpired(f"the log has {has}")
             new = list(islice(self.events, seen + 1 - first, None))
             for event in new:
                 yield event
                 seen = event["id"]
             if seen == self.last:
                 try:
-                    async with asyncio.timeout(HEARTBEAT):
-                        await self.news.wait()
+                    async with asyncio.timeout(HEARTBEAT_INTERVAL):
+                        await self.updated.wait()
                 except TimeoutError:
                     yield None
 # --8<-- [end:log]
 
 
 @bp.before_server_start
-async def start(app):
-    """Read the log, and write an event of our own now and then."""
-    app.ctx.log = Log(LOG, KEEP)
-    app.ctx.clients = 0
-    app.ctx.ticking = asyncio.create_task(tick(app.ctx.log))
+async def open_log(app):
+    """Read the log, and start to publish events of its own."""
+    app.ctx.log = EventLog(LOG, MAX_EVENTS)
+    app.ctx.connections = 0
+    app.ctx.publishing = asyncio.create_task(publish_ticks(app.ctx.log))
 
 
-async def tick(log):
-    """Stand for whatever happens in the world."""
-    while TICK:
-        await asyncio.sleep(TICK)
+async def publish_ticks(log):
+    """Stand in for events that happen elsewhere."""
+    while EVENT_INTERVAL:
+        await asyncio.sleep(EVENT_INTERVAL)
         log.publish("tick")
 
 
 # --8<-- [start:publish]
+def parse_event(body):
+    """Return the text of an event; reject anything else with 400."""
+    text = body.get("text") if isinstance(body, dict) else None
+    if not isinstance(text, str) or not text:
+        raise BadRequest('send {"text": "…"}')
+    if re.search("[\0-\x1f\x7f-\x9f\ud800-\udfff]", text):
+        raise BadRequest("a text has no control characters")
+    return text
+
+
 @bp.post("/events")
 async def publish(request):
-    """Append an event: 201, and it is in the log to stay."""
-    match request.json:
-        case {"text": str() as text} if text:
-            event = request.app.ctx.log.publish(text)
-            return json_response({"id": event["id"]}, status=201)
-    raise BadRequest('send {"text": "…"}')
+    """Append an event; 201 means that the log contains it."""
+    event = request.app.ctx.log.publish(parse_event(request.json))
+    return json_response({"id": event["id"]}, status=201)
 # --8<-- [end:publish]
 
 
 # --8<-- [start:stream]
+def parse_subscription(request):
+    """Return the id after which to start; None if it is not one.
+
+    Without an id, that is the newest: only new events are sent.
+    """
+    newest = str(request.app.ctx.log.last)
+    after = request.args.get("after", newest)
+    return int(after) if re.fullmatch("[0-9]{1,15}", after) else None
+
+
 @bp.websocket("/events")
 async def stream(request, ws):
-    """Send what came after the id that the client saw, and stay.
-
-    A client that names no id gets only what is still to come.
-    """
+    """Send the events after the id that the client has seen last."""
     ctx = request.app.ctx
-    after = request.args.get("after", str(ctx.log.last))
-    if not after.isdecimal():
-        await ws.close(1008, "after is the number of an event")
+    after = parse_subscription(request)
+    if after is None:
+        await ws.close(1008, "after is not the number of an event")
         return
-    if ctx.clients >= MAX_CLIENTS:
-        await ws.close(1013, "too many clients")
+    if ctx.connections >= MAX_CONNECTIONS:
+        await ws.close(1013, "too many connections")
         return
-    ctx.clients += 1
-    receiving = asyncio.create_task(receive(ws))
+    ctx.connections += 1
+    receiving = asyncio.create_task(drop_messages(ws))
     try:
-        async for event in ctx.log.after(int(after)):
+        async for event in ctx.log.after(after):
             message = json.dumps(event or {"heartbeat": ctx.log.last})
             async with asyncio.timeout(SEND_TIMEOUT):
                 await ws.send(message)  # waits while buffers are full
-    except Gone as gone:
-        await ws.close(4410, str(gone))
+    except CursorExpired as error:
+        await ws.close(4410, str(error))
     except TimeoutError:
-        # The client does not read, and would not read a goodbye.
+        # A slow consumer: a close frame would wait behind the events.
         request.transport.abort()
     except asyncio.CancelledError:
-        # The client is gone already, or else we are about to be.
+        # The client has disconnected, or the server stops.
         await ws.close(1012, "the server restarts")
         raise
     finally:
         receiving.cancel()
-        ctx.clients -= 1
+        ctx.connections -= 1
 
 
-async def receive(ws):
-    """Read what clients send, and ignore it.
+async def drop_messages(ws):
+    """Receive what clients send, and ignore it.
 
-    A message that nobody reads blocks the pongs that come after it.
+    A message that is not received blocks the pongs behind it.
     """
     async for _ in ws:
         pass
@@ -166,14 +185,18 @@ async def receive(ws):
 
 
 @bp.before_server_stop
-async def stop(app):
-    """Leave no task behind; Sanic itself cancels the handlers."""
-    app.ctx.ticking.cancel()
+async def stop_publishing(app):
+    """Publish nothing more. Sanic itself cancels the handlers."""
+    app.ctx.publishing.cancel()
 
 
 @bp.after_server_stop
-async def settle(app):
-    """Let what was cancelled, Sanic's pings too, come to its end."""
+async def drain_tasks(app):
+    """Wait until the cancelled tasks have ended.
+
+    Sanic keeps no list of the tasks that send its pings, so all tasks
+    of the loop are what there is.
+    """
     others = asyncio.all_tasks() - {asyncio.current_task()}
     if others:
         await asyncio.wait(others, timeout=1)
@@ -244,8 +267,8 @@ if __name__ == "__main__":
     app = Sanic("reliable_websockets")
     app.config.FALLBACK_ERROR_FORMAT = "json"
     app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
-    app.config.WEBSOCKET_PING_INTERVAL = PING
-    app.config.WEBSOCKET_PING_TIMEOUT = PONG
+    app.config.WEBSOCKET_PING_INTERVAL = PING_INTERVAL
+    app.config.WEBSOCKET_PING_TIMEOUT = PING_TIMEOUT
     app.blueprint(bp)
     app.run(
         port=int(os.environ.get("PORT", 8000)),

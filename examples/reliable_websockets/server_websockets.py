@@ -2,10 +2,10 @@
 # requires-python = ">=3.11"
 # dependencies = ["websockets==17.4"]
 # ///
-"""The same stream of numbered events, by the websockets library.
+"""The same stream of events, with the websockets library.
 
-It takes no POST: what a client sends on its socket is published, and
-comes back with its number.
+It has no POST: a message from a client is published, and comes back
+to the client with its number.
 
 - Run: `uv run server_websockets.py`
 - or: `pip install websockets==17.4 && python server_websockets.py`
@@ -16,129 +16,178 @@ import asyncio
 import json
 import logging
 import os
+import re
 import signal
+import time
 from collections import deque
+from contextlib import suppress
 from itertools import islice
 from urllib.parse import parse_qs, urlsplit
 
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 
-LOG = os.environ.get("LOG", "events.log")  # the file
-KEEP = int(os.environ.get("KEEP", 1000))  # events in memory
-TICK = float(os.environ.get("TICK", 1))  # s to an own event; 0: none
-PING = float(os.environ.get("PING", 20))  # s between pings
-PONG = float(os.environ.get("PONG", 20))  # s to wait for a pong
-HEARTBEAT = float(os.environ.get("HEARTBEAT", 15))  # s of silence
+LOG = os.environ.get("LOG", "events.log")  # path of the file
+MAX_EVENTS = int(os.environ.get("MAX_EVENTS", 1000))  # in memory
+# Seconds between events that the server publishes itself; 0: none
+EVENT_INTERVAL = float(os.environ.get("EVENT_INTERVAL", 1))
+PING_INTERVAL = float(os.environ.get("PING_INTERVAL", 20))  # s
+PING_TIMEOUT = float(os.environ.get("PING_TIMEOUT", 20))  # s
+HEARTBEAT_INTERVAL = float(os.environ.get("HEARTBEAT_INTERVAL", 15))
 SEND_TIMEOUT = float(os.environ.get("SEND_TIMEOUT", 20))  # s
-MAX_CLIENTS = int(os.environ.get("MAX_CLIENTS", 1000))
-# "deflate", or nothing: see what it costs
+MAX_CONNECTIONS = int(os.environ.get("MAX_CONNECTIONS", 1000))
+# Seconds that filter_text() takes
+FILTER_TIME = float(os.environ.get("FILTER_TIME", 0))
+# "deflate", or "" for none: compression takes memory
 COMPRESSION = os.environ.get("COMPRESSION", "deflate") or None
 
 
-class Gone(Exception):
-    """The log does not reach back, or up, to the event asked for."""
+class ProtocolError(Exception):
+    """A client sent something other than an event."""
+
+
+class CursorExpired(Exception):
+    """The event after which to resume is not in memory."""
 
 
 class EventLog:
-    """Numbered events: all of them in a file, the last in memory."""
+    """Numbered events: all of them in a file, the newest in memory."""
 
-    def __init__(self, path, keep):
+    def __init__(self, path, max_events):
         with open(path, "a+b") as file:  # creates it
             file.seek(0)
-            self.events = deque(map(json.loads, file), maxlen=keep)
-        # What os.write has written is the kernel's, and outlives this
-        # process. To outlive a power cut it would take os.fsync, too.
+            events = map(json.loads, file)
+            self.events = deque(events, maxlen=max_events)
+        # After os.write the kernel has the event, so it survives the
+        # end of this process. To survive a power cut, add os.fsync.
         self.file = os.open(path, os.O_WRONLY | os.O_APPEND)
         self.last = self.events[-1]["id"] if self.events else 0
-        self.news = asyncio.Event()
+        self.updated = asyncio.Event()
 
     def publish(self, text):
-        """Append an event and wake those who wait; return it."""
+        """Append an event, wake all waiting tasks; return the event."""
         event = {"id": self.last + 1, "text": text}
         os.write(self.file, json.dumps(event).encode() + b"\n")
         self.events.append(event)
         self.last = event["id"]
-        self.news.set()  # wakes everyone who waits now
-        self.news = asyncio.Event()
+        self.updated.set()  # wakes all tasks that wait now
+        self.updated = asyncio.Event()
         return event
 
     async def after(self, seen):
-        """Yield the events after that id, and then those to come.
+        """Yield the events after the id `seen`, then new ones.
 
-        Who has seen none, with the id 0, gets all that is in memory.
-        None stands for HEARTBEAT seconds in which there was none. Gone
-        is raised if the next one is not in memory any more.
+        0 stands for a client that has seen no event: it gets all that
+        are in memory. Yields None, for a heartbeat, after each
+        HEARTBEAT_INTERVAL seconds without an event. Raises
+        CursorExpired if the next event is not in memory.
         """
+        seen = seen or self.last - len(self.events)
         while True:
             first = self.last - len(self.events) + 1
-            seen = seen or first - 1
             if not first - 1 <= seen <= self.last:
                 has = f"{first} to {self.last}" if self.last else "none"
-                raise Gone(f"the log has {has}")
+                raise CursorExpired(f"the log has {has}")
             new = list(islice(self.events, seen + 1 - first, None))
             for event in new:
                 yield event
                 seen = event["id"]
             if seen == self.last:
                 try:
-                    async with asyncio.timeout(HEARTBEAT):
-                        await self.news.wait()
+                    async with asyncio.timeout(HEARTBEAT_INTERVAL):
+                        await self.updated.wait()
                 except TimeoutError:
                     yield None
 
 
-# --8<-- [start:stream]
-async def stream(websocket):
-    """Send what came after the id that the client saw, and stay.
+# --8<-- [start:publish]
+def parse_event(message):
+    """Return the text of an event; reject anything else."""
+    body = None
+    with suppress(RecursionError, ValueError):
+        body = json.loads(message)
+    text = body.get("text") if isinstance(body, dict) else None
+    if not isinstance(text, str) or not text:
+        raise ProtocolError('send {"text": "…"}')
+    if re.search("[\0-\x1f\x7f-\x9f\ud800-\udfff]", text):
+        raise ProtocolError("a text has no control characters")
+    return text
 
-    What the client sends is published.
+
+def filter_text(text):
+    """Stand in for code that blocks, such as a spam filter."""
+    time.sleep(FILTER_TIME)
+    return text
+
+
+async def publish_messages(websocket):
+    """Publish what a client sends, until it disconnects."""
+    try:
+        async for message in websocket:
+            text = parse_event(message)
+            # In a thread, as the event loop must not be blocked.
+            log.publish(await asyncio.to_thread(filter_text, text))
+    except ProtocolError as error:
+        await websocket.close(1008, str(error))
+    except ConnectionClosed:
+        pass
+# --8<-- [end:publish]
+
+
+# --8<-- [start:stream]
+def parse_subscription(websocket):
+    """Return the id after which to start; None if it is not one.
+
+    Without an id, that is the newest: only new events are sent.
     """
     query = parse_qs(urlsplit(websocket.request.path).query)
     after = query.get("after", [str(log.last)])[0]
-    if not after.isdecimal():
-        await websocket.close(1008, "after is the number of an event")
+    return int(after) if re.fullmatch("[0-9]{1,15}", after) else None
+
+
+async def stream(websocket):
+    """Send the events after the id that the client has seen last."""
+    after = parse_subscription(websocket)
+    if after is None:
+        await websocket.close(
+            1008, "after is not the number of an event"
+        )
         return
-    if len(clients) >= MAX_CLIENTS:
-        await websocket.close(1013, "too many clients")
+    if len(connections) >= MAX_CONNECTIONS:
+        await websocket.close(1013, "too many connections")
         return
-    clients.add(websocket)
-    # Nobody cancels this handler when its client goes: receiving ends,
-    # and that ends the sending.
-    sending = asyncio.create_task(send(websocket, int(after)))
+    connections.add(websocket)
+    # The library does not cancel this handler when the client
+    # disconnects. Receiving ends then, and that ends the sending.
+    sending = asyncio.create_task(send_events(websocket, after))
     try:
-        async for message in websocket:
-            log.publish(json.loads(message)["text"])
-    except (KeyError, TypeError, ValueError):
-        await websocket.close(1008, 'send {"text": "…"}')
-    except ConnectionClosed:
-        pass
+        await publish_messages(websocket)
     finally:
         sending.cancel()
-        clients.remove(websocket)
+        connections.remove(websocket)
 
 
-async def send(websocket, after):
-    """Send events for as long as the client is there, and keeps up."""
+async def send_events(websocket, after):
+    """Send events until the client disconnects, or is too slow."""
     try:
         async for event in log.after(after):
             message = json.dumps(event or {"heartbeat": log.last})
             async with asyncio.timeout(SEND_TIMEOUT):
                 await websocket.send(message)  # waits: buffers are full
-    except Gone as gone:
-        await websocket.close(4410, str(gone))
+    except CursorExpired as error:
+        await websocket.close(4410, str(error))
     except TimeoutError:
-        # The client does not read, so close() would wait as well.
+        # A slow consumer: a close frame would wait behind the events.
         websocket.transport.abort()
     except ConnectionClosed:
         pass
 # --8<-- [end:stream]
 
 
-async def tick():
-    """Stand for whatever happens in the world."""
-    while TICK:
-        await asyncio.sleep(TICK)
+async def publish_ticks():
+    """Stand in for events that happen elsewhere."""
+    while EVENT_INTERVAL:
+        await asyncio.sleep(EVENT_INTERVAL)
         log.publish("tick")
 
 
@@ -147,23 +196,23 @@ async def main():
     stop = asyncio.Event()
     for number in signal.SIGINT, signal.SIGTERM:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    ticking = asyncio.create_task(tick())
+    publishing = asyncio.create_task(publish_ticks())
     async with serve(
         stream,
         "127.0.0.1",
         int(os.environ.get("PORT", 8000)),
         compression=COMPRESSION,
-        ping_interval=PING,
-        ping_timeout=PONG,
-        close_timeout=1,  # s; the dead answer no close
+        ping_interval=PING_INTERVAL,
+        ping_timeout=PING_TIMEOUT,
+        close_timeout=1,  # s; a dead client answers no close
     ):
         await stop.wait()
-    # On the way out, serve() has closed every socket with 1001.
-    ticking.cancel()
+    # serve() has closed every connection with 1001.
+    publishing.cancel()
 # --8<-- [end:serve]
 
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    log, clients = EventLog(LOG, KEEP), set()
+    log, connections = EventLog(LOG, MAX_EVENTS), set()
     asyncio.run(main())

@@ -2,16 +2,16 @@
 # requires-python = ">=3.11"
 # dependencies = ["websockets==17.4"]
 # ///
-"""WRONG: a client that comes back, and not to where it was.
+"""WRONG: a client that reconnects, and does not resume.
 
-It survives as well as client.py does, but asks for no event by number:
-what happened while it was away is lost.
+This is client.py without the id of the last event: the events that
+are published while it is disconnected are lost.
 
 - Run: `uv run wrong_client_no_resume.py`
 - or: `pip install websockets==17.4 && python wrong_client_no_resume.py`
 - Needs: server.py, running; its address is in URL
   (default http://127.0.0.1:8000)
-- Source: waiting before coming back, RFC 6455 §7.2.3
+- Source: the delay before a reconnect, RFC 6455 §7.2.3
 """
 
 import asyncio
@@ -30,89 +30,126 @@ from websockets.exceptions import (
 )
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
-COUNT = int(os.environ.get("COUNT", 0))  # events; 0: no end
-PING = float(os.environ.get("PING", 20))  # s between pings
-PONG = float(os.environ.get("PONG", 20))  # s to wait for a pong
-# --8<-- [start:wait]
-BACKOFF = float(os.environ.get("BACKOFF", 5))  # s, the first bound
-TRIES = int(os.environ.get("TRIES", 10))  # in a row, then give up
+COUNT = int(os.environ.get("COUNT", 0))  # events; 0: until stopped
+PING_INTERVAL = float(os.environ.get("PING_INTERVAL", 20))  # s
+PING_TIMEOUT = float(os.environ.get("PING_TIMEOUT", 20))  # s
+# --8<-- [start:backoff_delay]
+BASE_DELAY = float(os.environ.get("BASE_DELAY", 5))  # s
+MAX_FAILURES = int(os.environ.get("MAX_FAILURES", 10))  # in a row
 
 
-def wait(failures):
+def backoff_delay(failures):
     """Return how many seconds to wait after so many failures in a row.
 
-    At random, so that clients that were cut off together do not come
-    back together; below a bound that doubles, up to 12 * BACKOFF.
+    Random, so that clients that were disconnected together do not
+    reconnect together; the limit doubles up to 12 * BASE_DELAY.
     """
-    return random.uniform(0, BACKOFF * min(2**failures, 12))
-# --8<-- [end:wait]
+    return random.uniform(0, BASE_DELAY * min(2**failures, 12))
+# --8<-- [end:backoff_delay]
 
 
-class GaveUp(Exception):
-    """Coming back does not help, or did not."""
+class RetryError(Exception):
+    """Reconnecting does not help, or has not helped."""
+
+
+class CursorExpired(Exception):
+    """The server cannot resume after the last event."""
+
+
+class ProtocolError(Exception):
+    """What the server sent is not an event."""
+
+
+def parse_event(message):
+    """Return an event, or a heartbeat as an event with the id 0."""
+    with suppress(RecursionError, ValueError):
+        match json.loads(message):
+            case {"id": int(), "text": str()} as event:
+                return event
+            case {"heartbeat": _}:
+                return {"id": 0}
+    raise ProtocolError(f"{message[:100]!r} is not an event")
 
 
 # --8<-- [start:follow]
 async def follow(url, handle):
-    """Call handle(event) for every event, once and in order.
+    """Call handle(event) once for every event, in order.
 
-    Returns when that returns True. Raises GaveUp if the server refuses
-    us, or after TRIES failures in a row; and what connect() raises if
-    there never was a connection, or if trying again is no use.
+    Returns when that returns True. Raises RetryError if the server
+    refuses the client, or after MAX_FAILURES failures in a row; and
+    what connect() raises if no attempt has ever connected, or if a
+    retry is no use.
     """
-    seen, failures, met = 0, 0, False
-    while failures < TRIES:
+    seen, expired, failures, ever_connected = 0, 0, 0, False
+    while failures < MAX_FAILURES:
         try:
             async with connect(
                 f"{url}/events",
-                ping_interval=PING,
-                ping_timeout=PONG,
-                close_timeout=1,  # s; the dead answer no close
+                ping_interval=PING_INTERVAL,
+                ping_timeout=PING_TIMEOUT,
+                close_timeout=1,  # s; a dead peer answers no close
             ) as websocket:
-                met = True
+                ever_connected = True
                 with suppress(ConnectionClosed):
                     async for message in websocket:
-                        failures = 0  # not before it says something
-                        event = json.loads(message)
-                        if event.get("id", 0) <= seen:
-                            continue  # a heartbeat, or seen before
+                        event = parse_event(message)
+                        failures = 0  # an open connection is not enough
+                        if event["id"] <= seen:
+                            continue  # a heartbeat, or a duplicate
+                        if expired:
+                            report_gap(expired, event["id"])
+                            expired = 0
                         seen = event["id"]
                         if handle(event):
                             return
-                say_why(websocket, seen)
+                check_close(websocket)
+        except CursorExpired:
+            # Start again, with the oldest event that the server has.
+            seen, expired = 0, max(seen, expired)
         except (OSError, TimeoutError, WebSocketException) as error:
-            if not met or process_exception(error):
+            if not ever_connected or process_exception(error):
                 raise
-        # However it ended, and however cleanly: wait.
-        await asyncio.sleep(wait(failures))
+        # However the connection ended, and even if cleanly: wait.
+        await asyncio.sleep(backoff_delay(failures))
         failures += 1
-    raise GaveUp(f"{failures} failures in a row")
+    raise RetryError(f"{failures} failures in a row")
 # --8<-- [end:follow]
 
 
-# --8<-- [start:why]
-def say_why(websocket, seen):
-    """Print the close code; raise GaveUp if it means: stay away."""
+# --8<-- [start:check_close]
+def check_close(websocket):
+    """Print the close code; raise an exception if it is final."""
     code, reason = websocket.close_code, websocket.close_reason
-    if code == 1008 or code >= 4000:  # and not 1001, 1006, 1012 …
-        raise GaveUp(f"refused with {code}: {reason}")
-    print(f"closed with {code}; coming back for {seen + 1}", flush=True)
-# --8<-- [end:why]
+    if code == 1008 or (code >= 4000 and code != 4410):
+        raise RetryError(f"closed with {code}: {reason}")
+    print(f"closed with {code}, reconnecting", flush=True)
+    if code == 4410:
+        raise CursorExpired(reason)
+
+
+def report_gap(seen, oldest):
+    """Print how many events are missing before the oldest one."""
+    if oldest > seen:
+        print(f"missed {oldest - seen - 1} events", flush=True)
+    else:
+        print(f"the log is a new one, from {oldest}", flush=True)
+# --8<-- [end:check_close]
 
 
 async def main():
-    numbers = []
+    ids = []
 
     def handle(event):
-        numbers.append(event["id"])
+        ids.append(event["id"])
         print(event["id"], event["text"], flush=True)
-        return len(numbers) == COUNT
+        return len(ids) == COUNT
 
     await follow(URL.replace("http", "ws", 1), handle)
-    first, last = numbers[0], numbers[-1]
-    lost = last - first + 1 - len(set(numbers))
-    twice = len(numbers) - len(set(numbers))
-    print(f"{first} to {last}: {lost} lost, {twice} twice")
+    lost = ids[-1] - ids[0] + 1 - len(set(ids))
+    duplicates = len(ids) - len(set(ids))
+    print(
+        f"{ids[0]} to {ids[-1]}: {lost} lost, {duplicates} duplicates"
+    )
 
 
 if __name__ == "__main__":
@@ -120,12 +157,12 @@ if __name__ == "__main__":
         asyncio.run(main())
     except InvalidStatus as error:
         status = error.response.status_code
-        sys.exit(f"{URL} answered {status}, not with a WebSocket")
+        sys.exit(f"{URL} responded with {status}, not a WebSocket")
     except (OSError, TimeoutError, WebSocketException) as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
-    except GaveUp as error:
-        sys.exit(f"gave up: {error}")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        sys.exit(f"{URL} is no server of events: {error!r}")
+        sys.exit(f"cannot reach {URL}: {error!r}")
+    except RetryError as error:
+        sys.exit(f"disconnected from {URL}: {error}")
+    except ProtocolError as error:
+        sys.exit(f"{URL} is not a server of events: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

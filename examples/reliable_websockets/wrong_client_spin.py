@@ -2,63 +2,169 @@
 # requires-python = ">=3.11"
 # dependencies = ["websockets==17.4"]
 # ///
-"""WRONG: the reconnecting loop of websockets, and nothing else.
+"""WRONG: a client that reconnects without a delay.
 
-It waits after an attempt that failed. It does not wait after a
-connection that was made and closed: a server that closes at once is
-called again at once, as fast as the network allows.
+This is client.py with the reconnecting loop of websockets. That loop
+waits after an attempt that failed, but not after a connection that
+was opened and closed. It also keeps its first URL, so it requests the
+same events again.
 
 - Run: `uv run wrong_client_spin.py`
 - or: `pip install websockets==17.4 && python wrong_client_spin.py`
 - Needs: server.py, running; its address is in URL
   (default http://127.0.0.1:8000)
-- Source: waiting before coming back, RFC 6455 §7.2.3
+- Source: the delay before a reconnect, RFC 6455 §7.2.3
 """
 
 import asyncio
 import json
 import os
+import random
 import sys
+from contextlib import suppress
 
 from websockets.asyncio.client import connect
 from websockets.client import process_exception
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidStatus,
+    WebSocketException,
+)
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
-COUNT = int(os.environ.get("COUNT", 0))  # events; 0: no end
-CONNECTIONS = int(os.environ.get("CONNECTIONS", 100))  # then give up
+COUNT = int(os.environ.get("COUNT", 0))  # events; 0: until stopped
+PING_INTERVAL = float(os.environ.get("PING_INTERVAL", 20))  # s
+PING_TIMEOUT = float(os.environ.get("PING_TIMEOUT", 20))  # s
+# --8<-- [start:backoff_delay]
+BASE_DELAY = float(os.environ.get("BASE_DELAY", 5))  # s
+MAX_FAILURES = int(os.environ.get("MAX_FAILURES", 10))  # in a row
+
+
+def backoff_delay(failures):
+    """Return how many seconds to wait after so many failures in a row.
+
+    Random, so that clients that were disconnected together do not
+    reconnect together; the limit doubles up to 12 * BASE_DELAY.
+    """
+    return random.uniform(0, BASE_DELAY * min(2**failures, 12))
+# --8<-- [end:backoff_delay]
+
+
+class RetryError(Exception):
+    """Reconnecting does not help, or has not helped."""
+
+
+class CursorExpired(Exception):
+    """The server cannot resume after the last event."""
+
+
+class ProtocolError(Exception):
+    """What the server sent is not an event."""
+
+
+def parse_event(message):
+    """Return an event, or a heartbeat as an event with the id 0."""
+    with suppress(RecursionError, ValueError):
+        match json.loads(message):
+            case {"id": int(), "text": str()} as event:
+                return event
+            case {"heartbeat": _}:
+                return {"id": 0}
+    raise ProtocolError(f"{message[:100]!r} is not an event")
+
+
+# --8<-- [start:follow]
+async def follow(url, handle):
+    """Call handle(event) once for every event, in order.
+
+    Returns when that returns True. Raises RetryError if the server
+    refuses the client, or after MAX_FAILURES failures in a row; and
+    what connect() raises if no attempt has ever connected, or if a
+    retry is no use.
+    """
+    seen, expired, failures, ever_connected = 0, 0, 0, False
+    while failures < MAX_FAILURES:
+        try:
+            async for websocket in connect(
+                f"{url}/events?after={seen}",
+                ping_interval=PING_INTERVAL,
+                ping_timeout=PING_TIMEOUT,
+                close_timeout=1,  # s; a dead peer answers no close
+            ):
+                ever_connected = True
+                with suppress(ConnectionClosed):
+                    async for message in websocket:
+                        event = parse_event(message)
+                        failures = 0  # an open connection is not enough
+                        if event["id"] <= seen:
+                            continue  # a heartbeat, or a duplicate
+                        if expired:
+                            report_gap(expired, event["id"])
+                            expired = 0
+                        seen = event["id"]
+                        if handle(event):
+                            return
+                check_close(websocket)
+        except CursorExpired:
+            # Start again, with the oldest event that the server has.
+            seen, expired = 0, max(seen, expired)
+        except (OSError, TimeoutError, WebSocketException) as error:
+            if not ever_connected or process_exception(error):
+                raise
+        # However the connection ended, and even if cleanly: wait.
+        await asyncio.sleep(backoff_delay(failures))
+        failures += 1
+    raise RetryError(f"{failures} failures in a row")
+# --8<-- [end:follow]
+
+
+# --8<-- [start:check_close]
+def check_close(websocket):
+    """Print the close code; raise an exception if it is final."""
+    code, reason = websocket.close_code, websocket.close_reason
+    if code == 1008 or (code >= 4000 and code != 4410):
+        raise RetryError(f"closed with {code}: {reason}")
+    print(f"closed with {code}, reconnecting", flush=True)
+    if code == 4410:
+        raise CursorExpired(reason)
+
+
+def report_gap(seen, oldest):
+    """Print how many events are missing before the oldest one."""
+    if oldest > seen:
+        print(f"missed {oldest - seen - 1} events", flush=True)
+    else:
+        print(f"the log is a new one, from {oldest}", flush=True)
+# --8<-- [end:check_close]
 
 
 async def main():
-    waits = connections = events = 0
+    ids = []
 
-    def failed(error):
-        nonlocal waits
-        waits += connections > 0  # before the first one: give up
-        return process_exception(error) if connections else error
+    def handle(event):
+        ids.append(event["id"])
+        print(event["id"], event["text"], flush=True)
+        return len(ids) == COUNT
 
-    # --8<-- [start:loop]
-    url = URL.replace("http", "ws", 1) + "/events"
-    async for websocket in connect(url, process_exception=failed):
-        connections += 1
-        try:
-            async for message in websocket:
-                print(json.loads(message))
-                events += 1
-                if events == COUNT:
-                    return
-        except ConnectionClosed:
-            pass
-        if connections == CONNECTIONS:
-            print(f"{connections} connections and {waits} waits")
-            return
-    # --8<-- [end:loop]
+    await follow(URL.replace("http", "ws", 1), handle)
+    lost = ids[-1] - ids[0] + 1 - len(set(ids))
+    duplicates = len(ids) - len(set(ids))
+    print(
+        f"{ids[0]} to {ids[-1]}: {lost} lost, {duplicates} duplicates"
+    )
 
 
 if __name__ == "__main__":
     try:
         asyncio.run(main())
+    except InvalidStatus as error:
+        status = error.response.status_code
+        sys.exit(f"{URL} responded with {status}, not a WebSocket")
     except (OSError, TimeoutError, WebSocketException) as error:
-        sys.exit(f"no answer from {URL}: {error!r}")
+        sys.exit(f"cannot reach {URL}: {error!r}")
+    except RetryError as error:
+        sys.exit(f"disconnected from {URL}: {error}")
+    except ProtocolError as error:
+        sys.exit(f"{URL} is not a server of events: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -8,7 +8,7 @@ from .processes import EXAMPLES
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 # Topics whose wrong programs are still to be reduced to their wrong lines.
-TO_DO = {"reliable_websockets"}
+TO_DO = set()
 WRONG = sorted(
     str(path.relative_to(EXAMPLES))
     for path in EXAMPLES.glob("*/wrong_*")

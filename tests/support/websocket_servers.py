@@ -61,8 +61,10 @@ def acknowledgement(size):
 
 
 SERVERS = [
-    WebSocketServer("reliable_websockets/server.py", "/events?after=0", {"TICK": 0}),
-    WebSocketServer("reliable_websockets/server_websockets.py", "/events", {"TICK": 0}, event),
+    WebSocketServer("reliable_websockets/server.py", "/events?after=0", {"EVENT_INTERVAL": 0}),
+    WebSocketServer(
+        "reliable_websockets/server_websockets.py", "/events", {"EVENT_INTERVAL": 0}, event
+    ),
     WebSocketServer("debugging/server.py", "/socket"),
     WebSocketServer("holding_connections/server_hardened.py", "/socket", {"HOLD": 3600}),
     WebSocketServer("holding_connections/server_websockets.py", "/"),
