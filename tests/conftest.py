@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import resource
 import shutil
 import signal
 import subprocess
@@ -220,6 +221,18 @@ def canned(port):
     yield canned
     for server in servers:
         server.close()
+
+
+@pytest.fixture(scope="module")
+def many_files():
+    """Allow this process, and the servers it starts, enough open connections."""
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = 4_500  # both ends of two thousand connections
+    if most != resource.RLIM_INFINITY and most < enough:
+        pytest.fail(f"{most} open files are allowed, {enough} needed: ulimit -Hn {enough}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before, enough), most))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@ a feed; hostile HTTP; and wrong programs."""
 
 import asyncio
 import re
-import resource
 import signal
 import socket
 import subprocess
@@ -87,18 +86,6 @@ class Crowd:
     def result(self):
         self.thread.join()
         return self.responses
-
-
-@pytest.fixture(scope="module")
-def many_files():
-    """Allow this process, and the servers it starts, enough open connections."""
-    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    enough = 2 * CROWD + 500
-    if most != resource.RLIM_INFINITY and most < enough:
-        pytest.fail(f"{most} open files are allowed, {enough} needed: ulimit -Hn {enough}")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before, enough), most))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
 
 
 @contextmanager

@@ -4,6 +4,9 @@ import importlib.util
 import json
 import re
 import signal
+import socket
+import sys
+from contextlib import ExitStack
 
 import pytest
 from redis import Redis
@@ -31,7 +34,7 @@ from .support.processes import (
     environment,
     wait_until,
 )
-from .support.sockets import silent
+from .support.sockets import handshake, silent
 from .support.threads import run_in_thread
 
 TOPIC = "scaling_out"
@@ -384,6 +387,53 @@ def test_limits_of_a_gateway(start, redis):
     responses = [WEB.post(f"{full.url}/jobs", json={"text": "x"}) for _ in range(2)]
     assert [response.status_code for response in responses] == [202, 503]
     assert responses[1].headers["Retry-After"] == "1"
+
+
+def test_more_clients_than_descriptors(tmp_path, port, redis, many_files):
+    """A gateway that may open 1,024 files accepts some 870 of 1,200 clients, rejects the others
+    with 503, accepts events meanwhile, delivers them to each client that it has, and logs no
+    traceback."""
+    for name in "gateway.py", "event_log.py":
+        (tmp_path / name).write_text((EXAMPLES / TOPIC / name).read_text())
+    env = environment(PORT=(number := port()), REDIS=address(redis), **GATEWAY)
+    command = f"ulimit -n 1024; exec {sys.executable} gateway.py"
+    gateway = Program(["sh", "-c", command], tmp_path, env, number).wait_for(*READY)
+    with ExitStack() as stack:
+        stack.callback(gateway.stop)
+        ready(gateway)
+        wait_until(lambda: WEB.get(f"{gateway.url}/health").json() == {"connections": 0})
+        clients = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", number), TIMEOUT))
+            for _ in range(800)
+        ]
+        for client in clients:
+            client.sendall(handshake(number, "/events"))
+        statuses = [status_of(client) for client in clients]
+        for _ in range(400):
+            client = socket.create_connection(("127.0.0.1", number), TIMEOUT)
+            clients.append(stack.enter_context(client))
+            client.sendall(handshake(number, "/events"))
+            statuses.append(status_of(client))
+        accepted = [
+            client for client, status in zip(clients, statuses, strict=True) if status == 101
+        ]
+        assert set(statuses) == {101, 503}
+        assert 850 <= len(accepted) <= 874
+        publish(gateway, "to all of them")
+        for client in accepted:
+            received = b""
+            while b"to all of them" not in received:
+                received = received[-50:] + client.recv(65536)
+
+
+def status_of(client):
+    """Return the status with which a server responds; read no more than its head."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = client.recv(1)
+        assert byte, head
+        head += byte
+    return int(head.split()[1])
 
 
 def test_slow_consumers_have_no_queues(gateway):
