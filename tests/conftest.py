@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
+from threading import Thread
 from uuid import uuid4
 
 import pytest
 from playwright.sync_api import sync_playwright
 from sanic import Sanic
+from websockets.sync.server import serve
 
 from .support import parts
 from .support.browsing import watched_pages
@@ -221,6 +223,55 @@ def canned(port):
     yield canned
     for server in servers:
         server.close()
+
+
+@contextmanager
+def follower(module, folder):
+    """Yield follow(name, **environment); stop the clients that it started."""
+    running = []
+
+    def follow(name, **variables):
+        example = EXAMPLES / module.TOPIC / name
+        home = copy_isolated(example, folder / f"follower-{len(running)}")
+        running.append(Program(argv(example), home, environment(**(module.QUICK | variables))))
+        return running[-1]
+
+    yield follow
+    for program in running:
+        program.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+def follow(request, tmp_path):
+    """Start a client of the module's TOPIC, with its settings QUICK, beside the test:
+    follow("client.py", URL=…) -> Program."""
+    with follower(request.module, tmp_path) as follow:
+        yield follow
+
+
+@pytest.fixture(scope="module")
+def follow_shared(request, tmp_path_factory):
+    """Start a client for several tests, as `follow` does for one."""
+    with follower(request.module, tmp_path_factory.mktemp("followers")) as follow:
+        yield follow
+
+
+@pytest.fixture
+def serving(port):
+    """Start a WebSocket server of the test's own: serving(handler) -> its URL."""
+    started = []
+
+    def serving(handler, **options):
+        server = serve(handler, "127.0.0.1", number := port(), **options)
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        started.append((server, thread))
+        return f"http://127.0.0.1:{number}"
+
+    yield serving
+    for server, thread in started:
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def test_a_long_retry_after_ends_at_the_deadline(client, canned, value):
     with one line."""
     _, run_client = client
     server = canned(SUBMITTED, (503, {"Retry-After": value}, "busy"))
-    result = run_client(server, DEADLINE=2)
+    result = run_client(server, DEADLINE=5)
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1
     assert len(server.requests) == 2

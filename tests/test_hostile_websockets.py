@@ -24,7 +24,7 @@ from .support.processes import (
     wait_until,
 )
 from .support.sockets import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, RawWebSocket, frame
-from .support.websocket_servers import HARDENED, SERVERS, TO_DO, start_server, websocket_servers
+from .support.websocket_servers import HARDENED, SERVERS, start_server, websocket_servers
 
 CLASS = re.compile(r"(?s)# --8<-- \[start:protocol\]\n.*# --8<-- \[end:protocol\]\n")
 QUICK_STARTS = {
@@ -204,11 +204,9 @@ def test_the_protocol_has_the_same_text_everywhere():
 def test_every_sanic_server_of_websockets_has_the_protocol():
     """Every Sanic server that accepts WebSockets contains the class, quick starts aside."""
     found = websocket_servers()
-    assert {row.name for row in SERVERS} | TO_DO == found
+    assert {row.name for row in SERVERS} == found
     without = {
-        name
-        for name in found - TO_DO - QUICK_STARTS
-        if ".websocket(" in (EXAMPLES / name).read_text()
+        name for name in found - QUICK_STARTS if ".websocket(" in (EXAMPLES / name).read_text()
     }
     assert without <= {row.name for row in HARDENED}
 
@@ -220,7 +218,7 @@ def test_the_servers_compared(unrepaired, start, record):
     """Sent 100 MB by the same hostile client, Sanic's own protocol keeps more than 50 MB and more
     than 100 tasks; the repaired one and the websockets library keep less than 10 MB and no task."""
     servers = {
-        "Sanic's own protocol": (SERVERS[0], unrepaired()),
+        "Sanic's own protocol": (SERVERS[0], unrepaired(), 50_001),
         "`server.py`": (
             SERVERS[0],
             start(SERVERS[0].name, EVENT_INTERVAL=0, MAX_EVENTS=10, **PROBE),
@@ -240,26 +238,25 @@ def test_the_servers_compared(unrepaired, start, record):
     record("reliable_websockets/hostile.md", table(rows).replace("--:", "---"))
 
 
-def memory_kept(program, before, client, message):
+def memory_kept(program, before, client, message, least=0):
     """Return by how many KiB a server has grown after a flood of 100 MB.
 
-    The flood goes on, for at most 2 GB, until the result is clear: on a busy machine a server may
-    at first receive as fast as the client sends.
+    `least`: repeat the flood, at most 20 times, until it has grown by that; on a busy machine a
+    server may at first receive as fast as the client sends.
     """
     for _ in range(20):
         flood(client.socket, message, seconds=TIMEOUT, size=100_000_000, stall=3)
-        kept = memory(program) - before.memory
-        if not 10_000 < kept < 50_000:
+        if (kept := memory(program) - before.memory) >= least:
             break
     return kept
 
 
-def hostile_results(row, program):
+def hostile_results(row, program, least=0):
     """Return {case: what a server does} for a client that floods it and breaks the rules."""
     before = Level.of(program)
     client = row.open(program)
     message = frame(TEXT, row.message(9_000).encode())
-    kept = memory_kept(program, before, client, message)
+    kept = memory_kept(program, before, client, message, least)
     reset(client.socket)
     wait_until(lambda: Level.of(program).descriptors <= before.descriptors)
     end = time.monotonic() + 5  # messages in flight are still processed
@@ -329,7 +326,7 @@ def test_sanic_reads_ahead_without_limit(unrepaired):
     program = unrepaired()
     before = Level.of(program)
     client = RawWebSocket(program.port, "/events")
-    assert memory_kept(program, before, client, frame(TEXT, b"x" * 9_000)) > 50_000
+    assert memory_kept(program, before, client, frame(TEXT, b"x" * 9_000), 50_001) > 50_000
     reset(client.socket)
     wait_until(lambda: len(descriptors_of(program, before)) == 0)
     assert tasks(program) > before.tasks + 10

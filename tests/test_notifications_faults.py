@@ -32,16 +32,16 @@ from .support.threads import run_in_thread
 from .support.wiretap import Cut
 from .test_notifications import (
     CLIENTS,
-    HERE,
-    follow,
+    TOPIC,
     open_socket,
     poll,
     post,
     present_users,
     publish,
 )
-
-__all__ = ["follow"]  # a fixture
+from .test_notifications import (
+    QUICK as QUICK,  # for the fixture `follow`
+)
 
 
 def texts(output):
@@ -55,7 +55,7 @@ def start_server(start):
     """Start the server, as `start` does: start_server(LOG=…) -> Program."""
 
     def start_server(**variables):
-        return start(f"{HERE}/server.py", **variables)
+        return start(f"{TOPIC}/server.py", **variables)
 
     return start_server
 
@@ -120,7 +120,7 @@ def test_a_killed_server_loses_nothing(start_server, tap, follow, tmp_path):
 def test_a_kill_loses_nothing_in_either_mode(tmp_path, port, mode):
     """A notification that was stored (201) survives a SIGKILL right after, with synchronous = FULL
     and with NORMAL: they differ in a power cut."""
-    folder = copy_isolated(EXAMPLES / HERE / "server.py", tmp_path / "server")
+    folder = copy_isolated(EXAMPLES / TOPIC / "server.py", tmp_path / "server")
     program = folder / "server.py"
     program.write_text(program.read_text().replace("synchronous = FULL", f"synchronous = {mode}"))
     env = environment(PORT=(number := port()), LOG="log.db")

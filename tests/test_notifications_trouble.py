@@ -26,7 +26,7 @@ from .support.processes import (
 from .support.sockets import CLOSE, silent
 from .test_notifications import INVALID
 
-HERE = "notifications"
+TOPIC = "notifications"
 EVENTS = 100
 BIG = "x" * 90_000  # a hundred of these exceed all buffers between server and client
 
@@ -90,7 +90,7 @@ def flood(server):
 def test_every_subscriber_receives_every_event(start):
     """An event that is published by POST reaches every subscriber, in the same order; messages from
     clients are received, so that their Close frame is; and a server that stops closes with 1012."""
-    server = start(f"{HERE}/broadcast.py")
+    server = start(f"{TOPIC}/broadcast.py")
     with connect(ws(server)) as one, connect(ws(server)) as other:
         wait_for_subscribers(server, 2)
         for text in "first", "second":
@@ -121,7 +121,7 @@ def test_an_invalid_event_is_rejected(broadcast, body):
 
 @pytest.fixture(scope="module")
 def broadcast(start_shared):
-    return start_shared(f"{HERE}/broadcast.py")
+    return start_shared(f"{TOPIC}/broadcast.py")
 
 
 def test_a_slow_consumer_is_evicted(slow):
@@ -140,7 +140,7 @@ def slow(start_shared):
     events published)}."""
     found = {}
     for name in "broadcast.py", "wrong_broadcast_stall.py", "wrong_broadcast_queue.py":
-        server = start_shared(f"{HERE}/{name}", MAX_QUEUE=10)
+        server = start_shared(f"{TOPIC}/{name}", MAX_QUEUE=10)
         with ExitStack() as open_:
             reader, dead = two(server, open_)
             published = flood(server)
@@ -204,7 +204,7 @@ def test_an_unbounded_queue_grows(slow, record):
 def test_a_set_that_changes_ends_the_broadcast(start, record):
     """A client that connects while the loop waits for another changes the subscribers: the loop
     ends with an error, and the publisher gets 500."""
-    server = start(f"{HERE}/wrong_broadcast_set.py", errors_expected=True, MAX_QUEUE=10)
+    server = start(f"{TOPIC}/wrong_broadcast_set.py", errors_expected=True, MAX_QUEUE=10)
     statuses = []
 
     def publish_all():
@@ -259,7 +259,7 @@ def test_serialising_for_each_client_costs_as_often(tmp_path, port, record):
 
 def serialised(name, texts, folder, number):
     """Return how often a program calls json.dumps while twenty clients receive these events."""
-    home = copy_isolated(EXAMPLES / HERE / name, folder)
+    home = copy_isolated(EXAMPLES / TOPIC / name, folder)
     argv = [sys.executable, "-m", "cProfile", "-o", "profile", name]
     program = Program(argv, home, environment(PORT=number), number).wait_for(*READY)
     with ExitStack() as open_:

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from threading import Thread
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -27,7 +26,6 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Response
 from websockets.sync.client import connect
-from websockets.sync.server import serve
 from websockets.utils import accept_key
 
 from .support.bars import histograms
@@ -68,24 +66,6 @@ def start_client(tmp_path):
         if client.process.poll() is None:
             client.send(signal.SIGKILL)
             client.wait()
-
-
-@pytest.fixture
-def serving(port):
-    """Serve WebSockets with a handler of the test: serving(handler) -> URL."""
-    started = []
-
-    def serving(handler):
-        server = serve(handler, "127.0.0.1", number := port())
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        started.append((server, thread))
-        return f"http://127.0.0.1:{number}"
-
-    yield serving
-    for server, thread in started:
-        server.shutdown()
-        thread.join()
 
 
 # Backoff and jitter

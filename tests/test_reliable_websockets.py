@@ -8,23 +8,19 @@ import re
 import runpy
 import signal
 import time
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from itertools import count
-from threading import Thread
 from urllib.parse import quote
 
 import httpx2
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
-from websockets.sync.server import serve
 
 from .support.messages import messages, table
 from .support.processes import (
     EXAMPLES,
     TIMEOUT,
-    Program,
-    argv,
     copy_isolated,
     environment,
     run_to_end,
@@ -37,37 +33,6 @@ from .support.threads import run_in_thread
 TOPIC = "reliable_websockets"
 SERVERS = ["server.py", "server_websockets.py"]
 QUICK = {"BASE_DELAY": 0.1, "MAX_FAILURES": 1000}
-
-
-@contextmanager
-def follower(folder):
-    """Yield follow(name, **environment): start a client of this topic in the background."""
-    running = []
-
-    def follow(name, **variables):
-        example = EXAMPLES / TOPIC / name
-        home = copy_isolated(example, folder / f"follower-{len(running)}")
-        program = Program(argv(example), home, environment(**(QUICK | variables)))
-        running.append(program)
-        return program
-
-    yield follow
-    for program in running:
-        program.stop(signal.SIGKILL)
-
-
-@pytest.fixture
-def follow(tmp_path):
-    """Start a client of this topic: follow("client.py", URL=…) -> Program."""
-    with follower(tmp_path) as follow:
-        yield follow
-
-
-@pytest.fixture(scope="module")
-def follow_shared(tmp_path_factory):
-    """Start a client for several tests, as `follow` does for one."""
-    with follower(tmp_path_factory.mktemp("followers")) as follow:
-        yield follow
 
 
 def ws(server, path="/events?after=0"):
@@ -286,25 +251,6 @@ def test_duplicates_are_ignored(canned_events, follow, open_client_page):
     page = open_client_page(url)
     page.wait_for_selector("text=/^2 tick/")
     assert page.locator("#events li").all_inner_texts() == ["1 tick", "2 tick"]
-
-
-@pytest.fixture
-def serving(port):
-    """Start a WebSocket server with this handler: serving(handler) -> its URL."""
-    started = []
-
-    def serving(handler):
-        number = port()
-        server = serve(handler, "127.0.0.1", number)
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        started.append((server, thread))
-        return f"http://127.0.0.1:{number}"
-
-    yield serving
-    for server, thread in started:
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

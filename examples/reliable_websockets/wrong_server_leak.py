@@ -20,7 +20,7 @@ import re
 from collections import deque
 from itertools import islice
 
-from sanic import BadRequest, Blueprint, Sanic
+from sanic import BadRequest, Blueprint, Request, Sanic
 from sanic import json as json_response
 from sanic.exceptions import SanicException
 from sanic.server.protocols.websocket_protocol import WebSocketProtocol
@@ -36,6 +36,30 @@ HEARTBEAT_INTERVAL = float(os.environ.get("HEARTBEAT_INTERVAL", 15))
 SEND_TIMEOUT = float(os.environ.get("SEND_TIMEOUT", 20))  # s
 MAX_CONNECTIONS = int(os.environ.get("MAX_CONNECTIONS", 1000))
 # --8<-- [end:settings]
+
+# --8<-- [start:SafeRequest]
+class SafeRequest(Request):
+    """A request that no client can turn into a traceback or a leak."""
+
+    def __init__(self, url_bytes, *args, method, **kwargs):
+        # Sanic reports an invalid target by means of a request with
+        # the method NONE and the same target, and fails on it again.
+        if method == "NONE":
+            url_bytes = b"*"
+        super().__init__(url_bytes, *args, method=method, **kwargs)
+        # No response here depends on Accept, and Sanic responds with
+        # 500 to an Accept that it cannot parse.
+        self.headers.popall("accept", None)
+
+    async def respond(self, *args, **kwargs):
+        # Sanic waits without a limit for the rest of a body that was
+        # not read to its end. Close the connection instead.
+        if self.stream.request_body:
+            self.stream.request_body = None
+            self.stream.keep_alive = False
+        return await super().respond(*args, **kwargs)
+# --8<-- [end:SafeRequest]
+
 
 bp = Blueprint("reliable_websockets")
 
@@ -262,7 +286,7 @@ class HardenedWebSocketProtocol(WebSocketProtocol):
 
 
 if __name__ == "__main__":
-    app = Sanic("reliable_websockets")
+    app = Sanic("reliable_websockets", request_class=SafeRequest)
     app.config.FALLBACK_ERROR_FORMAT = "json"
     app.config.REQUEST_MAX_SIZE = 10_000  # bytes; more is a 413
     app.config.WEBSOCKET_PING_INTERVAL = PING_INTERVAL

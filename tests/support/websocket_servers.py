@@ -94,9 +94,6 @@ SERVERS = [
     WebSocketServer("websockets/server_websockets.py", "/jobs/socket"),
 ]
 
-# The rows that are missing; whoever hardens one of these servers moves it into the table above.
-TO_DO = set()
-
 HARDENED = [
     server
     for server in SERVERS
