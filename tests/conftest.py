@@ -76,15 +76,28 @@ def record(request):
     return Recorder(request.config.getoption("--record"))
 
 
+def replace_words(folder, changes):
+    """Replace words in the files of a folder; fail if no file has them."""
+    for old, new in changes.items():
+        files = [path for path in folder.iterdir() if old in path.read_text()]
+        assert files, f"no file has {old}"
+        for path in files:
+            path.write_text(path.read_text().replace(old, new))
+
+
 @contextmanager
 def starter(folder, port):
-    """Yield start(name, **environment); stop what it started, and fail if that leaked."""
+    """Yield start(name, **environment); stop what it started, and fail if that leaked.
+
+    `changes`: {old: new}, words to replace in the example and in the files beside it.
+    """
     with ExitStack() as running:  # stops each, also when stopping another failed
 
-        def start(name, errors_expected=False, **variables):
+        def start(name, errors_expected=False, changes=None, **variables):
             example = EXAMPLES / name
             variables.setdefault("PORT", port())
             home = copy_isolated(example, folder / f"program-{uuid4()}")
+            replace_words(home, changes or {})
             program = Program(argv(example), home, environment(**variables), variables["PORT"])
             running.callback(program.stop, errors_expected=errors_expected)
             return program.wait_for(*READY)

@@ -30,7 +30,7 @@ from .support.processes import (
     READY,
     TIMEOUT,
     Program,
-    argv,
+    copy_isolated,
     environment,
     wait_until,
 )
@@ -266,17 +266,12 @@ def test_a_poison_entry_is_skipped(gateway, redis, poison):
     assert f"skipped: {id} is not an event" in gateway.output
 
 
-def test_health_fails_without_a_reader(tmp_path, port, redis):
+def test_health_fails_without_a_reader(start, redis):
     """A gateway whose reader has ended responds to /health with 503."""
-    for name in "gateway.py", "event_log.py":
-        text = (EXAMPLES / TOPIC / name).read_text()
-        text = text.replace("self.events.append(encode((id, fields)))", "raise KeyError(id)")
-        (tmp_path / name).write_text(text)
-    env = environment(PORT=(number := port()), REDIS=address(redis), **GATEWAY)
-    program = Program(argv(tmp_path / "gateway.py"), tmp_path, env, number)
-    program.wait_for(*READY)
-    wait_until(lambda: WEB.get(f"{program.url}/health").status_code == 503)
-    program.stop(errors_expected=True)
+    changes = {"self.events.append((id, message))": "raise KeyError(id)"}
+    settings = GATEWAY | {"REDIS": address(redis)}
+    gateway = start(f"{TOPIC}/gateway.py", errors_expected=True, changes=changes, **settings)
+    wait_until(lambda: WEB.get(f"{gateway.url}/health").status_code == 503)
 
 
 def test_health_does_not_depend_on_redis(start, port):
@@ -393,11 +388,10 @@ def test_more_clients_than_descriptors(tmp_path, port, redis, many_files):
     """A gateway that may open 1,024 files accepts some 870 of 1,200 clients, rejects the others
     with 503, accepts events meanwhile, delivers them to each client that it has, and logs no
     traceback."""
-    for name in "gateway.py", "event_log.py":
-        (tmp_path / name).write_text((EXAMPLES / TOPIC / name).read_text())
+    home = copy_isolated(EXAMPLES / TOPIC / "gateway.py", tmp_path / "gateway")
     env = environment(PORT=(number := port()), REDIS=address(redis), **GATEWAY)
     command = f"ulimit -n 1024; exec {sys.executable} gateway.py"
-    gateway = Program(["sh", "-c", command], tmp_path, env, number).wait_for(*READY)
+    gateway = Program(["sh", "-c", command], home, env, number).wait_for(*READY)
     with ExitStack() as stack:
         stack.callback(gateway.stop)
         ready(gateway)

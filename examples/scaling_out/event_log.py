@@ -167,10 +167,11 @@ class EventCache:
 
     def add(self, entries):
         """Encode entries once for all clients, and wake their tasks."""
-        for id, fields in entries:
-            if fields and not is_text(fields.get("text")):
+        for entry in entries:
+            id, message = encode(entry)
+            if message is None and id != "0-0":
                 self.report("skipped", f"{id} is not an event")
-            self.events.append(encode((id, fields)))
+            self.events.append((id, message))
         if entries:
             self.updated.set()
             self.updated = asyncio.Event()
