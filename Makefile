@@ -2,6 +2,7 @@
 # `make` alone lists them all.
 
 PORT   ?= 8000
+SITE   ?= site
 PYTHON ?= python3
 BIN    := .venv/bin
 
@@ -21,8 +22,16 @@ help:
 serve: build
 	@PORT=$(PORT) SANIC_IGNORE_PRODUCTION_WARNING=1 $(BIN)/python -m examples.site.server
 
-build: .venv/ready published
-	@$(BIN)/mkdocs build --strict
+build: .venv/ready
+	@$(MAKE) --silent pages
+
+# The site, from packages that are there. Its search finds text and not code: what stands in <pre>
+# would be two thirds of the index, and would hide the headings.
+pages: published
+	@$(BIN)/mkdocs build --strict --site-dir $(SITE)
+	@sed -E 's|<pre>(<code>)?[^<]*(</code>)?</pre>||g' $(SITE)/search/search_index.json \
+	  > $(SITE)/search_index.json
+	@mv $(SITE)/search_index.json $(SITE)/search/search_index.json
 
 # The site publishes the programs and the recordings as files, beside its pages.
 published:
@@ -49,4 +58,4 @@ lock: .venv/ready
 	  --requirement requirements.txt
 	@touch $@
 
-.PHONY: help serve build published test record lock
+.PHONY: help serve build pages published test record lock

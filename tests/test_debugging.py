@@ -8,6 +8,7 @@ import re
 import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -419,3 +420,36 @@ def test_the_console_names_the_cause(server, browser, port, record):
     rows = [f"# {what.replace('`', '')}\n{words}\n" for what, words in printed.items()]
     text = "\n".join(rows).replace(f"localhost:{server.port}", "localhost:8000")
     record("debugging/console.txt", wrap_lines(stable(text)))
+
+
+def test_the_console_reports_a_stream_that_is_cut(server, page):
+    """Chromium's console reports a chunked response that ends without its last chunk as
+    `ERR_INCOMPLETE_CHUNKED_ENCODING`."""
+    page.goto(f"{server.url}/nothing")
+    head = "HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: *\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        with page.expect_console_message() as message:
+            page.evaluate("(url) => { fetch(url).then((r) => r.text()).catch(() => 0); }", url)
+            request = b""
+            while not request:  # a browser may open a connection that it does not use
+                connection, _ = listening.accept()
+                with connection:
+                    if request := connection.recv(65536):
+                        connection.sendall(f"{head}3\r\none\r\n".encode())
+    assert "net::ERR_INCOMPLETE_CHUNKED_ENCODING" in message.value.text
+
+
+def test_the_console_reports_a_websocket_closed_too_early(server, page):
+    """A page that closes a WebSocket before its handshake is complete gets 1006, and Chromium's
+    console reports *WebSocket is closed before the connection is established*."""
+    page.goto(f"{server.url}/nothing")
+    script = """(url) => new Promise((done) => {
+        const socket = new WebSocket(url);
+        socket.onclose = ({ code }) => done(code);
+        socket.close();
+    })"""
+    with page.expect_console_message() as message:
+        code = page.evaluate(script, f"{server.url.replace('http', 'ws')}/socket")
+    assert code == 1006
+    assert "WebSocket is closed before the connection is established" in message.value.text

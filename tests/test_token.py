@@ -3,6 +3,7 @@
 import re
 import signal
 import string
+import subprocess
 import sys
 import time
 
@@ -125,6 +126,21 @@ def test_without_a_key_each_request_starts_a_job(server):
     """On the quick-start server the same request sent twice starts two jobs."""
     key = {"Idempotency-Key": "one"}
     assert submit_job(server, key).json() != submit_job(server, key).json()
+
+
+def test_a_taken_port_ends_a_server(server):
+    """A server whose port is taken ends at once; the last line that it prints is `OSError`,
+    *Address already in use*."""
+    ran = subprocess.run(
+        [sys.executable, "server.py"],
+        cwd=EXAMPLES / "token",
+        env=environment(PORT=server.port),
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 1
+    last = ran.stderr.splitlines()[-1]
+    assert re.fullmatch(r"OSError: \[Errno \d+\] Address already in use", last)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,5 +1,6 @@
 """Every page, in a browser: complete, accessible, and fit for a phone."""
 
+import json
 import re
 
 import pytest
@@ -166,3 +167,59 @@ def test_the_search_is_accessible(live, open_page, search_index):
     expect_accessible(page, ".md-search")
     darken(page)
     expect_accessible(page, ".md-search")
+
+
+# What readers type, and the heading that they should find.
+SEARCHES = {
+    "1006": "production/debugging/#e-1006",
+    "1011 keepalive ping timeout": "production/debugging/#e-1011",
+    "403 websocket": "production/debugging/#e-403",
+    "504": "production/debugging/#e-504",
+    "502 bad gateway websocket": "production/debugging/#e-502",
+    "ERR_INCOMPLETE_CHUNKED_ENCODING": "production/debugging/#e-chunked",
+    "WebSocket is closed before the connection is established": (
+        "production/debugging/#e-established"
+    ),
+    "works locally not behind proxy": "production/debugging/#e-proxy",
+    "seventh tab": "production/debugging/#e-seventh-tab",
+    "thundering herd": "production/debugging/#e-herd",
+    "address already in use": "start/run/#address-in-use",
+    "CSWSH": "reference/glossary/#cswsh",
+    "Last-Event-ID": "reference/glossary/#last-event-id",
+    "sticky session": "reference/glossary/#sticky",
+}
+
+# The sections that the search shows, without those that it folds under "more on this page".
+FOUND = """() => [...document.querySelectorAll(".md-search-result__link:has(h2)")]
+  .filter((link) => !link.closest("details"))
+  .map((link) => new URL(link.href).pathname.slice(1) + new URL(link.href).hash)"""
+
+
+def test_the_search_finds_symptoms(live, open_page, search_index):
+    """What readers type when something breaks leads to the right heading, in the first two results
+    of the search."""
+    open_page.context.route("**/search_index.json", lambda route: route.fulfill(path=search_index))
+    page = open_page(f"{live.url}/")
+    page.keyboard.press("/")
+    box = page.get_by_role("textbox", name="Search")
+    missed = []
+    for words, heading in SEARCHES.items():
+        for typed in "", words:  # the results of the last search go first
+            box.fill(typed)
+            box.press("Shift")  # the search listens for keys
+            page.wait_for_function(f"(some) => some === ({FOUND})().length > 0", arg=bool(typed))
+        if heading not in (found := page.evaluate(FOUND))[:2]:
+            missed.append((words, found))
+    assert not missed
+
+
+def test_the_search_index_has_no_code(search_index):
+    """Programs and what they print are not in the index of the search, and no page of proofs or of
+    examples is."""
+    with open(search_index) as file:
+        entries = json.load(file)["docs"]
+    assert not [each["location"] for each in entries if "<pre>" in each["text"]]
+    assert not [
+        each for each in entries if re.match("reference/(proofs|examples)/", each["location"])
+    ]
+    assert any("1011" in each["title"] for each in entries)
