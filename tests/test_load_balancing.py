@@ -1,4 +1,4 @@
-"""Load balancers: what they can do with connections that stay, and what they cannot."""
+"""Load balancers: placement of long-lived connections, draining, limits and TLS."""
 
 import asyncio
 import csv
@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,14 +41,14 @@ from .support.threads import run_in_thread
 
 TOPIC = "load_balancing"
 INSTANCES = dict(a=8001, b=8002, c=8003)
-# Health checks ten times as often as the file says, so that nobody waits for them here.
+# Health checks ten times as often as in the file, so that no test waits for them.
 OFTEN = {"inter 1s": "inter 100ms"}
-# An instance that stops is given three of those to be noticed, and then some.
+# A stopping instance waits for three of those, and some more.
 SOON = {"DRAIN_DELAY": 0.4, "CLOSE_SPREAD": 0.2}
 
 
 class Balanced:
-    """Instances of the server behind a HAProxy, whose page of statistics is asked."""
+    """Instances of the server behind HAProxy, whose statistics page is read."""
 
     def __init__(self, start, start_proxy, port, name="haproxy.cfg", behind=None, **changes):
         """Start the balancer in front of instances to come, or of those of another one."""
@@ -69,10 +69,10 @@ class Balanced:
             self.instances[name] = self._start(f"{TOPIC}/server_hardened.py", **given)
         wait_until(lambda: all(self.state[name] == "UP" for name in names))
 
-    def replace(self, name, told=False):
-        """Stop an instance, unless it is told already, and start another in its place, when the
-        balancer has seen that and all of so many `sockets` are back elsewhere."""
-        if not told:
+    def replace(self, name, signalled=False):
+        """Stop an instance, and start another in its place when the load balancer has noticed and
+        all of `sockets` are open again elsewhere. `signalled`: the instance is stopping already."""
+        if not signalled:
             self.instances[name].send(signal.SIGTERM)
         assert self.instances[name].wait() == 0
         wait_until(lambda: self.state[name] == "DOWN")
@@ -117,8 +117,8 @@ def hold(tmp_path_factory):
         yield hold
 
 
-def socket_at(url):
-    return connect(f"{url.replace('http', 'ws', 1)}/socket")
+def socket_at(url, **options):
+    return connect(f"{url.replace('http', 'ws', 1)}/socket", **options)
 
 
 # What happens to sockets that stay
@@ -126,8 +126,8 @@ def socket_at(url):
 
 @pytest.fixture(scope="module")
 def story(start_shared, assembled_shared, port, hold):
-    """Return what became of 36 sockets: {step: how many each instance has}, and what else was seen
-    while all instances were replaced, one after the other."""
+    """Return {step: the connections of each instance} for 36 WebSockets, and what was seen
+    while all instances were replaced in turn."""
     balanced = Balanced(start_shared, assembled_shared[0], port)
     steps = {}
     balanced.start("a", "b")
@@ -143,7 +143,7 @@ def story(start_shared, assembled_shared, port, hold):
     goodbyes, balanced.sockets = {}, 36
     for name in INSTANCES:
         goodbyes[name] = goodbye(balanced.instances[name])
-        balanced.replace(name, told=True)
+        balanced.replace(name, signalled=True)
         steps[f"{name} was replaced"] = balanced.counts
     for client in clients:
         client.stop(signal.SIGKILL)
@@ -184,10 +184,10 @@ def test_least_connections_prefers_the_emptiest_instance(story):
     assert steps["six more clients connect"] == [15, 15, 6]
 
 
-class Asking(threading.Thread):
-    """Asks the balancer for a job and how it stands, and notes each answer that is none.
+class Polling(threading.Thread):
+    """Submits a job and polls it, again and again; counts the statuses, and requests without one.
 
-    A question is held for `wait` seconds, unless the instance that holds it stops.
+    A poll is held for `wait` seconds, unless the instance that holds it stops.
     """
 
     def __init__(self, url, wait):
@@ -224,15 +224,15 @@ def aged(start_shared, assembled_shared, port, hold):
     balanced.start("c", MAX_AGE=3)
     client.wait_for("a 12, b 12, c 12")
     client.stop(signal.SIGKILL)
-    asking = [Asking(balanced.url, wait) for wait in (0, 1)]
-    for each in asking:
+    polling = [Polling(balanced.url, wait) for wait in (0, 1)]
+    for each in polling:
         each.start()
-    for name in "ab":
+    for name in INSTANCES:
         balanced.replace(name)
-    for each in asking:  # however slow the machine, each has met all instances, and held
+    for each in polling:  # however slow the machine, each has met all instances, and held
         wait_until(lambda each=each: each.names == set(INSTANCES) and each.statuses[200])
         each.stop()
-    return client.output.splitlines(), asking
+    return client.output.splitlines(), polling
 
 
 def test_a_maximum_age_rebalances(story, aged, record):
@@ -312,18 +312,20 @@ def test_a_rolling_deploy_leaves_the_last_instance_empty(story, record):
             rows,
             INSTANCES,
             "Connections on each instance, in a rolling deploy",
-            "Copy a was replaced: it has none, b and c 18 each. Then b: it has none, a and c 18. "
-            "Then c: it has none, a and b 18.",
+            "Instance a was replaced: it has none, b and c 18 each. Then b: it has none, a and c "
+            "18. Then c: it has none, a and b 18.",
         ),
     )
 
 
 def test_a_deploy_loses_no_response(aged):
-    """While two of three instances are replaced, a client that polls without a pause and one whose
-    requests are held get a response to each request, and none of them is a 5xx."""
-    _, asking = aged
-    for each in asking:
-        assert set(each.statuses) <= {200, 202, 404}  # 404: an instance that does not know the job
+    """While all three instances are replaced in turn, a client that polls without a pause and one
+    whose requests are held get a response to each request: a status, or `404` from an instance that
+    does not know the job."""
+    _, polling = aged
+    for each in polling:
+        assert set(each.statuses) <= {200, 202, 404}
+        assert each.statuses[202] and each.statuses[200]
 
 
 def test_a_stopping_instance_closes_with_1012(story):
@@ -393,8 +395,8 @@ def test_the_client_holds_connections_for_seconds(run, three):
 
 @pytest.fixture
 def dismissing(port):
-    """Start a server of WebSockets that say "a" and end: dismissing(200, 503, …) -> its address
-    and the statuses that it has answered, in this order, the last one for ever."""
+    """Start a server whose WebSockets send "a" and close: dismissing(200, 503, …) -> its address
+    and the statuses of its handshakes, in this order, the last one repeated."""
     with ExitStack() as running:
 
         def dismissing(*statuses):
@@ -471,7 +473,7 @@ def test_a_hold_leaves_no_task():
     assert run_in_thread(held()) == set()
 
 
-# To whom
+# Placement
 
 
 @pytest.fixture(scope="module")
@@ -480,11 +482,11 @@ def three(story):
     return story[-1]
 
 
-def opened(url, count, stack):
-    """Open so many sockets, one after the other; return {instance: its sockets}."""
+def opened(url, count, stack, **options):
+    """Open so many WebSockets, one after the other; return {instance: its WebSockets}."""
     where = {name: [] for name in INSTANCES}
     for _ in range(count):
-        socket = stack.enter_context(socket_at(url))
+        socket = stack.enter_context(socket_at(url, **options))
         where[socket.recv()].append(socket)
     return where
 
@@ -533,8 +535,40 @@ def test_round_robin_and_least_connections(start, start_proxy, port, three, reco
     record("load_balancing/balance.md", table(rows))
 
 
+def names_on_one_connection(url, number):
+    """Send so many requests on one connection; return the instance that responded to each."""
+    with closing(http.client.HTTPConnection("127.0.0.1", int(url.rsplit(":", 1)[1]))) as client:
+        client.connect()
+        kept, names = client.sock, []
+        for _ in range(number):
+            client.request("GET", "/health")
+            names.append(json.loads(client.getresponse().read())["name"])
+            assert client.sock is kept
+    return names
+
+
+def test_http_mode_chooses_for_each_request(start, start_proxy, port, three):
+    """In HTTP mode a load balancer chooses an instance for each request: six requests on one
+    connection reach three instances, through HAProxy and through nginx."""
+    ports = {8000: port()} | {number: three.ports[number] for number in INSTANCES.values()}
+    haproxy = Balanced(start, start_proxy, port, "haproxy_round_robin.cfg", behind=three)
+    for url in haproxy.url, start_proxy(f"{TOPIC}/nginx.conf", ports).url:
+        assert Counter(names_on_one_connection(url, 6)) == {"a": 2, "b": 2, "c": 2}
+
+
+def test_tcp_mode_chooses_for_each_connection(start, start_proxy, port, three):
+    """At layer 4, HAProxy's `mode tcp`, it chooses once for each connection: six requests on one
+    connection reach one instance, and the next connection another one."""
+    layer_4 = {"mode http": "mode tcp"}
+    name = "haproxy_round_robin.cfg"
+    balanced = Balanced(start, start_proxy, port, name, behind=three, **layer_4)
+    first, second = (set(names_on_one_connection(balanced.url, 6)) for _ in range(2))
+    assert len(first) == len(second) == 1
+    assert first != second
+
+
 def health(balanced):
-    """Return how many sockets each instance says that it has."""
+    """Return how many WebSockets each instance reports."""
     return {
         name: httpx2.get(f"{instance.url}/health").json()["websockets"]
         for name, instance in balanced.instances.items()
@@ -542,9 +576,9 @@ def health(balanced):
 
 
 def polled(url, cookies):
-    """Hand in a job and ask six times how it stands; return the statuses.
+    """Submit a job and poll it six times; return the statuses.
 
-    Without `cookies` the client forgets those that it is given.
+    Without `cookies` the client drops those that it receives.
     """
     with httpx2.Client(base_url=url) as client:
         job = client.post("/jobs", json={"seconds": 60}).headers["Location"]
@@ -716,24 +750,44 @@ def test_an_instance_that_dies_loses_its_connections(start, start_proxy, port, t
         assert not opened(balanced.url, 2, stack)["a"]
 
 
-def test_tls_termination(start_proxy, port, three, tap, tmp_path):
-    """Clients connect with TLS to the load balancer; the instances receive plain HTTP, with the
-    scheme and the client's address in headers."""
+@pytest.fixture
+def tls(start_proxy, port, three, tap, tmp_path):
+    """Start haproxy_tls.cfg; return it, a context that trusts it, and the wire to instance a."""
     subprocess.run([sys.executable, "-m", "trustme", "--quiet"], cwd=tmp_path, check=True)
     parts = (tmp_path / name for name in ("server.pem", "server.key"))
     (pem := tmp_path / "site.pem").write_text("".join(part.read_text() for part in parts))
     wire = tap(three.instances["a"])
     ports = {8000: port(), 8001: wire.port, 8002: three.ports[8002]}
     proxy = start_proxy(f"{TOPIC}/haproxy_tls.cfg", ports, **{"crt site.pem": f"crt {pem}"})
-    trust = ssl.create_default_context(cafile=tmp_path / "client.pem")
+    return proxy, ssl.create_default_context(cafile=tmp_path / "client.pem"), wire
+
+
+def test_tls_termination(tls):
+    """Clients connect with TLS to the load balancer; the instances receive plain HTTP, with the
+    scheme and the client's address in headers."""
+    proxy, trust, wire = tls
     with connect(proxy.url.replace("http", "wss") + "/socket", ssl=trust) as socket:
         assert socket.recv() == "a"
-    asked = b"".join(event.data for event in wire.events if event.source == "client")
-    assert b"GET /socket HTTP/1.1\r\n" in asked
-    assert b"\r\nx-forwarded-proto: https\r\n" in asked.lower()
-    assert b"\r\nx-forwarded-for: 127.0.0.1\r\n" in asked.lower()
+    sent = b"".join(event.data for event in wire.events if event.source == "client")
+    assert b"GET /socket HTTP/1.1\r\n" in sent
+    assert b"\r\nx-forwarded-proto: https\r\n" in sent.lower()
+    assert b"\r\nx-forwarded-for: 127.0.0.1\r\n" in sent.lower()
     with pytest.raises(InvalidMessage):
         connect(f"{proxy.url.replace('http', 'ws')}/socket")
+
+
+def test_least_connections_with_tls(tls):
+    """The TLS configuration places WebSockets by least connections, too: when those on one of two
+    instances end, the next ones go there."""
+    proxy, trust, _ = tls
+    url = proxy.url.replace("http", "wss")
+    with ExitStack() as stack:
+        where = opened(url, 6, stack, ssl=trust)
+        assert [len(sockets) for sockets in where.values()] == [3, 3, 0]
+        for socket in where["b"]:
+            socket.close()
+        again = opened(url, 3, stack, ssl=trust)
+        assert [len(sockets) for sockets in again.values()] == [0, 3, 0]
 
 
 def sockets(process):
@@ -763,10 +817,10 @@ def test_a_load_balancer_uses_two_sockets_per_client(start, start_proxy, port, t
                 {
                     "program": name.split(".")[0],
                     "clients": 10,
-                    "sockets of the balancer": sockets(proxy.process) - before[0],
+                    "sockets of the load balancer": sockets(proxy.process) - before[0],
                     "sockets of the instances": sum(health(three).values()) - before[1],
                 }
             )
         wait_until(lambda: sum(health(three).values()) == 0)
-    assert [row["sockets of the balancer"] for row in rows] == [20, 20]
+    assert [row["sockets of the load balancer"] for row in rows] == [20, 20]
     record("load_balancing/sockets.md", table(rows))

@@ -1,4 +1,4 @@
-"""Load balancers: the settings that bite, each wrong once and right once."""
+"""Load balancers: settings that fail, each once wrong and once right."""
 
 import re
 import socket
@@ -10,15 +10,23 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from .support import parts
 from .support.messages import messages
-from .support.processes import EXAMPLES
+from .support.processes import EXAMPLES, TIMEOUT
 from .test_load_balancing import TOPIC, socket_at
 
 
 @pytest.fixture(scope="module")
 def instance(start_shared):
-    """Return an instance that stands for all of them; it makes an event each tenth of a second."""
+    """Return an instance that stands for all of them; it sends an event each tenth of a second."""
     return start_shared(
         f"{TOPIC}/server_hardened.py", EVENT_INTERVAL=0.1, DRAIN_DELAY=0, CLOSE_SPREAD=0
+    )
+
+
+@pytest.fixture(scope="module")
+def quiet(start_shared):
+    """Return an instance that sends one event, and the next one an hour later."""
+    return start_shared(
+        f"{TOPIC}/server_hardened.py", EVENT_INTERVAL=3600, DRAIN_DELAY=0, CLOSE_SPREAD=0
     )
 
 
@@ -29,7 +37,7 @@ def version(program):
     return tuple(int(number) for number in said.rstrip(".").split("."))
 
 
-# Without checks of health: what is on the wire is what clients asked.
+# Without health checks: what is on the wire are the requests of clients.
 UNCHECKED = {"option httpchk GET /health": "", "check inter 1s fall 2 rise 1 ": ""}
 
 
@@ -102,8 +110,8 @@ def test_haproxy_upgrades_by_itself(instance, before):
 
 
 def streamed(proxy, wire):
-    """Ask for the stream by a client that takes gzip; when the instance has sent three events,
-    return what has come of them."""
+    """Request the stream with a client that accepts gzip; when the instance has sent three events,
+    return what has arrived of them."""
     with socket.create_connection(("127.0.0.1", proxy.port)) as client:
         client.sendall(b"GET /events HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n")
         wire.wait_until(lambda events: sent(events).count(b"data: a") >= 3)
@@ -129,33 +137,33 @@ def test_a_compressing_nginx_holds_a_stream_back(instance, before, tap):
     assert streamed(proxy, wire) == b""
 
 
-def test_without_buffering_events_arrive_at_once(instance, before, tap):
-    """With `proxy_buffering off` events arrive as they are sent, compressed or not."""
-    for more in "", GZIP:
-        wire = tap(instance)
+def first_event(proxy):
+    """Return the first line of a stream of which no second event is due, and its encoding."""
+    with httpx2.stream("GET", f"{proxy.url}/events", timeout=TIMEOUT) as response:
+        return next(response.iter_lines()), response.headers.get("Content-Encoding")
+
+
+def test_without_buffering_events_arrive_at_once(quiet, before):
+    """With `proxy_buffering off` an event arrives before the next one is sent, compressed or
+    not."""
+    for more, encoding in ("", None), (GZIP, "gzip"):
         changes = {"proxy_buffering off;": f"proxy_buffering off; {more}"}
-        proxy = before(f"{TOPIC}/nginx.conf", wire.port, **changes)
-        with httpx2.Client(timeout=30) as client:
-            with client.stream("GET", f"{proxy.url}/events") as answer:
-                lines = answer.iter_lines()
-                assert [next(lines) for _ in range(3)] == ["data: a", "", "data: a"]
-                assert answer.headers.get("Content-Encoding") == ("gzip" if more else None)
+        proxy = before(f"{TOPIC}/nginx.conf", quiet.port, **changes)
+        assert first_event(proxy) == ("data: a", encoding)
 
 
-def test_a_chunked_stream_passes_a_buffering_nginx(instance, before, tap):
-    """Buffering alone does not delay a stream that the instance sends in chunks, as Sanic does."""
-    wire = tap(instance)
+def test_a_chunked_stream_passes_a_buffering_nginx(quiet, before):
+    """Buffering alone does not delay a stream that the instance sends in chunks, as Sanic does: an
+    event arrives before the next one is sent."""
     plain = {"gzip on;": "", "gzip_types text/event-stream;": ""}
-    proxy = before(f"{TOPIC}/wrong_nginx_buffering.conf", wire.port, **plain)
-    with httpx2.stream("GET", f"{proxy.url}/events", timeout=30) as answer:
-        lines = answer.iter_lines()
-        assert [next(lines) for _ in range(3)] == ["data: a", "", "data: a"]
+    proxy = before(f"{TOPIC}/wrong_nginx_buffering.conf", quiet.port, **plain)
+    assert first_event(proxy) == ("data: a", None)
 
 
 @pytest.mark.parametrize("header", [b"", b"X-Accel-Buffering: no\r\n"])
 def test_a_stream_without_chunks_is_buffered(before, port, header):
-    """A stream whose end is the end of the connection is gathered until it ends; the header
-    `X-Accel-Buffering: no` cures that from the server's side."""
+    """nginx buffers a stream without chunks, whose end is the end of the connection, until it ends;
+    with the header `X-Accel-Buffering: no` from the server it does not."""
     with socket.create_server(("127.0.0.1", number := port())) as listener:
         proxy = before(
             f"{TOPIC}/wrong_nginx_buffering.conf",
@@ -190,7 +198,7 @@ def test_a_stream_without_chunks_is_buffered(before, port, header):
 
 
 def held(url, wait):
-    """Hand in a long job and hold a question about it; return the status."""
+    """Submit a long job and hold a request for its status; return the response."""
     job = httpx2.post(f"{url}/jobs", json={"seconds": 60}).headers["Location"]
     return httpx2.get(f"{url}{job}", headers={"Prefer": f"wait={wait}"}, timeout=30)
 
@@ -222,13 +230,13 @@ def test_without_timeout_tunnel_idle_websockets_are_closed(instance, before):
         assert lasting.recv() == "a: here?"
 
 
-# Kept connections to the instances
+# Idle connections to the instances
 
 
 def twice(proxy, wire, method, until_closed=False):
     """Send two requests through a balancer, the second when the first connection to the instance is
     idle, or closed; return the statuses."""
-    statuses, ended = [], ("client", "end")  # what nginx is to the instance
+    statuses, ended = [], ("client", "end")  # nginx is the client of the instance
     with httpx2.Client(timeout=30) as client:
         for _ in range(2):
             statuses.append(client.request(method, proxy.url).status_code)
@@ -262,7 +270,7 @@ def test_haproxy_closes_in_the_same_race(impatient, before):
         for _ in "abc":
             assert client.post(proxy.url).status_code == 201
         with pytest.raises(httpx2.RemoteProtocolError):
-            client.post(proxy.url)  # on the connection to a that is there
+            client.post(proxy.url)  # on the idle connection to a
 
 
 def test_a_proxy_that_closes_first_causes_no_502(impatient, before, tap):
@@ -286,11 +294,12 @@ def test_idle_timeouts_of_the_files():
     assert kept["nginx.conf"] < sanic < kept["wrong_nginx_keepalive.conf"]
 
 
-# A client that leaves
+# A client that disconnects
 
 
 def left(before, tap, instance, name, **changes):
-    """Leave a held question; return what the instance sees: "left", or "kept" if it answers."""
+    """Disconnect during a held request; return "left" if the instance notices, or "kept" if it
+    holds the request to the end and responds."""
     wire = tap(instance)
     proxy = before(f"{TOPIC}/{name}", wire.port, **changes)
     job = httpx2.post(f"{instance.url}/jobs", json={"seconds": 60}).headers["Location"]

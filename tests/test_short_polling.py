@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import runpy
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import pytest
 from .support.diffs import diff, functions
 from .support.figures import chart, readable_alone
 from .support.messages import counts, exchanges, label, late, messages, table, trace, transcript
-from .support.processes import EXAMPLES
+from .support.processes import EXAMPLES, wait_until
 from .support.sequence import sequence_diagram
 from .support.threads import run_in_thread
 from .support.wiretap import Tap
@@ -497,12 +498,21 @@ def test_a_result_expires(start):
     assert response.status_code == 404
 
 
-def test_a_client_that_leaves_holds_nothing(server):
-    """A client that disconnects leaves no open request behind, and its job continues."""
-    job = submit_job(server.url, 0.5)
-    # No connection is open now, and still the job ends.
-    time.sleep(1)
-    assert httpx2.get(job).json()["status"] == "done"
+def descriptors(server):
+    return len(os.listdir(f"/proc/{server.process.pid}/fd"))
+
+
+def test_a_client_that_leaves_holds_nothing(start):
+    """A client that disconnects between two polls leaves no open connection in the server, and its
+    job continues."""
+    server = start("short_polling/server.py")
+    before = descriptors(server)
+    with httpx2.Client() as client:
+        job = client.post(f"{server.url}/jobs", json={"seconds": 0.5}).headers["Location"]
+        assert client.get(f"{server.url}{job}").json()["status"] == "pending"
+        assert descriptors(server) == before + 1
+    wait_until(lambda: descriptors(server) == before)
+    assert poll_until_done(f"{server.url}{job}").json()["status"] == "done"
 
 
 # curl and the browser

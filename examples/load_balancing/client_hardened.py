@@ -6,7 +6,6 @@
 
 Reconnects whenever one is closed, at random after a backoff.
 
-
 - Run: `uv run client_hardened.py`
 - or: `pip install websockets==17.4 && python client_hardened.py`
 - Needs: server_hardened.py, running, or a load balancer in front of
