@@ -1,8 +1,11 @@
 """A broadcast, and its pitfalls: loops, queues, slow consumers."""
 
 import pstats
+import re
 import sys
 import time
+from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from json import dumps, loads
 from threading import Thread
@@ -214,22 +217,55 @@ def test_a_set_that_changes_ends_the_broadcast(start, record):
                 response = client.post(f"{server.url}/events", json=body, timeout=TIMEOUT)
                 statuses.append(response.status_code)
 
-    with ExitStack() as open_:
+    with ExitStack() as open_, ThreadPoolExecutor() as pool:
         _, dead = two(server, open_)
-        dead.settimeout(TIMEOUT)
-        publishing = Thread(target=publish_all)
-        publishing.start()
+        publishing = pool.submit(publish_all)
         wait_until(lambda: waits(statuses))
-        while publishing.is_alive():  # a client connects, and the slow one reads a little
-            Reader(open_.enter_context(connect(ws(server))))
-            for _ in range(50):
-                if publishing.is_alive():
-                    dead.recv(2**16)
-            publishing.join(0.05)
+        connect_and_read(server, open_, dead, publishing)
     assert statuses[-1] == 500
     server.wait_for("RuntimeError")
     (line,) = {line for line in server.output.splitlines() if line.startswith("RuntimeError")}
     record("notifications/wrong_broadcast_set.txt", f"{line}\n")
+
+
+def test_a_flood_by_hand_shows_the_pitfalls(start, run, record):
+    """The script flood.sh stops without a response if the loop waits, and with 500 if a client
+    connects meanwhile; without a limit it leaves events in the queue, and with one none."""
+    outputs = {}
+    for name in "broadcast", "wrong_broadcast_queue", "wrong_broadcast_stall":
+        server = start(f"{TOPIC}/{name}.py", MAX_QUEUE=10)
+        with ExitStack() as open_:
+            two(server, open_)
+            outputs[name] = run(f"{TOPIC}/flood.sh", URL=server.url).stdout
+        server.stop()
+    record("notifications/flood.txt", outputs["broadcast"])
+    assert outputs["broadcast"] == '100 events published\n{"subscribers":1,"waiting":0}\n'
+    assert re.fullmatch(
+        r'100 events published\n{"subscribers":2,"waiting":[1-9]\d*}\n',
+        outputs["wrong_broadcast_queue"],
+    )
+    assert re.match(
+        r"event \d+: no response\n\d+ events published\n", outputs["wrong_broadcast_stall"]
+    )
+
+    server = start(f"{TOPIC}/wrong_broadcast_set.py", errors_expected=True, MAX_QUEUE=10)
+    with ExitStack() as open_, ThreadPoolExecutor() as pool:
+        _, dead = two(server, open_)
+        flooding = pool.submit(run, f"{TOPIC}/flood.sh", URL=server.url, MAX_TIME=TIMEOUT)
+        wait_until(lambda: state(server)["waiting"] == 10)
+        connect_and_read(server, open_, dead, flooding)
+        assert re.match(r"event \d+: 500\n", flooding.result().stdout)
+
+
+def connect_and_read(server, open_, dead, publishing):
+    """Let clients connect, and the slow one read a little, until the publisher has ended."""
+    dead.settimeout(TIMEOUT)
+    while not publishing.done():
+        Reader(open_.enter_context(connect(ws(server))))
+        for _ in range(50):
+            if not publishing.done():
+                dead.recv(2**16)
+        futures.wait([publishing], timeout=0.05)
 
 
 def waits(statuses):

@@ -23,7 +23,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_async
 from websockets.datastructures import Headers
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI
 from websockets.http11 import Response
 from websockets.sync.client import connect
 from websockets.utils import accept_key
@@ -630,8 +630,60 @@ def test_which_requests_are_repeated(start, canned, monkeypatch, port):
         url = canned(busy, busy, good).url
         assert send(url, "POST", "/orders").status_code == status
         assert send(url, "POST", "/orders", str(uuid4())).status_code == 200
-    for status in 400, 404, 409, 501:
+    for status in 400, 404, 409, 421, 501:
         assert send(canned((status, {}, ""), good).url, "GET", "/orders").status_code == status
+
+
+REJECTED, UNCERTAIN = {408, 425, 429}, {500, 502, 503, 504}
+
+
+def test_every_client_has_the_same_statuses():
+    """Every program of a client that retries has the same statuses after which it does: 408, 425
+    and 429, and, where a repetition is safe, 500, 502, 503 and 504."""
+    found = {}
+    for path in EXAMPLES.glob("*/*"):
+        if path.suffix in {".py", ".html"} and not path.name.startswith("wrong_"):
+            sets = re.findall(r"[{\[]((?:\d{3}, )+\d{3})[}\]]", path.read_text())
+            lists = [{int(each) for each in text.split(", ")} for text in sets]
+            found[f"{path.parent.name}/{path.name}"] = [
+                each for each in lists if each & (REJECTED | UNCERTAIN)
+            ]
+    found = {name: sets for name, sets in found.items() if sets}
+    assert len(found) >= 10, found
+    for name, sets in found.items():
+        assert sets in ([REJECTED, UNCERTAIN], [REJECTED | UNCERTAIN]), name
+    # None of them leaves the decision about a status to a library.
+    for path in EXAMPLES.glob("*/client*.py"):
+        if "process_exception" in path.read_text():
+            assert f"{path.parent.name}/{path.name}" in found
+
+
+@pytest.mark.parametrize("name", ["notifications", "reliable_websockets", "scaling_out"])
+def test_handshakes_are_retried_after_the_same_statuses(name):
+    """A handshake that is rejected is repeated after 408, 425, 429, 500, 502, 503 and 504 and no
+    other status, after a lost connection too, and not for an invalid URL."""
+    is_final = runpy.run_path(str(EXAMPLES / name / "client.py"))["is_final"]
+    repeated = {
+        status for status in range(200, 600) if not is_final(InvalidStatus(response(status)))
+    }
+    assert repeated == REJECTED | UNCERTAIN
+    assert not is_final(ConnectionRefusedError())
+    assert is_final(InvalidURI("ftp://x", "not a WebSocket URL"))
+
+
+def test_the_hardened_client_has_the_policy(monkeypatch):
+    """The hardened client repeats a rejected handshake after 408, 425, 429, 500, 502, 503 and 504,
+    and gives up after any other status."""
+    client, repeated = module(monkeypatch, "client_hardened.py"), set()
+    for status in range(200, 600):
+        with suppress(client["RetryError"]):
+            client["check_status"](response(status))
+            repeated.add(status)
+    assert repeated == REJECTED | UNCERTAIN
+
+
+def response(status):
+    return Response(status, "", Headers())
 
 
 # Half-open

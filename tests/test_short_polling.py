@@ -317,17 +317,19 @@ def test_the_client_reports_why_a_job_failed(canned, run):
     assert result.stderr == "the job failed: no paper\n"
 
 
-def test_obeys_the_retry_after_of_a_503(canned, run):
-    """After a 503 the hardened client waits as long as Retry-After specifies and retries, both
-    when it submits a job and when it polls."""
+def test_obeys_retry_after(canned, run):
+    """After a 503 to a poll, and after a 429 to a submission, the hardened client waits as long as
+    Retry-After specifies and retries."""
+    many = (429, {"Retry-After": "1"}, {"status": 429})
     busy = (503, {"Retry-After": "1"}, {"status": 503})
-    server = canned(busy, PENDING, busy, DONE)
+    server = canned(many, PENDING, busy, DONE)
     result = run("short_polling/client_hardened.py", URL=server.url)
     assert result.returncode == 0
     assert [method for method, _, _ in server.requests] == ["POST", "POST", "GET", "GET"]
     assert server.times[1] - server.times[0] >= 1
     assert server.times[3] - server.times[2] >= 1
-    assert result.stdout.count("retrying: 503") == 2
+    assert result.stdout.count("retrying: 429") == 1
+    assert result.stdout.count("retrying: 503") == 1
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
@@ -363,13 +365,13 @@ def test_retries_a_poll_whose_response_was_lost(server, tap, run):
 
 
 def test_a_submission_is_retried_only_if_it_was_rejected(canned, run):
-    """A submission is retried after 408, 425, 429 and 503, which reject it, and not after 500, 502
+    """A submission is retried after 408, 425 and 429, which reject it, and not after 500, 502, 503
     and 504, after which the job may have started."""
     soon = {"Retry-After": "0"}
-    server = canned(*[(status, soon, {}) for status in (408, 425, 429, 503)], PENDING, DONE)
+    server = canned(*[(status, soon, {}) for status in (408, 425, 429)], PENDING, DONE)
     assert run("short_polling/client_hardened.py", URL=server.url).returncode == 0
-    assert [method for method, _, _ in server.requests] == ["POST"] * 5 + ["GET"]
-    for status in 500, 502, 504:
+    assert [method for method, _, _ in server.requests] == ["POST"] * 4 + ["GET"]
+    for status in 500, 502, 503, 504:
         server = canned((status, soon, {}), PENDING, DONE)
         result = run("short_polling/client_hardened.py", URL=server.url)
         assert result.returncode == 1

@@ -169,7 +169,7 @@ async def follow(inbox, handle):
             inbox.last = 0  # the oldest that the server has
             problem = "events are missing, resuming with the oldest"
         except (OSError, TimeoutError, WebSocketException) as error:
-            if process_exception(error):  # retrying does not help
+            if is_final(error):
                 raise
             problem = error
             if isinstance(error, InvalidStatus):
@@ -180,6 +180,16 @@ async def follow(inbox, handle):
         await asyncio.sleep(backoff_delay(failures, suggested))
         failures += 1
     raise RetryError(f"{failures} failures in a row: {problem}")
+
+
+RETRY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
+
+
+def is_final(error):
+    """Return whether the next attempt to connect would fail, too."""
+    if isinstance(error, InvalidStatus):
+        return error.response.status_code not in RETRY_STATUSES
+    return process_exception(error) is not None
 
 
 def subscription_url(inbox):

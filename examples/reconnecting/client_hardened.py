@@ -106,6 +106,9 @@ async def receive_events(url):
 
 
 # --8<-- [start:permanent]
+RETRY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
+
+
 def check_close(websocket):
     """Print the close code; raise RetryError if it is permanent."""
     code, reason = websocket.close_code, websocket.close_reason
@@ -121,7 +124,7 @@ def check_status(response):
     too far away.
     """
     status, at_least = response.status_code, 0
-    if status not in {408, 425, 429} and status < 500:
+    if status not in RETRY_STATUSES:
         raise RetryError(f"rejected with {status}")
     with suppress(MultipleValuesError):  # two of them: ignored
         at_least = max(0, retry_after(response) or 0)

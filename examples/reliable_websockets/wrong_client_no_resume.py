@@ -107,7 +107,7 @@ async def follow(url, handle):
             # Start again, with the oldest event that the server has.
             seen, expired = 0, max(seen, expired)
         except (OSError, TimeoutError, WebSocketException) as error:
-            if not ever_connected or process_exception(error):
+            if not ever_connected or is_final(error):
                 raise
         # However the connection ended, and even if cleanly: wait.
         await asyncio.sleep(backoff_delay(failures))
@@ -117,6 +117,16 @@ async def follow(url, handle):
 
 
 # --8<-- [start:check_close]
+RETRY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
+
+
+def is_final(error):
+    """Return whether the next attempt to connect would fail, too."""
+    if isinstance(error, InvalidStatus):
+        return error.response.status_code not in RETRY_STATUSES
+    return process_exception(error) is not None
+
+
 def check_close(websocket):
     """Print the close code; raise an exception if it is final."""
     code, reason = websocket.close_code, websocket.close_reason

@@ -81,6 +81,16 @@ def parse_id(id):
 # --8<-- [end:parse]
 
 
+RETRY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
+
+
+def is_final(error):
+    """Return whether the next attempt to connect would fail, too."""
+    if isinstance(error, InvalidStatus):
+        return error.response.status_code not in RETRY_STATUSES
+    return process_exception(error) is not None
+
+
 # --8<-- [start:follow]
 async def follow(urls, handle, seen="0-0", say=print):
     """Call handle(event) once for every event, in order.
@@ -119,7 +129,7 @@ async def follow(urls, handle, seen="0-0", say=print):
             tried_all = url == urls[-1]
             if not ever_connected and tried_all:
                 raise
-            if process_exception(error):
+            if is_final(error):
                 raise
         failures += 1
         if failures == MAX_FAILURES:

@@ -32,9 +32,10 @@ DEADLINE = float(os.environ.get("DEADLINE", 60))  # seconds, for all
 MAX_RETRY_AFTER = 600  # seconds
 
 # A rejected request was not processed: any of them may be repeated.
-REJECTED = {408, 425, 429, 503}
-# Perhaps processed: only a request that is safe to repeat.
-UNCERTAIN = {500, 502, 504}
+REJECTED = {408, 425, 429}
+# Perhaps processed: only a request that is safe to repeat. A server
+# whose timer ends the handler's work may respond with 503.
+UNCERTAIN = {500, 502, 503, 504}
 
 
 class ProtocolError(Exception):

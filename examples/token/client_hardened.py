@@ -30,7 +30,7 @@ DEADLINE = float(os.environ.get("DEADLINE", 120))  # seconds, for all
 MAX_RETRY_AFTER = 600  # seconds
 
 # The idempotency key makes each request safe to repeat: also those
-# that were perhaps processed (500, 502, 504).
+# that were perhaps processed (500, 502, 503, 504).
 RETRIED = {408, 425, 429, 500, 502, 503, 504}
 
 
