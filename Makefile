@@ -17,6 +17,7 @@ help:
 	@echo "make test     run every program and check every claim"
 	@echo "make build    the static site, into site/"
 	@echo "make record   run every program and rewrite snippets/"
+	@echo "make bench    measure, and rewrite snippets/measurements/ (QUICK=1: three minutes)"
 	@echo "make lock     take the newest versions of everything into requirements.txt"
 
 serve: build
@@ -44,10 +45,23 @@ test: .venv/ready
 record: .venv/ready
 	@$(BIN)/pytest --record
 
+# As root, or after `ulimit -n 11000`; one contender runs after the other, on an idle machine.
+bench: .venv/bench
+	@QUICK=$(QUICK) $(BIN)/python -m tests.bench
+	@$(BIN)/pytest --record -n 0 tests/test_measurements.py
+
+.venv/bench: .venv/ready tests/bench/requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes \
+	  --requirement tests/bench/requirements.txt
+	@touch $@
+
 lock: .venv/ready
 	@$(BIN)/uv pip compile --group site --group examples --group tests \
 	  --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --no-emit-index-url --quiet --output-file requirements.txt
+	@$(BIN)/uv pip compile --group bench --constraint requirements.txt \
+	  --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --no-emit-index-url --quiet --output-file tests/bench/requirements.txt
 
 .venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
@@ -58,4 +72,4 @@ lock: .venv/ready
 	  --requirement requirements.txt
 	@touch $@
 
-.PHONY: help serve build pages published test record lock
+.PHONY: help serve build pages published test record bench lock

@@ -195,17 +195,19 @@ def recorded_names():
         made[f"{wrong.rpartition('.')[0]}.diff"] = f"{differs.__module__}.{differs.__name__}"
     folders = {name.split("/")[0] for name in made} - {"proofs"}
     made_by = f"{module(Path(__file__))}.{test_recordings_say_where_they_come_from.__name__}"
-    return made | {f"{name}/about.txt": made_by for name in folders}
+    made |= {f"{name}/about.txt": made_by for name in folders}
+    return made | {"measurements/results.json": "make bench"}
 
 
 def test_every_recording_is_used_and_made(record):
-    """Every recorded file is made by a test and used by a page, the trace of a figure by showing
-    the figure; a stray one fails."""
+    """Every recorded file is made by a test, or by `make bench`, and used by a page, the trace of a
+    figure by showing the figure; a stray one fails."""
     files = {str(path.relative_to(SNIPPETS)) for path in SNIPPETS.rglob("*") if path.is_file()}
     # While recording, files may be still to come.
     assert files <= set(recorded_names()) if record.write else files == set(recorded_names())
+    linked = README + "".join(PAGES.values())
     for name in files:
-        used = shown_on(re.sub(r"\.json$", ".svg", name)) or f"snippets/{name})" in README
+        used = shown_on(re.sub(r"\.json$", ".svg", name)) or f"snippets/{name})" in linked
         used = used or name.endswith("/about.txt")
         assert used, f"no page shows snippets/{name}"
 

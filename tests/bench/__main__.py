@@ -1,0 +1,73 @@
+"""Measure, and write snippets/measurements/results.json: `make bench`, `make bench QUICK=1`.
+
+ONLY=held,requests measures some parts and keeps the recorded rest; CONTENDERS=… of a part, some;
+CONNECTIONS=… holds fewer; RESULTS=… writes another file.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from ..support.recorder import SNIPPETS
+from . import held
+from .harness import Load, NotMeasured, machine, raise_file_limit
+
+RESULTS = Path(os.environ.get("RESULTS", SNIPPETS / "measurements/results.json"))
+QUICK = bool(os.environ.get("QUICK"))
+MOST = int(os.environ.get("CONNECTIONS", 1_000 if QUICK else 10_000))
+PLAN = {
+    "mode": "quick" if QUICK else "full",
+    "repeats": 1 if QUICK else 3,
+    "sizes": [MOST // 10, MOST // 2, MOST],
+    "window": 0.5 if QUICK else 3,  # seconds that idle connections are watched
+}
+PARTS = {"held": held}
+
+
+def rounded(value):
+    """Return a result with its numbers rounded to what is significant."""
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(each) for each in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def measure(part, load):
+    """Run all contenders of a part in turn, again and again; return what each run found."""
+    names = os.environ.get("CONTENDERS", "").split(",")
+    found = {name: {"runs": []} for name in part.CONTENDERS if names == [""] or name in names}
+    for _ in range(getattr(part, "REPEATS", PLAN["repeats"])):
+        for name, of_one in found.items():
+            if "refused" in of_one:
+                continue
+            try:
+                of_one["runs"].append(rounded(part.one(load, name, PLAN)))
+            except NotMeasured as reason:
+                of_one["refused"] = str(reason)
+                print(f"  not measured: {name}: {reason}", flush=True)
+    return found
+
+
+def main():
+    try:
+        raise_file_limit(MOST)
+    except NotMeasured as reason:
+        sys.exit(str(reason))
+    wanted = os.environ.get("ONLY", ",".join(PARTS)).split(",")
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    with Load() as load:
+        for name in wanted:
+            print(f"measuring: {name}", flush=True)
+            began = time.monotonic()
+            results[name] = measure(PARTS[name], load)
+            PLAN["seconds"] = PLAN.get("seconds", 0) + round(time.monotonic() - began)
+    results |= {"machine": machine(), "plan": PLAN}
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
