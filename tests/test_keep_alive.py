@@ -6,9 +6,11 @@ import socket
 import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
+from inspect import signature
 
 import httpx2
 import pytest
+import requests
 import trustme
 from sanic.config import DEFAULT_CONFIG
 from websockets.asyncio.client import connect
@@ -188,8 +190,8 @@ def test_a_pool_grows_to_its_limit(server, tap):
 
 
 def test_pool_defaults(record):
-    """Clients drop idle connections after seconds, servers after minutes; in httpx2, setting one
-    limit makes the others unlimited."""
+    """By default httpx2 drops idle connections after seconds, Sanic after minutes, and requests has
+    no setting for it; in httpx2, setting one limit makes the others unlimited."""
     limits = {
         "`httpx2.Client()`": httpx2._config.DEFAULT_LIMITS,
         "`httpx2.Limits(keepalive_expiry=4)`": httpx2.Limits(keepalive_expiry=4),
@@ -205,6 +207,18 @@ def test_pool_defaults(record):
         for name, limit in limits.items()
     ]
     assert rows[1]["connections at most"] == "no limit"
+    adapter = signature(requests.adapters.HTTPAdapter)
+    settings = {"pool_connections", "pool_maxsize", "max_retries", "pool_block"}
+    assert set(adapter.parameters) == settings
+    assert adapter.parameters["pool_block"].default is False
+    rows.append(
+        {
+            "pool": "`requests.Session()`",
+            "connections at most": "no limit",
+            "idle ones kept": f"{adapter.parameters['pool_maxsize'].default} a host",
+            "kept idle for": "no limit",
+        }
+    )
     idle = DEFAULT_CONFIG["KEEP_ALIVE_TIMEOUT"]
     assert idle > limits["`httpx2.Client()`"].keepalive_expiry
     rows.append(

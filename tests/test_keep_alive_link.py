@@ -24,6 +24,7 @@ from .support.processes import (
     environment,
     wait_until,
 )
+from .support.sequence import in_order, sequence_diagram, trace_of
 from .support.waterfall import waterfall
 
 TRIP = 0.1  # seconds that a round trip takes
@@ -220,6 +221,39 @@ def test_a_reused_connection_costs_the_request(measured, older, record):
     record("keep_alive/waterfall.svg", figure)
 
 
+def test_a_kept_connection_has_one_handshake(measured, record):
+    """A kept connection has one TCP handshake, before the first of its ten requests."""
+    seen, rows = set(), []
+    for packet in measured["http"][1][10]:
+        kind = packet.source == PORT, packet.flags.replace("P", ""), bool(packet.size)
+        label = LABELS.get(kind)
+        if label and not packet.arrived and (packet.source, packet.sequence, label) not in seen:
+            seen.add((packet.source, packet.sequence, label))
+            rows.append((*label, ""))
+    new = [("up", "SYN", ""), ("down", "SYN, ACK", "")]
+    exchange = [("up", "GET /", ""), ("down", "200", "")]
+    assert rows == new + 10 * exchange
+    shown = [*rows[:8], ("note", "idle, still open", "", "server")]
+    record(
+        "keep_alive/timeline.svg",
+        sequence_diagram(
+            in_order(shown),
+            "Three requests on one connection, drawn from its packets",
+            "The client sends SYN and receives SYN and ACK: the handshake of TCP. Then it sends "
+            "three GET requests in sequence, and receives 200 to each, on the same connection, "
+            "which stays open.",
+        ),
+    )
+
+
+LABELS = {  # (from the server, flags, with data): what the figure shows
+    (False, "S", False): ("up", "SYN"),
+    (True, "SA", False): ("down", "SYN, ACK"),
+    (False, "A", True): ("up", "GET /"),
+    (True, "A", True): ("down", "200"),
+}
+
+
 def costs(packets, ports, lookups, trips, plain):
     """Return what some connections cost, counted from the packets on the link."""
     up = {(p.source, p.sequence): p.size for p in packets if p.source in ports and p.size}
@@ -410,29 +444,64 @@ def test_a_request_crosses_a_close_on_a_slow_link(place, record):
     """On a slow link, a request is sent before the server's close has arrived, and reaches the
     server after it has closed: a reset comes back, and the request is not processed."""
     here = place(4)
-    here.start(here.example("keep_alive/server.py"), SANIC_KEEP_ALIVE_TIMEOUT=1.5)
-    said = here.run([sys.executable, "-c", TWO])
-    assert said.splitlines()[:-1] == ['{"connection":1,"request":1}']
-    record("keep_alive/crossing.txt", said)
+    here.start(here.example("keep_alive/server.py"), SANIC_KEEP_ALIVE_TIMEOUT=1)
+    printed = here.run([sys.executable, "-c", TWO])
+    assert printed.splitlines()[:-1] == ['{"connection":1,"request":1}']
+    record("keep_alive/crossing.txt", printed)
 
-    def first(log, source, flag, arrived, size=0):
-        """Return the place in a log of the first packet of a kind, or None."""
-        for number, packet in enumerate(log):
-            same = (packet.source == PORT) == (source == "server") and packet.arrived == arrived
-            if same and flag in packet.flags and packet.size >= size:
-                return number
-        return None
+    def moments(source, flag, size=0):
+        """Return when the packets of a kind entered the link, and left it: places in the log."""
+        found = {}
+        for number, packet in enumerate(here.link.log):
+            same = (packet.source == PORT) == (source == "server") and packet.size >= size
+            if same and flag in packet.flags:
+                found.setdefault(packet.sequence, {}).setdefault(packet.arrived, number)
+        return [(each[False], each[True]) for each in found.values() if len(each) == 2]
 
-    wait_until(lambda: first(here.link.log, "server", "R", False) is not None)
-    log = here.link.log
-    answered = first(log, "server", "P", True)
-    asked_again = answered + first(log[answered:], "client", "P", False, 1)
-    arrived = asked_again + first(log[asked_again:], "client", "P", True, 1)
-    assert first(log, "server", "F", False) < arrived < first(log, "server", "R", False)
-    assert asked_again < first(log, "server", "F", True)
+    wait_until(lambda: moments("server", "R"))
+    first, second = moments("client", "P", 1)
+    (response,) = moments("server", "P", 1)
+    close, reset = moments("server", "F")[0], moments("server", "R")[0]
+    order = [*first, response[0], close[0], response[1], second[0], close[1], second[1], *reset]
+    assert order == sorted(order)
     # The next is the second connection's first: the other request reached nobody.
-    said = here.run([sys.executable, "-c", TWO.replace("range(2)", "range(1)")])
-    assert said == '{"connection":2,"request":1}\n'
+    printed = here.run([sys.executable, "-c", TWO.replace("range(2)", "range(1)")])
+    assert printed == '{"connection":2,"request":1}\n'
+    # A row is left out, so that the text of the close does not lie over the response.
+    rows = dict(zip(order, [0, 1, 2, 4, 5, 6, 7, 8, 9, 10], strict=True))
+    drawn = [
+        (first, "client", "GET /"),
+        (response, "server", "200"),
+        (close, "server", "FIN"),
+        (second, "client", "GET /"),
+        (reset, "server", "RST"),
+    ]
+    other = {"client": "server", "server": "client"}
+    trace = trace_of(
+        ["client", "server"],
+        [
+            {
+                "at": rows[sent],
+                "arrives": rows[arrived],
+                "from": source,
+                "to": other[source],
+                "text": text,
+            }
+            for (sent, arrived), source, text in drawn
+        ],
+        notes=[
+            {"at": rows[close[0]], "lane": "server", "text": "idle timeout"},
+            {"at": rows[second[1]], "lane": "server", "text": "socket closed"},
+        ],
+    )
+    figure = sequence_diagram(
+        trace,
+        "A request crosses a close",
+        "The client sends GET, and the server sends 200. The connection is idle, and the server "
+        "closes it: FIN. Before the FIN arrives, the client sends the next GET. It reaches a "
+        "closed socket, and the server's kernel responds with RST.",
+    )
+    record("keep_alive/crossing.svg", figure)
 
 
 def test_keepalive_probes_detect_a_dead_peer(place, record):

@@ -2,6 +2,7 @@
 
 import runpy
 import socket
+import subprocess
 import time
 from contextlib import ExitStack
 
@@ -10,7 +11,8 @@ import pytest
 from sanic.config import DEFAULT_CONFIG
 
 from .support.crossing import Crossing
-from .support.processes import EXAMPLES
+from .support.messages import messages
+from .support.processes import EXAMPLES, environment
 from .test_keep_alive import get, per_connection
 
 
@@ -142,6 +144,30 @@ def test_retries_on_a_new_connection(impatient, monkeypatch):
                 response.read()
         for _ in range(5):
             assert module["send_request"](client, "GET").status_code == 200
+
+
+def test_chromium_retries_a_post(start, page, tap):
+    """Chromium retries a `POST` when its reused connection ends without a response: one `fetch`
+    sends two requests, and the server processes both."""
+    wire = tap(start("keep_alive/server_impatient.py"))
+    page.goto(wire.url)
+    status = page.evaluate("async () => (await fetch('/', { method: 'POST' })).status")
+    assert status == 201
+    posts = [message for message in messages(wire.events) if message.method == "POST"]
+    assert len(posts) == 2 and len({post.connection for post in posts}) == 2
+    assert httpx2.get(wire.url).json() == {"orders": 2}
+
+
+def test_curl_retries_a_post(start, tap):
+    """curl retries a `POST` when its reused connection ends without a response: the server
+    processes it twice."""
+    wire = tap(start("keep_alive/server_impatient.py"))
+    curl = ["curl", "--silent", "--show-error", "--fail", wire.url, "--next"]
+    curl += ["--silent", "--show-error", "--fail", "--request", "POST", wire.url]
+    ran = subprocess.run(curl, env=environment(), capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout == '{"orders":0}{"order":2}'
+    assert httpx2.get(wire.url).json() == {"orders": 2}
 
 
 def test_the_client_drops_idle_connections_first(monkeypatch, port):

@@ -254,13 +254,14 @@ def impatient(start_shared):
 
 def test_a_request_that_meets_a_close_gets_502_from_nginx(impatient, before, tap):
     """When an instance closes an idle connection just as a request is sent on it, nginx responds to
-    a `POST` with `502`; it retries a `GET`."""
+    a `POST` with `502` and logs `upstream prematurely closed connection`; it retries a `GET`."""
     wire = tap(impatient)
     proxy = before(f"{TOPIC}/wrong_nginx_keepalive.conf", wire.port)
     assert twice(proxy, wire, "GET") == [200, 200]
     wire = tap(impatient)
     proxy = before(f"{TOPIC}/wrong_nginx_keepalive.conf", wire.port)
     assert twice(proxy, wire, "POST") == [201, 502]
+    proxy.wait_for("upstream prematurely closed connection")
 
 
 def test_haproxy_closes_in_the_same_race(impatient, before):
