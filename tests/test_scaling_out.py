@@ -206,8 +206,8 @@ def test_curl_publishes(gateways, run):
 
 def test_least_conn_prefers_a_frozen_gateway(start_proxy, port, gateways):
     """With `least_conn` nginx sends new clients to a frozen gateway, which has the fewest, also
-    after some have disconnected from it; a request that stays until `proxy_read_timeout` goes on to
-    the other gateway, and the next one goes there at once."""
+    after some have disconnected from it; a request that stays until `proxy_read_timeout` is sent to
+    the other gateway, and the next one is sent there at once."""
     with socket.create_server(("127.0.0.1", number := port())) as frozen:
         frozen.settimeout(TIMEOUT)
         proxy = start_proxy(

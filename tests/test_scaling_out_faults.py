@@ -1,4 +1,4 @@
-"""Whatever is killed, frozen or restarted: no event is lost, out of order or duplicated."""
+"""Faults: a part is killed, frozen or restarted, and no event is lost, reordered or duplicated."""
 
 import re
 import signal

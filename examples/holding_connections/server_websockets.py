@@ -7,7 +7,7 @@
 - Run: `uv run server_websockets.py`
 - or: `pip install websockets==17.4 && python server_websockets.py`
 - Needs: Linux or macOS, for the limit on open files
-- Source: a server may answer a handshake with any status,
+- Source: a server may reject a handshake with a status,
   RFC 6455 §4.2.2; 503 and Retry-After, RFC 9110 §15.6.4
 """
 

@@ -45,7 +45,7 @@ class RetryError(Exception):
 
 
 class ProtocolError(Exception):
-    """What the server sent is not an event."""
+    """The server sent a message that is not an event."""
 
 
 def backoff_delay(failures):

@@ -186,7 +186,7 @@ class EventCache:
         return [encode(e) for e in await read_page(self.redis, seen)]
 
     async def after(self, seen):
-        """Yield a message for each event after that id, for ever.
+        """Yield a message for each event after that id, without end.
 
         A heartbeat after HEARTBEAT_INTERVAL seconds without an event.
         """
