@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import re
 import resource
 import shutil
 import signal
@@ -9,8 +10,10 @@ import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
 from threading import Thread
+from urllib.parse import urlsplit
 from uuid import uuid4
 
+import httpx2
 import pytest
 from playwright.sync_api import sync_playwright
 from sanic import Sanic
@@ -205,6 +208,38 @@ def start_proxy(assembled):
     `changes` put other words in place of some of the file: start_proxy(…, **{"60s": "1s"}).
     """
     return assembled[0]
+
+
+@pytest.fixture
+def before(start_proxy, port):
+    """Start a balancer with all its ports in front of one: before(name, port, **changes)."""
+
+    def before(name, target, **changes):
+        text = (EXAMPLES / name).read_text()
+        named = {int(number) for number in re.findall(r"127\.0\.0\.1:(\d+)", text)}
+        ports = {number: port() if number in (8000, 8404) else target for number in named}
+        return start_proxy(name, ports, **changes)
+
+    return before
+
+
+@pytest.fixture
+def cached_statuses(before):
+    """Request a URL twice through an nginx that caches for a minute what it may store:
+    cached_statuses(url) -> ["MISS", "HIT"], for example."""
+
+    def cached_statuses(url, **headers):
+        address = urlsplit(url)
+        changes = {
+            "access_log off;": "access_log off; proxy_cache_path cache keys_zone=shared:1m;",
+            "proxy_buffering off;": "proxy_cache shared; proxy_cache_valid any 1m;"
+            "add_header X-Cache $upstream_cache_status always;",
+        }
+        cache = before("load_balancing/nginx.conf", address.port, **changes)
+        url = cache.url + address.path
+        return [httpx2.get(url, headers=headers).headers["X-Cache"] for _ in range(2)]
+
+    return cached_statuses
 
 
 @pytest.fixture

@@ -41,19 +41,6 @@ def version(program):
 UNCHECKED = {"option httpchk GET /health": "", "check inter 1s fall 2 rise 1 ": ""}
 
 
-@pytest.fixture
-def before(start_proxy, port):
-    """Start a balancer with all its ports in front of one: before(name, port, **changes)."""
-
-    def before(name, target, **changes):
-        text = (EXAMPLES / name).read_text()
-        named = {int(number) for number in re.findall(r"127\.0\.0\.1:(\d+)", text)}
-        ports = {number: port() if number in (8000, 8404) else target for number in named}
-        return start_proxy(name, ports, **changes)
-
-    return before
-
-
 # Upgrade
 
 
@@ -154,9 +141,18 @@ def test_without_buffering_events_arrive_at_once(quiet, before):
 
 def test_a_chunked_stream_passes_a_buffering_nginx(quiet, before):
     """Buffering alone does not delay a stream that the instance sends in chunks, as Sanic does: an
-    event arrives before the next one is sent."""
-    plain = {"gzip on;": "", "gzip_types text/event-stream;": ""}
-    proxy = before(f"{TOPIC}/wrong_nginx_buffering.conf", quiet.port, **plain)
+    event arrives before the next one is sent, also with `gzip on` without `gzip_types`."""
+    for plain in (
+        {"gzip on;": "", "gzip_types text/event-stream;": ""},
+        {"gzip_types text/event-stream;": ""},
+    ):
+        proxy = before(f"{TOPIC}/wrong_nginx_buffering.conf", quiet.port, **plain)
+        assert first_event(proxy) == ("data: a", None)
+
+
+def test_haproxy_forwards_each_event(quiet, before):
+    """HAProxy forwards an event before the next one is sent, without a setting for it."""
+    proxy = before(f"{TOPIC}/haproxy.cfg", quiet.port)
     assert first_event(proxy) == ("data: a", None)
 
 

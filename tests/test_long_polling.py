@@ -209,9 +209,12 @@ def test_the_wait_leaves_the_job_alone(start, tap, beside, name):
 
 
 @BOTH
-def test_no_cache_may_store_the_response(start, name):
-    """No cache may store a response; that of the hardened server names Prefer in Vary."""
+def test_no_cache_may_store_the_response(start, cached_statuses, canned, name):
+    """No cache may store a response, and an nginx that caches does not; that of the hardened server
+    names Prefer in Vary."""
     server = start(f"long_polling/{name}")
+    assert cached_statuses(submit_job(server.url, 60)) == ["MISS", "MISS"]
+    assert cached_statuses(canned((200, {}, "")).url + "/") == ["MISS", "HIT"]
     for prefer in None, "wait=1":
         response = poll(submit_job(server.url, 0.1), prefer)
         assert response.headers["Cache-Control"] == "no-store"

@@ -5,13 +5,13 @@ import json
 import re
 import signal
 import socket
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import pairwise
+from pathlib import Path
 from subprocess import CompletedProcess
 from typing import NamedTuple
 
@@ -461,12 +461,38 @@ def test_retry_sets_the_reconnection_time(page, canned):
 
 @pytest.mark.parametrize("status", [204, 400, 401, 404, 429, 500, 502, 503])
 def test_a_status_other_than_200_closes_an_event_source(page, canned, status):
-    """A browser does not reconnect after any status but 200, not even after a 503 with
-    Retry-After."""
+    """A browser does not reconnect after a status other than 200 and redirects, not even after a
+    503 with Retry-After."""
     begun = (200, SSE, "retry: 1\n\n")
     server = canned(begun, (status, SSE | {"Retry-After": "0"}, ""), begun)
     assert in_browser(page, f"{server.url}/?stay")[0] == "closed"
     assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_browser_follows_redirects(page, canned, status):
+    """A browser follows the redirect of an event stream, and sends the id of the last event that it
+    has to the new address."""
+    streamed = canned((200, SSE, "retry: 1\nid: 1\ndata: x\n\n"), NO_MORE)
+    moved = canned((status, SSE | {"Location": f"{streamed.url}/moved?stay"}, ""))
+    received = in_browser(page, f"{moved.url}/?stay")
+    assert received == ["closed", [["message", "x", "1"]]]
+    assert [path for _, path, _ in streamed.requests] == ["/moved?stay"] * 2
+    assert streamed.requests[1][2]["last-event-id"] == "1"
+
+
+def test_chromium_probes_an_idle_connection(page, start):
+    """Chromium has set TCP keep-alive, at 45 seconds, on the connection of an event stream."""
+    server = start(f"{HERE}/server_hardened.py", HEARTBEAT=3600)
+    page.goto(f"{server.url}/")
+    url = submit_job(server.url, 60)
+    page.evaluate("(url) => new Promise((open) => { new EventSource(url).onopen = open; })", url)
+    # The kernel's table has the port of the peer, and the timer: 02 is keep-alive, in 1/100 s.
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    timers = [row[5].split(":") for row in rows if row[2].endswith(f":{server.port:04X}")]
+    seconds = [int(ticks, 16) / 100 for kind, ticks in timers if kind == "02"]
+    assert seconds and all(0 < each <= 45 for each in seconds)
+    assert max(seconds) > 30
 
 
 def test_another_content_type_closes_an_event_source(page, canned):
@@ -1090,40 +1116,32 @@ def test_a_browser_reconnects_to_a_restarted_server(page, start, port):
 # Between client and server
 
 
-class Buffering:
-    """A relay that hands a response on when it has all of it, as proxies do that buffer."""
+def test_a_buffering_proxy_delays_all_events(server, hardened, tap, before):
+    """Behind an nginx that compresses event streams, no byte of the quick-start server's stream
+    arrives until the response has ended, and then all events do; the hardened server's events
+    arrive while its job runs."""
+    for here in server, hardened:
+        wire = tap(here)
+        proxy = before("load_balancing/wrong_nginx_buffering.conf", wire.port)
+        events = submit_job(here.url, 3)
+        url = events.replace(here.url, proxy.url)
+        with socket.create_connection(("127.0.0.1", proxy.port), timeout=TIMEOUT) as client:
+            path = url.removeprefix(proxy.url)
+            request = f"GET {path} HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n"
+            client.sendall(request.encode())
+            if here is hardened:
+                assert b"Content-Encoding: gzip\r\n" in client.recv(65536)
+                assert httpx2.get(job_of(events)).json()["status"] == "pending"
+            else:
+                wire.wait_until(lambda found: b"67" in from_server(found))  # the third of four
+                client.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    client.recv(65536)
+        assert all_events(url) == JOB
 
-    def __init__(self, target, port):
-        self.port = port
-        self._listener = socket.create_server(("127.0.0.1", port))
-        self._target = target
-        self._thread = threading.Thread(target=self._relay)
-        self._thread.start()
 
-    def _relay(self):
-        client, _ = self._listener.accept()
-        server = socket.create_connection(("127.0.0.1", self._target))
-        with self._listener, client, server:
-            server.sendall(client.recv(65536))
-            response = b""
-            while not response.endswith(b"0\r\n\r\n"):
-                response += server.recv(65536)
-            client.sendall(response)
-        self._thread = None
-
-
-def test_a_buffering_proxy_delays_all_events(hardened, tap, port):
-    """Behind a proxy that buffers, nothing arrives until the response has ended, and then all
-    events at once."""
-    events = submit_job(hardened.url, 3)
-    inner = tap(hardened)
-    outer = tap(Buffering(inner.port, port()))
-    assert all_events(events.replace(hardened.url, outer.url)) == JOB
-    sent = messages(inner.events)[-1]
-    arrived = messages(outer.events)[-1]
-    # Sent in pieces, of which a busy machine may read some together; arrived in one.
-    pieces = {at for at, text in told(sent) if "event:" in text}
-    assert len(pieces) > len({at for at, _ in told(arrived)}) == 1
+def from_server(events):
+    return b"".join(event.data for event in events if event.source == "server")
 
 
 def test_a_disconnect_does_not_affect_others(server):

@@ -256,11 +256,13 @@ def test_if_none_match_may_be_weak_or_a_list(start):
         assert httpx2.get(job, headers={"If-None-Match": condition}).status_code == status
 
 
-def test_only_this_client_may_store_the_response(start):
+def test_only_this_client_may_store_the_response(start, cached_statuses, canned):
     """A response with an ETag may be stored by the client that sent the request, and by no shared
-    cache."""
-    response = httpx2.get(submit_job(start("short_polling/server_hardened.py").url, 60))
-    assert response.headers["Cache-Control"] == "private, no-cache"
+    cache: an nginx that caches does not store it."""
+    job = submit_job(start("short_polling/server_hardened.py").url, 60)
+    assert httpx2.get(job).headers["Cache-Control"] == "private, no-cache"
+    assert cached_statuses(job) == ["MISS", "MISS"]
+    assert cached_statuses(canned((200, {"ETag": '"1"'}, "")).url + "/") == ["MISS", "HIT"]
 
 
 def test_the_client_sends_conditional_requests(canned, run):
