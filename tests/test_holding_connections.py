@@ -25,6 +25,7 @@ from websockets.frames import Frame, Opcode
 from websockets.sync.client import connect
 
 from .support.bars import bars
+from .support.events import metric
 from .support.messages import table
 from .support.processes import (
     EXAMPLES,
@@ -33,6 +34,7 @@ from .support.processes import (
     Program,
     copy_isolated,
     environment,
+    named,
     wait_until,
 )
 from .support.threads import run_in_thread
@@ -357,6 +359,61 @@ def test_the_file_limit_stays_below_the_hard_limit(tmp_path, port):
         assert httpx2.get(f"{server.url}/held").json()["limit"] == 500 - SPARE
     finally:
         server.stop()
+
+
+LIMITED = named("*.py", "RLIMIT_NOFILE")
+WITHOUT_LIMIT = """
+import resource, runpy, sys
+resource.getrlimit = lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+resource.setrlimit = lambda *_: None
+sys.path.insert(0, ".")
+names = runpy.run_path(sys.argv[1])
+print(*[names[name] for name in ("MAX_CONNECTIONS", "MAX_HELD", "MAX_STREAMS") if name in names])
+"""
+
+
+@pytest.mark.parametrize("name", LIMITED)
+def test_a_process_without_a_limit_has_a_limit_of_clients(name):
+    """Where a process may open any number of files, each program that computes a limit of clients
+    from that number has one of several thousand."""
+    example = EXAMPLES / name
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT_LIMIT, example.name],
+        cwd=example.parent,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 5_000 <= int(ran.stdout) <= 10_000
+
+
+def test_no_limit_of_clients_is_typed():
+    """No program has a fixed default for the number of clients that it holds; the one per client
+    of the security page is another limit."""
+    typed = re.compile(r'environ\.get\("MAX_(CONNECTIONS|HELD|STREAMS)", [\d_]+\)')
+    found = [path for path in EXAMPLES.glob("*/*.py") if typed.search(path.read_text())]
+    assert [path.name for path in found] == ["server_limits.py"]
+    assert "# a client" in typed_line(found[0], typed)
+
+
+def typed_line(path, pattern):
+    return next(line for line in path.read_text().splitlines() if pattern.search(line))
+
+
+def test_what_is_counted(start):
+    """The server counts the clients that it holds, and those that it rejects, each with one line
+    in its log."""
+    server = start(f"{TOPIC}/server_hardened.py", **LONG, MAX_FILES=SPARE + 2, SPARE_FILES=SPARE)
+    with closing(knock(server)), closing(knock(server, "/stream")):
+        wait_until(lambda: metric(server, "holding_connections") == 2)
+        assert httpx2.get(f"{server.url}/poll").status_code == 503
+        with connect(f"ws://127.0.0.1:{server.port}/socket") as client:
+            with pytest.raises(ConnectionClosed):
+                client.recv(TIMEOUT)
+        assert metric(server, 'holding_problems_total{problem="rejected"}') == 2
+        assert server.output.count("WARNING: rejected: 2 clients are held") == 2
+    wait_until(lambda: metric(server, "holding_connections") == 0)
 
 
 def test_a_silent_connection_uses_a_descriptor(start):

@@ -5,21 +5,39 @@ which repairs four faults of Sanic; the last proofs fail as soon as a release ha
 """
 
 import re
+import socket
+import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import httpx2
 import pytest
 
+from .support.frames import cut
 from .support.hostile import PROBE, Level, assert_level, flood, memory, reset, tasks
 from .support.messages import table
 from .support.processes import (
     EXAMPLES,
+    READY,
     TIMEOUT,
+    Program,
     assert_clean_output,
+    copy_isolated,
+    environment,
     wait_until,
 )
-from .support.sockets import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, RawWebSocket, frame
+from .support.sockets import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    RawWebSocket,
+    frame,
+    handshake,
+)
 from .support.websocket_servers import HARDENED, SERVERS, start_server, websocket_servers
 
 CLASS = re.compile(r"(?s)# --8<-- \[start:protocol\]\n.*# --8<-- \[end:protocol\]\n")
@@ -139,6 +157,100 @@ def test_endless_fragments_are_1009(hardened):
     with row.open(program) as client:
         client.send(frame(TEXT, b"", final=False), *[frame(CONTINUATION, final=False)] * 4096)
         assert client.close_code() == 1009
+
+
+# More clients than descriptors
+
+# The gateway of scaling out has a proof of its own, in which events are delivered as well.
+LIMITED = [
+    row
+    for row in SERVERS
+    if "SPARE_FILES" in (EXAMPLES / row.name).read_text() and row.name != "scaling_out/gateway.py"
+]
+
+
+@pytest.mark.parametrize("row", named(LIMITED))
+def test_more_clients_than_descriptors(row, tmp_path, port, assembled, many_files):
+    """A server that may open 1,024 files accepts some 870 of 1,200 clients, rejects the others with
+    503 or 1013, responds to other requests meanwhile, keeps each client that it has accepted, and
+    prints no traceback."""
+    program = start_server(row, limited(tmp_path, port), assembled, MAX_FILES=1024)
+    with ExitStack() as stack:
+        stack.callback(program.stop)
+        clients = [stack.enter_context(raw_client(program)) for _ in range(800)]
+        for client in clients:
+            client.sendall(handshake(program.port, row.path))
+        results = [result_of(client) for client in clients]
+        for _ in range(400):
+            clients.append(client := stack.enter_context(raw_client(program)))
+            client.sendall(handshake(program.port, row.path))
+            results.append(result_of(client))
+        assert set(results) <= {"open", 503, 1013}
+        assert 850 <= results.count("open") <= 874
+        if ".websocket(" in (EXAMPLES / row.name).read_text():
+            assert httpx2.get(f"{program.url}/nothing").status_code == 404
+        for client, result in zip(clients, results, strict=True):
+            if result == "open":
+                client.sendall(frame(PING, b"still there?"))
+                assert pong_or_close(client, b"still there?") == "open"
+        assert_clean_output(program.output)
+
+
+def limited(folder, port):
+    """Return a function like the fixture `start`, whose programs may open 1,024 files."""
+
+    def start(name, **variables):
+        home = copy_isolated(EXAMPLES / name, folder / "limited")
+        env = environment(PORT=(number := port()), **variables)
+        command = f"ulimit -n 1024; exec {sys.executable} {Path(name).name}"
+        return Program(["sh", "-c", command], home, env, number).wait_for(*READY)
+
+    return start
+
+
+def raw_client(program):
+    return socket.create_connection(("127.0.0.1", program.port), TIMEOUT)
+
+
+def result_of(client):
+    """Return "open" if a handshake is accepted, or the status or the code that rejects it."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = client.recv(1)
+        assert byte, head
+        head += byte
+    if (status := int(head.split()[1])) != 101:
+        return status
+    client.sendall(frame(PING, b"open?"))
+    return pong_or_close(client, b"open?")
+
+
+def pong_or_close(client, payload):
+    """Read frames up to the pong, or the Close; return "open" or the code."""
+    data = b""
+    while True:
+        for _, fields in cut(data):
+            if (fields["opcode"], fields["payload"]) == (PONG, payload):
+                return "open"
+            if fields["opcode"] == CLOSE:
+                return int.from_bytes(fields["payload"][:2])
+        more = client.recv(65536)
+        assert more, data
+        data += more
+
+
+@pytest.mark.parametrize("row", named(LIMITED))
+def test_a_rejected_handshake_takes_no_place(row, start, assembled):
+    """A handshake that is rejected, or that asks for no WebSocket, takes none of the places of a
+    server with room for one client."""
+    extra = {"MAX_CONNECTIONS": 1, "MAX_FILES": 61, "SPARE_FILES": 60}
+    program = start_server(row, start, assembled, **extra)
+    for _ in range(3):
+        assert plain_get(row, program).status_code in {400, 426}
+        assert rejection(row, program, Sec_WebSocket_Version="8").status_code == 400
+    with row.open(program) as client:
+        client.send(frame(PING, b"in"))
+        client.wait_for(PONG, b"in")
 
 
 # Requests that open no WebSocket

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import runpy
 import signal
 import ssl
 import subprocess
@@ -26,6 +25,7 @@ from websockets.sync.client import connect
 from websockets.sync.server import serve
 
 from .support.crowd import client_of
+from .support.events import metric
 from .support.figures import standings
 from .support.messages import table
 from .support.processes import (
@@ -35,6 +35,7 @@ from .support.processes import (
     argv,
     copy_isolated,
     environment,
+    loaded,
     wait_until,
 )
 from .support.threads import run_in_thread
@@ -447,6 +448,41 @@ def test_the_backoff_doubles_and_resets(dismissing):
     assert waits == [(bound, {}) for bound in bounds]
 
 
+# A limit, and what is counted
+
+
+def test_a_full_instance_rejects_clients(start):
+    """An instance that holds MAX_CONNECTIONS clients rejects another WebSocket, stream or held poll
+    with 503 and Retry-After, and counts each; health checks and short requests get through; when a
+    client disconnects there is room again."""
+    instance = start(f"{TOPIC}/server_hardened.py", MAX_CONNECTIONS=2, DRAIN_DELAY=0)
+    job = httpx2.post(f"{instance.url}/jobs", json={"seconds": 60}).headers["Location"]
+    held = {"Prefer": "wait=20"}
+    with httpx2.stream("GET", f"{instance.url}/events") as stream:
+        assert stream.status_code == 200
+        with connect(instance.url.replace("http", "ws") + "/socket") as socket:
+            assert socket.recv(TIMEOUT) == "a"
+            wait_until(lambda: metric(instance, "instance_connections") == 2)
+            with pytest.raises(InvalidStatus) as rejected:
+                connect(instance.url.replace("http", "ws") + "/socket")
+            responses = [
+                rejected.value.response,
+                httpx2.get(f"{instance.url}/events"),
+                httpx2.get(f"{instance.url}{job}", headers=held),
+            ]
+            for response in responses:
+                assert response.status_code == 503
+                assert 5 <= int(response.headers["Retry-After"]) <= 15
+            assert httpx2.get(f"{instance.url}/health").status_code == 200
+            assert httpx2.get(f"{instance.url}{job}").json()["status"] == "pending"
+            assert httpx2.post(f"{instance.url}/jobs", json={"seconds": 0}).status_code == 202
+            assert metric(instance, 'instance_problems_total{problem="rejected"}') == 3
+            assert instance.output.count("WARNING: rejected: a client, full") == 3
+    wait_until(lambda: metric(instance, "instance_connections") == 0)
+    with connect(instance.url.replace("http", "ws") + "/socket") as socket:
+        assert socket.recv(TIMEOUT) == "a"
+
+
 # The jobs
 
 
@@ -463,7 +499,7 @@ def test_a_request_is_held_for_max_wait_at_most(start):
 
 def test_a_hold_leaves_no_task():
     """After a hold, the instance has no task more than before."""
-    instance = runpy.run_path(str(EXAMPLES / TOPIC / "server_hardened.py"))
+    instance = loaded(f"{TOPIC}/server_hardened.py")
 
     async def held():
         await instance["hold"](0.01)

@@ -8,14 +8,17 @@ import re
 import resource
 import signal
 import socket
+import sqlite3
 import time
 from collections import Counter
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from threading import Thread
 
 import httpx2
 import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from .support.events import metric
 from .support.frames import cut as frames_in
 from .support.processes import (
     EXAMPLES,
@@ -324,6 +327,100 @@ def received(socket):
         return socket.recv(2**20)
     except ConnectionResetError:
         return b""
+
+
+# Limits, and what is counted
+
+
+def test_a_full_server_rejects_subscribers(start_server):
+    """A server that has MAX_CONNECTIONS subscribers rejects another one with 503 and Retry-After,
+    whatever its transport, and counts it; publishers get through, and what they publish is
+    delivered; when a subscriber disconnects there is room again."""
+    server = start_server(MAX_CONNECTIONS=1)
+    query = {"user": "ann", "topic": "news"}
+    for _ in range(2):
+        with open_socket(server) as socket:
+            wait_until(lambda: metric(server, "notifications_connections") == 1)
+            with pytest.raises(InvalidStatus) as rejected:
+                open_socket(server)
+            responses = [
+                rejected.value.response,
+                httpx2.get(f"{server.url}/notifications/events", params=query),
+                poll(server),
+            ]
+            for response in responses:
+                assert response.status_code == 503
+                assert 5 <= int(response.headers["Retry-After"]) <= 15
+            assert response.headers["Connection"] == "close"
+            (number,) = publish(server, "1")
+            received = json.loads(socket.recv(TIMEOUT))
+            assert received["id"] == number
+            socket.send(json.dumps({"ack": number}))
+            wait_until(lambda: metric(server, "notifications_connections") == 1)
+        wait_until(lambda: metric(server, "notifications_connections") == 0)
+    assert metric(server, 'notifications_problems_total{problem="rejected"}') == 6
+    assert server.output.count("WARNING: rejected: ") == 6
+
+
+def test_what_is_counted(start_server):
+    """The server counts its subscribers, those that resumed, those whose id was trimmed, those that
+    it evicted, and errors of its store, each problem with one line in its log."""
+    log = "log.db"
+    server = start_server(LOG=log, MAX_EVENTS=5, MAX_QUEUE=5)
+    publish(server, *"123456789")
+    assert metric(server, "notifications_resumed_total") == 0
+    poll(server, after=8)
+    assert metric(server, "notifications_resumed_total") == 1
+    assert poll(server, after=1).status_code == 410
+    with open_socket(server, after=1) as expired, pytest.raises(ConnectionClosed):
+        expired.recv(TIMEOUT)
+    path = "/notifications/socket?user=slow&topic=news"
+    with silent(server.port, path), open_socket(server, user="fast"):
+        wait_until(lambda: metric(server, "notifications_connections") == 2)
+        while not metric(server, 'notifications_problems_total{problem="evicted"}'):
+            publish(server, *["x" * 9_000] * 20)
+    with closing(sqlite3.connect(server.folder / log)) as database:
+        database.execute("DROP TABLE log")
+    assert post(server, "lost").status_code == 507
+    assert poll(server, user="new").status_code == 503
+    with open_socket(server, user="newer") as socket, pytest.raises(ConnectionClosed) as closed:
+        socket.recv(TIMEOUT)
+    assert closed.value.rcvd.code == 1011
+    assert metric(server, 'notifications_problems_total{problem="expired"}') == 2
+    assert metric(server, 'notifications_problems_total{problem="store"}') == 3
+    for problem, number in ("expired", 2), ("evicted", 1), ("store", 3):
+        assert server.output.count(f"WARNING: {problem}: ") == number
+    wait_until(lambda: metric(server, "notifications_connections") == 0)
+
+
+def test_health_fails_without_a_writer(start):
+    """A server that stores nothing any more, because its writer has ended, responds to /health with
+    503; before that with 200."""
+    changes = {"self.deliver(event_id, channel, text)": 'assert text != "poison"'}
+    server = start(f"{TOPIC}/server.py", errors_expected=True, changes=changes)
+    assert httpx2.get(f"{server.url}/health").json() == {"connections": 0}
+    body = b'{"text": "poison"}'
+    with socket.create_connection(("127.0.0.1", server.port)) as publisher:
+        publisher.sendall(
+            b"POST /topics/news HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s"
+            % (len(body), body)
+        )
+        wait_until(lambda: httpx2.get(f"{server.url}/health").status_code == 503)
+
+
+def test_users_are_bounded(start_server):
+    """The server remembers what MAX_USERS users have acknowledged, in memory and in its file, also
+    if more name an id; one that is not remembered receives the whole log."""
+    server = start_server(LOG="log.db", MAX_USERS=2)
+    _, last = publish(server, "1", "2")
+    for user in "ann", "bob", "cat", "dan":
+        poll(server, user=user, after=last)
+    publish(server, "3")  # saves what was acknowledged
+    received = [len(poll(server, user=user).json()["notifications"]) for user in ("bob", "cat")]
+    assert received == [1, 3]
+    with closing(sqlite3.connect(server.folder / "log.db")) as database:
+        saved = database.execute("SELECT name FROM users ORDER BY name").fetchall()
+    assert saved == [("ann",), ("bob",)]
 
 
 # The disk

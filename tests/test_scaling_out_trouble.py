@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import re
 import signal
 import socket
 import sys
@@ -21,6 +20,7 @@ from .support.events import (
     WEB,
     close_code,
     events_url,
+    metric,
     publish,
     ready,
     receive_texts,
@@ -241,12 +241,6 @@ def test_without_an_id_only_new_events_are_sent(gateway):
 
 
 # Problems with the log
-
-
-def metric(gateway, name):
-    """Return a number of a gateway's /metrics; 0 for one that it does not name."""
-    found = re.search(rf"(?m)^{re.escape(name)} (.+)$", WEB.get(f"{gateway.url}/metrics").text)
-    return float(found[1]) if found else 0
 
 
 @pytest.mark.parametrize("poison", [{"text": b"\xff"}, {"other": "x"}, {"text": "\x1b"}])

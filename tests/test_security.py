@@ -14,7 +14,7 @@ from websockets.sync.client import connect
 
 from .support.messages import table
 from .support.parts import require_program
-from .support.processes import EXAMPLES, TIMEOUT, assert_clean_output
+from .support.processes import EXAMPLES, TIMEOUT, assert_clean_output, wait_until
 from .support.sequence import in_order, sequence_diagram
 from .support.wiretap import Tap
 
@@ -451,6 +451,31 @@ def test_one_origin_is_allowed_and_no_other(one_allowed):
         headers = httpx2.get(one_allowed.url, headers={"Origin": origin}).headers
         assert headers.get("Access-Control-Allow-Origin") == allowed
         assert headers["Vary"] == "Origin"
+
+
+@pytest.mark.parametrize(("name", "path"), [("server", "/actions"), ("server_cors", "/events")])
+def test_sessions_are_bounded_and_expire(start, name, path):
+    """A session ends after SESSION_TTL seconds; with MAX_SESSIONS of them, a further login is
+    rejected with 503 and Retry-After until one has ended, and no session ends early."""
+    server = start(f"{TOPIC}/{name}.py", MAX_SESSIONS=2, SESSION_TTL=3600)
+    cookies = [httpx2.get(server.url).cookies for _ in range(2)]
+    for _ in range(2):
+        rejected = httpx2.get(server.url)
+        assert (rejected.status_code, rejected.headers["Retry-After"]) == (503, "60")
+        assert not rejected.cookies
+    assert [httpx2.get(server.url + path, cookies=each).status_code for each in cookies] == [
+        200
+    ] * 2
+    server = start(f"{TOPIC}/{name}.py", MAX_SESSIONS=1, SESSION_TTL=0.3)
+    for _ in range(2):
+        session = {}
+        while not session:  # the one before has to end
+            session = httpx2.get(server.url).cookies
+        wait_until(
+            lambda session=session: (
+                httpx2.get(server.url + path, cookies=session).status_code == 401
+            )
+        )
 
 
 def test_a_browser_blocks_insecure_websockets_on_https_pages(page):

@@ -2,7 +2,6 @@
 
 import inspect
 import re
-import runpy
 import signal
 import socket
 import subprocess
@@ -18,7 +17,8 @@ from .support import parts
 from .support.figures import ladders
 from .support.messages import messages, table
 from .support.parts import require_program
-from .support.processes import EXAMPLES, wait_until
+from .support.processes import EXAMPLES, TIMEOUT, loaded, named, wait_until
+from .test_hostile_http import QUIET, STREAMS, path_of
 from .test_load_balancing import socket_at
 from .test_load_balancing_trouble import UNCHECKED, before  # noqa: F401
 
@@ -123,7 +123,7 @@ def test_the_timeouts_of_the_figure_are_in_order(record):
     """In the files of this site the handler ends first when a response is due, then the server,
     then proxy and client; of an idle connection it is the other way round; and heartbeats come at
     least twice within each idle timeout."""
-    instance = runpy.run_path(str(EXAMPLES / SERVER))
+    instance = loaded(SERVER)
     poll = (EXAMPLES / "long_polling/client.py").read_text()
     hold, answer = instance["MAX_WAIT"], instance["MAX_WAIT"] + 5
     assert "RESPONSE_TIMEOUT = MAX_WAIT + 5" in (EXAMPLES / SERVER).read_text()
@@ -231,6 +231,26 @@ def test_haproxy_has_no_defaults(tmp_path, record):
     assert "missing timeouts for backend 'instances'" in frontend
     lines = re.findall(r"(?m)^.*(?:missing timeouts|^ +\|).*$", frontend)
     record("timeouts/haproxy.txt", "\n".join(lines[:4]) + "\n")
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_an_event_stream_begins_at_once(start, name):
+    """Each event stream of the hardened servers sends its first bytes at once, also if there is no
+    event yet, and forbids caching and compression."""
+    server = start(name, **QUIET)
+    with httpx2.stream("GET", server.url + path_of(server, name), timeout=TIMEOUT) as response:
+        assert response.headers["Cache-Control"] == "no-cache, no-transform"
+        assert next(response.iter_text())
+
+
+def test_every_server_of_event_streams_is_tried():
+    """Each program that sends an event stream is one of those, a quick start or a wrong program;
+    security's sends one event and ends."""
+    senders = set(named("*.py", "text/event-stream")) & set(named("*.py", "app.run("))
+    others = {name for name in senders if name.endswith("/server.py") or "/wrong_" in name} - set(
+        STREAMS
+    )
+    assert senders - others == set(STREAMS) | {"security/server_cors.py"}
 
 
 # An answer is due

@@ -1,12 +1,14 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["sanic==25.12.1"]
+# dependencies = ["prometheus-client==0.26.0", "sanic==25.12.1"]
 # ///
 """Hold clients in three ways, up to a limit, and reject the rest.
 
 - Run: `uv run server_hardened.py`
-- or: `pip install sanic==25.12.1 && python server_hardened.py`
-- Try: MAX_FILES=300 in its environment, and client.py
+- or: `pip install prometheus-client==0.26.0 sanic==25.12.1
+  && python server_hardened.py`
+- Try: MAX_FILES=300 in its environment, client.py, and `curl
+  127.0.0.1:8000/metrics`
 - Needs: Linux or macOS, for the limit on open files
 - Source: 503 and Retry-After, RFC 9110 §15.6.4;
   1013, https://www.iana.org/assignments/websocket/websocket.xhtml
@@ -17,8 +19,15 @@ import os
 import random
 import resource
 
-from sanic import Request, Sanic, json
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    Counter,
+    Gauge,
+    generate_latest,
+)
+from sanic import Request, Sanic, json, raw
 from sanic.exceptions import SanicException, ServiceUnavailable
+from sanic.log import logger
 from sanic.server.protocols.websocket_protocol import WebSocketProtocol
 
 HOST = os.environ.get("HOST", "127.0.0.1")
@@ -71,6 +80,24 @@ class SafeRequest(Request):
 app = Sanic("holding_connections_hardened", request_class=SafeRequest)
 held: set[asyncio.Future] = set()  # one for each client
 
+# --8<-- [start:metrics]
+CONNECTIONS = Gauge("holding_connections", "Held clients, now")
+CONNECTIONS.set_function(lambda: len(held))
+PROBLEMS = Counter("holding_problems", "See report()", ["problem"])
+
+
+def report(problem, detail):
+    """Count a problem, and log it in one line."""
+    PROBLEMS.labels(problem).inc()
+    logger.warning("%s: %s", problem, detail)
+
+
+@app.get("/metrics")
+async def metrics(request):
+    """Return all counters in the format of Prometheus."""
+    return raw(generate_latest(), content_type=CONTENT_TYPE_LATEST)
+# --8<-- [end:metrics]
+
 
 # --8<-- [start:hold]
 async def hold():
@@ -86,6 +113,7 @@ async def hold():
 def reject_if_full(request):
     """Respond with 503, and close: the descriptor is needed."""
     if len(held) >= MAX_HELD:
+        report("rejected", f"{len(held)} clients are held")
         request.stream.keep_alive = False
         # Random, so that the clients do not return together.
         retry_after = str(random.randint(5, 15))
@@ -105,11 +133,14 @@ async def poll(request):
 
 
 # --8<-- [start:ways]
-@app.get("/stream", ignore_body=False)
+@app.get("/stream")
 async def stream(request):
     """Hold an event stream."""
     reject_if_full(request)
-    response = await request.respond(content_type="text/event-stream")
+    response = await request.respond(
+        content_type="text/event-stream",
+        headers={"Cache-Control": "no-cache, no-transform"},
+    )
     await response.send(": held\n\n")
     await hold()
     await response.send("data: done\n\n")
@@ -119,6 +150,7 @@ async def stream(request):
 async def socket(request, ws):
     """Hold a WebSocket connection."""
     if len(held) >= MAX_HELD:
+        report("rejected", f"{len(held)} clients are held")
         await ws.close(1013, "the limit of held clients is reached")
         return
     # Without a receiver, one message would block the pongs.

@@ -47,8 +47,10 @@ held = set()
 def reject_if_full(connection, request):
     """Reject the handshake with 503 if the limit is reached."""
     if len(held) < MAX_HELD:
-        held.add(connection)
         return None
+    # A client that does not close keeps its descriptor: close it.
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.1, connection.transport.close)
     response = connection.respond(503, "the limit is reached\n")
     response.headers["Retry-After"] = str(random.randint(5, 15))
     return response
@@ -58,6 +60,7 @@ def reject_if_full(connection, request):
 # --8<-- [start:hold]
 async def hold(connection):
     """Hold a connection until any client sends "release"."""
+    held.add(connection)
     try:
         async for message in connection:
             if message == "release":

@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["sanic==25.12.1"]
+# dependencies = ["prometheus-client==0.26.0", "sanic==25.12.1"]
 # ///
 """One of several instances behind a load balancer, with draining.
 
@@ -8,7 +8,8 @@ Every response names its instance. An instance that is to stop fails
 its health check first; no WebSocket lives longer than MAX_AGE.
 
 - Run: `uv run server_hardened.py`
-- or: `pip install sanic==25.12.1 && python server_hardened.py`
+- or: `pip install prometheus-client==0.26.0 sanic==25.12.1
+  && python server_hardened.py`
 - Try: three of them, with NAME=a PORT=8001, NAME=b PORT=8002 and
   NAME=c PORT=8003, behind haproxy.cfg or nginx.conf
 - Source: close codes, RFC 6455 §7.4.1
@@ -18,10 +19,19 @@ import asyncio
 import os
 import random
 import re
+import resource
 import secrets
+from contextlib import contextmanager
 
-from sanic import BadRequest, NotFound, Request, Sanic, json
-from sanic.exceptions import SanicException
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    Counter,
+    Gauge,
+    generate_latest,
+)
+from sanic import BadRequest, NotFound, Request, Sanic, json, raw
+from sanic.exceptions import SanicException, ServiceUnavailable
+from sanic.log import logger
 from sanic.server.protocols.websocket_protocol import WebSocketProtocol
 
 # --8<-- [start:settings]
@@ -35,6 +45,15 @@ EVENT_INTERVAL = float(os.environ.get("EVENT_INTERVAL", 15))  # s
 # balancer has noticed; then it closes its WebSockets over some time.
 DRAIN_DELAY = float(os.environ.get("DRAIN_DELAY", 3))  # s
 CLOSE_SPREAD = float(os.environ.get("CLOSE_SPREAD", 5))  # s
+# Descriptors that clients cannot take: those of health checks, of
+# short requests, and of clients that are about to be rejected.
+SPARE_FILES = 150
+MAX_FILES, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+if MAX_FILES == resource.RLIM_INFINITY:
+    MAX_FILES = 10_000
+MAX_CONNECTIONS = int(
+    os.environ.get("MAX_CONNECTIONS", MAX_FILES - SPARE_FILES)
+)
 # --8<-- [end:settings]
 
 # --8<-- [start:SafeRequest]
@@ -63,9 +82,48 @@ class SafeRequest(Request):
 
 app = Sanic("load_balancing_hardened", request_class=SafeRequest)
 websockets = set()
+held = set()  # the requests of streams and held polls
 jobs: dict[str, asyncio.Task] = {}
 stopping = asyncio.Event()  # the health check fails
 draining = asyncio.Event()  # the load balancer had time to notice
+
+
+# --8<-- [start:metrics]
+CONNECTIONS = Gauge("instance_connections", "Held clients, now")
+CONNECTIONS.set_function(lambda: len(websockets) + len(held))
+PROBLEMS = Counter("instance_problems", "See report()", ["problem"])
+
+
+def report(problem, detail):
+    """Count a problem, and log it in one line."""
+    PROBLEMS.labels(problem).inc()
+    logger.warning("%s: %s", problem, detail)
+
+
+@app.get("/metrics")
+async def metrics(request):
+    """Return all counters in the format of Prometheus."""
+    return raw(generate_latest(), content_type=CONTENT_TYPE_LATEST)
+# --8<-- [end:metrics]
+
+
+# --8<-- [start:reject]
+@app.on_request
+async def reject_if_full(request):
+    """Respond with 503 to a client that would have to be held."""
+    holds = request.path in {"/socket", "/events"}
+    if not holds and not preferred_wait(request):
+        return
+    if len(websockets) + len(held) >= MAX_CONNECTIONS:
+        report("rejected", "a client, full")
+        request.stream.keep_alive = False  # its descriptor is needed
+        # Random, so that the clients do not return together.
+        retry_after = str(random.randint(5, 15))
+        raise ServiceUnavailable(
+            "this instance is full",
+            headers={"Retry-After": retry_after},
+        )
+# --8<-- [end:reject]
 
 
 # --8<-- [start:health]
@@ -122,13 +180,27 @@ async def close_later(ws):
 # --8<-- [end:drain]
 
 
-@app.get("/events", ignore_body=False)
+@app.get("/events")
 async def events(request):
     """Send an event at intervals, until this instance drains."""
-    stream = await request.respond(content_type="text/event-stream")
-    while not draining.is_set():
-        await stream.send(f"data: {NAME}\n\n")
-        await hold(EVENT_INTERVAL)
+    stream = await request.respond(
+        content_type="text/event-stream",
+        headers={"Cache-Control": "no-cache, no-transform"},
+    )
+    with counted(request):
+        while not draining.is_set():
+            await stream.send(f"data: {NAME}\n\n")
+            await hold(EVENT_INTERVAL)
+
+
+@contextmanager
+def counted(request):
+    """Count a held client for as long as this context lasts."""
+    held.add(request)
+    try:
+        yield
+    finally:  # also if the client disconnects
+        held.discard(request)
 
 
 async def hold(seconds, *tasks):
@@ -163,7 +235,8 @@ async def get_job(request, token):
         raise NotFound(f"instance {NAME} has no job with this token")
     job, wait = jobs[token], preferred_wait(request)
     if wait:
-        await hold(wait, job)
+        with counted(request):
+            await hold(wait, job)
     done = job.done() and not job.cancelled()
     status = "done" if done else "pending"
     return json({"token": token, "status": status, "name": NAME})

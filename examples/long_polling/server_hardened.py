@@ -19,6 +19,7 @@ import asyncio
 import os
 import random
 import re
+import resource
 import secrets
 
 from sanic import (
@@ -36,7 +37,13 @@ HOST = os.environ.get("HOST", "127.0.0.1")
 PORT = int(os.environ.get("PORT", 8000))
 # --8<-- [start:limits]
 MAX_WAIT = int(os.environ.get("MAX_WAIT", 25))  # seconds
-MAX_HELD = int(os.environ.get("MAX_HELD", 10_000))  # requests
+# Descriptors that held requests cannot take: those of other requests
+# and of clients that are about to be rejected.
+SPARE_FILES = 150
+MAX_FILES, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+if MAX_FILES == resource.RLIM_INFINITY:
+    MAX_FILES = 10_000
+MAX_HELD = int(os.environ.get("MAX_HELD", MAX_FILES - SPARE_FILES))
 MAX_JOBS = int(os.environ.get("MAX_JOBS", 1000))
 RESULT_TTL = float(os.environ.get("RESULT_TTL", 600))  # seconds
 # --8<-- [end:limits]
@@ -187,6 +194,7 @@ async def get_job(request, token):
     wait = preferred_wait(request)
     if wait and not task.done() and not holds.draining:
         if holds.count >= MAX_HELD:
+            request.stream.keep_alive = False  # free its descriptor
             raise ServiceUnavailable(
                 "too many held requests", headers={"Retry-After": "5"}
             )

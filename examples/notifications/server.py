@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["sanic==25.12.1"]
+# dependencies = ["prometheus-client==0.26.0", "sanic==25.12.1"]
 # ///
 """Notifications: topics and inboxes, and a log that loses none.
 
@@ -12,7 +12,8 @@ subscribers; the hub, which knows nothing of HTTP; the transports.
 A client names itself, in `user`: put authentication in front.
 
 - Run: `uv run server.py`
-- or: `pip install sanic==25.12.1 && python server.py`
+- or: `pip install prometheus-client==0.26.0 sanic==25.12.1
+  && python server.py`
 - Try: kill it with `kill -9` while clients are connected, and start it
   again
 - Source: synchronous, https://www.sqlite.org/pragma.html; Insufficient
@@ -21,7 +22,9 @@ A client names itself, in `user`: put authentication in front.
 
 import asyncio
 import os
+import random
 import re
+import resource
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable
@@ -30,9 +33,16 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from json import dumps, loads
 
-from sanic import BadRequest, Blueprint, Request, Sanic, json
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    Counter,
+    Gauge,
+    generate_latest,
+)
+from sanic import BadRequest, Blueprint, Request, Sanic, json, raw
 from sanic import text as text_response
-from sanic.exceptions import SanicException
+from sanic.exceptions import SanicException, ServiceUnavailable
+from sanic.log import logger
 from sanic.server.protocols.websocket_protocol import WebSocketProtocol
 
 HOST = os.environ.get("HOST", "127.0.0.1")
@@ -45,6 +55,33 @@ HEARTBEAT = float(os.environ.get("HEARTBEAT", 15))  # seconds
 SEND_TIMEOUT = float(os.environ.get("SEND_TIMEOUT", 20))  # seconds
 MAX_WAIT = 25  # s; the longest hold of a poll
 PAGE_SIZE = 100  # events read from the log at a time
+MAX_USERS = int(os.environ.get("MAX_USERS", 100_000))  # remembered
+
+# --8<-- [start:limits]
+# Descriptors that subscribers cannot take: those of the log, of
+# publishers, and of subscribers that are about to be rejected.
+SPARE_FILES = 150
+MAX_FILES, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+if MAX_FILES == resource.RLIM_INFINITY:
+    MAX_FILES = 10_000
+MAX_CONNECTIONS = int(
+    os.environ.get("MAX_CONNECTIONS", MAX_FILES - SPARE_FILES)
+)
+# --8<-- [end:limits]
+
+# --8<-- [start:metrics]
+CONNECTIONS = Gauge("notifications_connections", "Subscribers, now")
+RESUMED = Counter("notifications_resumed", "Subscriptions with an id")
+PROBLEMS = Counter(
+    "notifications_problems", "See report()", ["problem"]
+)
+
+
+def report(problem, detail):
+    """Count a problem, and log it in one line."""
+    PROBLEMS.labels(problem).inc()
+    logger.warning("%s: %s", problem, detail)
+# --8<-- [end:metrics]
 
 
 # ===== Store =====
@@ -165,6 +202,7 @@ class Hub:
         self.unsaved = {}  # acknowledged, and not in the store yet
         self.unstored = asyncio.Queue()
         self.subscribers = defaultdict(set)  # of each channel
+        self.connections = 0
         self.draining = False
         self.writer = asyncio.create_task(self.write())
 
@@ -199,7 +237,10 @@ class Hub:
         The next commit saves it. If it is lost before that, some
         events are sent again, and the client drops them.
         """
-        if event_id > self.acknowledged.get(user, 0):
+        known = self.acknowledged.get(user, 0)
+        if not known and len(self.acknowledged) >= MAX_USERS:
+            return  # the whole log is sent again, unless it names an id
+        if event_id > known:
             self.acknowledged[user] = self.unsaved[user] = event_id
 
     # --8<-- [start:publish]
@@ -244,6 +285,7 @@ class Hub:
             if subscriber.queue.qsize() < MAX_QUEUE:
                 subscriber.queue.put_nowait(event)
             else:
+                report("evicted", f"its queue of {channel} is full")
                 self.evict(subscriber, *TOO_SLOW)
     # --8<-- [end:publish]
 
@@ -260,6 +302,8 @@ class Hub:
         # Before the log is read: events that are published meanwhile
         # wait in the queue, so none falls between the two.
         subscriber = Subscriber(channels, close)
+        self.connections += 1
+        CONNECTIONS.inc()
         for channel in channels:
             self.subscribers[channel].add(subscriber)
         if self.draining:
@@ -271,6 +315,8 @@ class Hub:
                 yield pages
         finally:  # also when the client disconnects: that cancels us
             self.unsubscribe(subscriber)
+            self.connections -= 1
+            CONNECTIONS.dec()
 
     async def pages(self, subscriber, last, silence):
         """Yield what follows in the log, then what is queued."""
@@ -326,6 +372,27 @@ bp = Blueprint("notifications")
 NAME = "[a-z0-9-]{1,40}"  # of a user or a topic
 
 
+# --8<-- [start:reject]
+@bp.on_request
+async def reject_if_full(request):
+    """Respond with 503 to a subscriber for which there is no room.
+
+    This runs before a handshake too. Publishers always get through.
+    """
+    if not request.path.startswith("/notifications"):
+        return
+    if request.app.ctx.hub.connections >= MAX_CONNECTIONS:
+        report("rejected", "a subscriber, full")
+        request.stream.keep_alive = False  # its descriptor is needed
+        # Random, so that the clients do not return together.
+        retry_after = str(random.randint(5, 15))
+        raise ServiceUnavailable(
+            "the limit of subscribers is reached",
+            headers={"Retry-After": retry_after},
+        )
+# --8<-- [end:reject]
+
+
 # --8<-- [start:post]
 @bp.post(f"/<kind:(topics|users)>/<name:({NAME})>")
 async def publish(request, kind, name):
@@ -341,6 +408,7 @@ async def publish(request, kind, name):
             f"{kind}/{name}", parse_text(request.json), key
         )
     except sqlite3.Error as error:
+        report("store", error)
         raise problem(507, f"not stored: {error}") from None
     if event_id is None:
         raise problem(422, "this key belongs to another notification")
@@ -381,13 +449,23 @@ def parse_subscription(request):
     after = request.headers.get("Last-Event-ID", after)
     if after is not None and not re.fullmatch("[0-9]{1,18}", after):
         raise BadRequest("after is the id of a notification, or 0")
+    if after is not None:
+        RESUMED.inc()
     channels = {f"users/{user}"} | {f"topics/{name}" for name in topics}
     return user, channels, None if after is None else int(after)
 
 
 @bp.exception(CursorExpired)
 async def report_expired(request, error):
+    report("expired", error)
     return json({"status": 410, "message": str(error)}, status=410)
+
+
+@bp.exception(sqlite3.Error)
+async def report_unreadable(request, error):
+    report("store", error)
+    message = "the log cannot be read"
+    return json({"status": 503, "message": message}, status=503)
 # --8<-- [end:parse_subscription]
 
 
@@ -401,6 +479,8 @@ async def stream_messages(request, ws):
         last = hub.resume(user, after)
     except (BadRequest, CursorExpired) as error:
         expired = isinstance(error, CursorExpired)
+        if expired:
+            report("expired", error)
         await ws.close(4410 if expired else 1008, str(error))
         return
     receiving = asyncio.create_task(receive_acks(ws, hub, user))
@@ -414,7 +494,11 @@ async def stream_messages(request, ws):
                     async with asyncio.timeout(SEND_TIMEOUT):
                         await ws.send(message)
     except TimeoutError:  # the client does not read
+        report("evicted", f"{user} took no message in time")
         ws.end_connection(*TOO_SLOW)
+    except sqlite3.Error as error:
+        report("store", error)
+        ws.end_connection(1011, "the log cannot be read")
     finally:  # also when the client disconnects: that cancels us
         receiving.cancel()
 
@@ -441,7 +525,7 @@ def parse_ack(message):
 
 
 # --8<-- [start:events]
-@bp.get("/notifications/events", ignore_body=False)
+@bp.get("/notifications/events")
 async def stream_events(request):
     """Send notifications as an event stream."""
     hub = request.app.ctx.hub
@@ -460,6 +544,8 @@ async def stream_events(request):
         request.transport.abort()
 
     async with hub.subscribe(channels, last, close) as pages:
+        # At once, so that the client knows that it has subscribed.
+        await stream.send(": subscribed\n\n")
         async for page in pages:
             for event_id, message in page:
                 event = f"id: {event_id}\ndata: {message}\n\n"
@@ -510,6 +596,23 @@ async def presence(request):
     ]
     return json({"users": sorted(users)})
 # --8<-- [end:presence]
+
+
+# --8<-- [start:health]
+@bp.get("/health")
+async def health(request):
+    """Respond with 503 if nothing is stored or delivered any more."""
+    hub = request.app.ctx.hub
+    if hub.writer.done():
+        raise ServiceUnavailable("the writer has ended")
+    return json({"connections": hub.connections})
+
+
+@bp.get("/metrics")
+async def metrics(request):
+    """Return all counters in the format of Prometheus."""
+    return raw(generate_latest(), content_type=CONTENT_TYPE_LATEST)
+# --8<-- [end:health]
 
 
 # --8<-- [start:lifecycle]

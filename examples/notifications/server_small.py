@@ -62,7 +62,11 @@ async def stream_events(request):
     last = request.headers.get("Last-Event-ID", "0")
     if not re.fullmatch("[0-9]{1,18}", last):
         raise BadRequest("Last-Event-ID is the id of a notification")
-    stream = await request.respond(content_type="text/event-stream")
+    stream = await request.respond(
+        content_type="text/event-stream",
+        headers={"Cache-Control": "no-cache, no-transform"},
+    )
+    await stream.send(": subscribed\n\n")
     updated = asyncio.Event()
     subscribers[updated] = request
     try:

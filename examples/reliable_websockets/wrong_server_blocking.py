@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import re
+import resource
 import signal
 import time
 from collections import deque
@@ -36,7 +37,15 @@ PING_INTERVAL = float(os.environ.get("PING_INTERVAL", 20))  # s
 PING_TIMEOUT = float(os.environ.get("PING_TIMEOUT", 20))  # s
 HEARTBEAT_INTERVAL = float(os.environ.get("HEARTBEAT_INTERVAL", 15))
 SEND_TIMEOUT = float(os.environ.get("SEND_TIMEOUT", 20))  # s
-MAX_CONNECTIONS = int(os.environ.get("MAX_CONNECTIONS", 1000))
+# Descriptors that clients cannot take: those of the log, of
+# publishers, and of clients that are about to be rejected.
+SPARE_FILES = 150
+MAX_FILES, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+if MAX_FILES == resource.RLIM_INFINITY:
+    MAX_FILES = 10_000
+MAX_CONNECTIONS = int(
+    os.environ.get("MAX_CONNECTIONS", MAX_FILES - SPARE_FILES)
+)
 # Seconds that filter_text() takes
 FILTER_TIME = float(os.environ.get("FILTER_TIME", 0))
 # "deflate", or "" for none: compression takes memory
@@ -154,6 +163,9 @@ async def stream(websocket):
         )
         return
     if len(connections) >= MAX_CONNECTIONS:
+        # A client that does not close keeps its descriptor: close it.
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.1, websocket.transport.close)
         await websocket.close(1013, "too many connections")
         return
     connections.add(websocket)

@@ -17,6 +17,7 @@ import asyncio
 import json
 import os
 import re
+import resource
 from collections import deque
 from itertools import islice
 
@@ -34,7 +35,15 @@ PING_INTERVAL = float(os.environ.get("PING_INTERVAL", 20))  # s
 PING_TIMEOUT = float(os.environ.get("PING_TIMEOUT", 20))  # s
 HEARTBEAT_INTERVAL = float(os.environ.get("HEARTBEAT_INTERVAL", 15))
 SEND_TIMEOUT = float(os.environ.get("SEND_TIMEOUT", 20))  # s
-MAX_CONNECTIONS = int(os.environ.get("MAX_CONNECTIONS", 1000))
+# Descriptors that clients cannot take: those of the log, of
+# publishers, and of clients that are about to be rejected.
+SPARE_FILES = 150
+MAX_FILES, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+if MAX_FILES == resource.RLIM_INFINITY:
+    MAX_FILES = 10_000
+MAX_CONNECTIONS = int(
+    os.environ.get("MAX_CONNECTIONS", MAX_FILES - SPARE_FILES)
+)
 # --8<-- [end:settings]
 
 # --8<-- [start:SafeRequest]

@@ -58,6 +58,8 @@ PORT = int(os.environ.get("PORT", 8000))
 # Descriptors that clients cannot take: those of Redis and publishers.
 SPARE_FILES = 150
 MAX_FILES, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+if MAX_FILES == resource.RLIM_INFINITY:
+    MAX_FILES = 10_000
 MAX_CONNECTIONS = int(
     os.environ.get("MAX_CONNECTIONS", MAX_FILES - SPARE_FILES)
 )

@@ -13,6 +13,7 @@
 import asyncio
 import os
 import secrets
+import time
 from collections import deque
 
 from sanic import (
@@ -25,12 +26,14 @@ from sanic import (
     html,
     json,
 )
-from sanic.exceptions import SanicException
+from sanic.exceptions import SanicException, ServiceUnavailable
 from sanic.server.protocols.websocket_protocol import WebSocketProtocol
 
 PORT = int(os.environ.get("PORT", 8000))
 ORIGIN = os.environ.get("ORIGIN", f"http://127.0.0.1:{PORT}")
 SAMESITE = os.environ.get("SAMESITE", "Lax")
+SESSION_TTL = float(os.environ.get("SESSION_TTL", 3600))  # seconds
+MAX_SESSIONS = int(os.environ.get("MAX_SESSIONS", 10_000))
 
 # --8<-- [start:SafeRequest]
 class SafeRequest(Request):
@@ -57,16 +60,39 @@ class SafeRequest(Request):
 
 
 bp = Blueprint("security")
-sessions = {}  # value of the session cookie -> user
+sessions = {}  # value of a cookie -> (user, when it expires)
 actions = deque(maxlen=100)  # what was done, and for which user
+
+
+def start_session(user):
+    """Store a session of a user; return the value of its cookie."""
+    now = time.monotonic()
+    while sessions:  # the oldest first
+        session, (_, expires_at) = next(iter(sessions.items()))
+        if now < expires_at:
+            break
+        del sessions[session]
+    if len(sessions) >= MAX_SESSIONS:
+        raise ServiceUnavailable(
+            "too many sessions", headers={"Retry-After": "60"}
+        )
+    session = secrets.token_urlsafe(16)
+    sessions[session] = user, now + SESSION_TTL
+    return session
+
+
+def find_user(request):
+    """Return the user of a request's session, or None."""
+    session = request.cookies.get("session")
+    user, expires_at = sessions.get(session, (None, 0))
+    return user if time.monotonic() < expires_at else None
 
 
 # --8<-- [start:login]
 @bp.get("/")
 async def login(request):
     """Stand in for a login: every visitor becomes alice."""
-    session = secrets.token_urlsafe(16)
-    sessions[session] = "alice"
+    session = start_session("alice")
     response = html("<title>Bank</title>You are logged in, alice.")
     response.add_cookie(
         "session",
@@ -86,7 +112,7 @@ async def authenticate(request):
     origin = request.headers.get("Origin")  # programs send none
     if origin not in (None, ORIGIN):
         raise Forbidden("pages of this origin are not allowed")
-    request.ctx.user = sessions.get(request.cookies.get("session"))
+    request.ctx.user = find_user(request)
     if request.ctx.user is None and request.path != "/":
         raise Unauthorized("log in first")
 # --8<-- [end:check]

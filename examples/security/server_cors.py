@@ -13,10 +13,14 @@
 
 import os
 import secrets
+import time
 
 from sanic import Blueprint, Request, Sanic, Unauthorized, html
+from sanic.exceptions import ServiceUnavailable
 
 ORIGIN = os.environ.get("ORIGIN", "http://127.0.0.1:18001")
+SESSION_TTL = float(os.environ.get("SESSION_TTL", 3600))  # seconds
+MAX_SESSIONS = int(os.environ.get("MAX_SESSIONS", 10_000))
 
 # --8<-- [start:SafeRequest]
 class SafeRequest(Request):
@@ -43,14 +47,37 @@ class SafeRequest(Request):
 
 
 bp = Blueprint("security_cors")
-sessions = {}  # value of the session cookie -> user
+sessions = {}  # value of a cookie -> (user, when it expires)
+
+
+def start_session(user):
+    """Store a session of a user; return the value of its cookie."""
+    now = time.monotonic()
+    while sessions:  # the oldest first
+        session, (_, expires_at) = next(iter(sessions.items()))
+        if now < expires_at:
+            break
+        del sessions[session]
+    if len(sessions) >= MAX_SESSIONS:
+        raise ServiceUnavailable(
+            "too many sessions", headers={"Retry-After": "60"}
+        )
+    session = secrets.token_urlsafe(16)
+    sessions[session] = user, now + SESSION_TTL
+    return session
+
+
+def find_user(request):
+    """Return the user of a request's session, or None."""
+    session = request.cookies.get("session")
+    user, expires_at = sessions.get(session, (None, 0))
+    return user if time.monotonic() < expires_at else None
 
 
 @bp.get("/")
 async def login(request):
     """Stand in for a login: every visitor becomes alice."""
-    session = secrets.token_urlsafe(16)
-    sessions[session] = "alice"
+    session = start_session("alice")
     response = html("<title>Bank</title>You are logged in, alice.")
     # A page of another site gets a cookie with samesite="None" alone.
     response.add_cookie(
@@ -62,7 +89,7 @@ async def login(request):
 @bp.get("/events")
 async def stream_events(request):
     """Send one event of the user. A real stream would stay open."""
-    user = sessions.get(request.cookies.get("session"))
+    user = find_user(request)
     if user is None:
         raise Unauthorized("log in first")
     stream = await request.respond(content_type="text/event-stream")

@@ -30,6 +30,8 @@ HEARTBEAT = float(os.environ.get("HEARTBEAT", 15))  # seconds
 # A quarter of the files that this process may open stays free for
 # requests other than streams.
 MAX_FILES, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+if MAX_FILES == resource.RLIM_INFINITY:
+    MAX_FILES = 10_000
 MAX_STREAMS = int(os.environ.get("MAX_STREAMS", MAX_FILES * 3 // 4))
 MAX_QUEUE = int(os.environ.get("MAX_QUEUE", 100))  # unsent notices
 STREAM_HEADERS = {

@@ -43,6 +43,8 @@ RECONNECT_MS = int(os.environ.get("RECONNECT_MS", 1000))
 # A stream takes a file descriptor as long as it lasts. A quarter of
 # what this process may open stays free for all other requests.
 MAX_FILES, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+if MAX_FILES == resource.RLIM_INFINITY:
+    MAX_FILES = 10_000
 MAX_STREAMS = int(os.environ.get("MAX_STREAMS", MAX_FILES * 3 // 4))
 MAX_EVENTS = int(os.environ.get("MAX_EVENTS", 100))  # kept per job
 MAX_JOBS = int(os.environ.get("MAX_JOBS", 10_000))
@@ -199,7 +201,7 @@ def parse_last_event_id(request, job):
 streams = set()  # the requests whose response is open
 
 
-@bp.get("/jobs/<token>/events", ignore_body=False)
+@bp.get("/jobs/<token>/events")
 async def stream_events(request, token):
     """Stream a job's events, beginning after the Last-Event-ID."""
     job = find_job(token)

@@ -1,6 +1,7 @@
 """Publish and receive the events of a server, as many proofs do."""
 
 import json
+import re
 import time
 import uuid
 from contextlib import suppress
@@ -35,6 +36,12 @@ def receive_texts(websocket, count):
         event = json.loads(websocket.recv(TIMEOUT))
         texts += [event["text"]] if "text" in event else []
     return texts
+
+
+def metric(server, name):
+    """Return a number of a server's /metrics; 0 for one that it does not name."""
+    found = re.search(rf"(?m)^{re.escape(name)} (.+)$", WEB.get(f"{server.url}/metrics").text)
+    return float(found[1]) if found else 0
 
 
 def close_code(websocket):

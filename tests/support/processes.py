@@ -6,6 +6,7 @@ proves that the file needs no other, or only those that it names.
 
 import os
 import re
+import runpy
 import shutil
 import signal
 import socket
@@ -14,8 +15,12 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
+from unittest.mock import patch
+
+import prometheus_client
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -271,6 +276,20 @@ def argv(example):
     """Return how to run an example here: by its kind, with the suite's own Python."""
     interpreter = {".py": sys.executable, ".sh": "sh"}[example.suffix]
     return [interpreter, example.name]
+
+
+def loaded(name):
+    """Return {name: value} of an example as a module, with a registry of its own for its metrics.
+
+    Those of one program could not be registered twice in one process.
+    """
+    registry = prometheus_client.CollectorRegistry()
+    kinds = {
+        name: partial(getattr(prometheus_client, name), registry=registry)
+        for name in ("Counter", "Gauge")
+    }
+    with patch.multiple(prometheus_client, **kinds):
+        return runpy.run_path(str(EXAMPLES / name))
 
 
 def copy_isolated(example, folder):
