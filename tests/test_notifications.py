@@ -619,6 +619,7 @@ def test_an_event_stream_resumes_after_last_event_id(server):
         assert response.headers["Content-Type"].startswith("text/event-stream")
         assert response.headers["X-Accel-Buffering"] == "no"
         lines = response.iter_lines()
+        assert [next(lines), next(lines)] == [": subscribed", ""]
         assert next(lines) == f"id: {second}"
         assert json.loads(next(lines)[6:])["text"] == "second"
         assert [next(lines), next(lines)] == ["", ": heartbeat"]
