@@ -194,10 +194,18 @@ function passed(message, lanes, x, y1, y) {
   return [...shapes, text((x1 + beyond) / 2, y1 - 5, words, css, "middle")];
 }
 
-/** Returns the class of a message: "up" if it comes from the client, else "down". */
+/**
+ * Returns the class of a message: "up" if it comes from the client, else "down"; between three
+ * parties in a row, "up" if it goes to the right.
+ */
 function direction({ from, to }, lanes) {
-  if (lanes.includes("client")) return from === "client" ? "up" : "down";
+  if (lanes.includes("client") && !inARow(lanes)) return from === "client" ? "up" : "down";
   return lanes.indexOf(to) > lanes.indexOf(from) ? "up" : "down";
+}
+
+/** Returns whether a server between two others is the client of the third. */
+function inARow(lanes) {
+  return lanes.length === 3 && lanes[1] === "server";
 }
 
 /** Returns notes beside their lanes, one below the other, and the foot of the lowest. */
@@ -247,8 +255,8 @@ function meanings({ lanes, messages, bars = [] }) {
   if (lanes.length > 2) [server] = server.split(" ");
   const used = [...messages.map((each) => direction(each, lanes)), ...bars.map(({ kind }) => kind)];
   return [
-    ["up", `${client} → ${server}`],
-    ["down", `${server} → ${client}`],
+    ["up", inARow(lanes) ? "request" : `${client} → ${server}`],
+    ["down", inARow(lanes) ? "response" : `${server} → ${client}`],
     ["held", "held"],
     ["late", "late"],
   ].filter(([css]) => used.includes(css));

@@ -366,8 +366,9 @@ def test_examples_meet_at_one_port():
         if path.suffix in {".conf", ".cfg"}:
             continue  # a proxy listens there, and has servers behind it
         text = path.read_text()
-        # Redis and the tap have a port of their own, and so have pages of another origin.
-        ports = {"8000", "6379", "9000", "18001"}
+        # Redis, the tap and a receiver of webhooks have a port of their own, and so have pages of
+        # another origin.
+        ports = {"8000", "8001", "6379", "9000", "18001"}
         assert set(re.findall(r"127\.0\.0\.1:(\d+)", text)) <= ports, path
         if path.suffix == ".py" and path.stem.startswith("server"):
             assert '("PORT", 8000)' in text, path

@@ -9,25 +9,29 @@ from time import monotonic
 class Canned:
     """Answers with (status, headers, body) in turn, and with the last one from then on.
 
-    A body of another kind than str is sent as JSON. `requests` holds what was asked:
-    (method, path, headers with names in lower case), and `times` when, in seconds.
+    A body of another kind than str is sent as JSON; an answer may also be a function of the
+    request's body. `requests` holds what was asked:
+    (method, path, headers with names in lower case), `bodies` what came with it, and `times`
+    when, in seconds.
     """
 
     def __init__(self, port, answers):
         self.url = f"http://127.0.0.1:{port}"
-        self.requests, self.times = [], []
+        self.requests, self.bodies, self.times = [], [], []
         canned = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def answer(self):
-                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 headers = {name.lower(): value for name, value in self.headers.items()}
+                canned.bodies.append(body)
                 canned.times.append(monotonic())
                 canned.requests.append((self.command, self.path, headers))
                 turn = min(len(canned.requests), len(answers)) - 1
-                status, headers, body = answers[turn]
+                answer = answers[turn]
+                status, headers, body = answer(body) if callable(answer) else answer
                 content = (body if isinstance(body, str) else json.dumps(body)).encode()
                 self.send_response(status)
                 for name, value in headers.items():

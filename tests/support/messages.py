@@ -167,12 +167,12 @@ def label(message):
     return " ".join(map(str, words))
 
 
-def transcript(found, title):
+def transcript(found, title, parties=("client", "server")):
     """Return messages as HTML, one block a message, coloured by direction, with real bytes."""
     blocks = []
     for message in found:
         up = message.source == "client"
-        who = "client → server" if up else "server → client"
+        who = " → ".join(parties if up else reversed(parties))
         head, _, body = message.data.decode().partition("\r\n\r\n")
         body = body.replace("\r\n", "\n")
         size = f"{len(message.data)} bytes"

@@ -23,12 +23,15 @@ SNIPPETS = ROOT / "snippets"
 # Name of the rule: what it finds. The group is replaced, the same by the same.
 RULES = {
     "token": re.compile(
-        r"(?:/jobs/|session=|ticket=|\"(?:token|status)\": ?\")([\w-]{22})(?![\w-])"
+        r"(?:/jobs/|session=|ticket=|submitted: |msg_|['\"](?:token|status)['\"]: ?['\"])"
+        r"([\w-]{22})(?![\w-])"
     ),
     "key": re.compile(r"(?i:idempotency-key: )([0-9a-f-]{36})"),
     "websocket key": re.compile(r"(?i:sec-websocket-key: )([\w+/]{22}==)"),
     # Not that of the standard's own example, which is always the same.
     "websocket accept": re.compile(r"(?i:sec-websocket-accept: )(?!s3pPLMBi)([\w+/]{27}=)"),
+    "webhook timestamp": re.compile(r"webhook-timestamp: (\d{10})"),
+    "webhook signature": re.compile(r"webhook-signature: v1,([\w+/]{43}=)"),
     "date": re.compile(r"(?i:\bdate: )(\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT)"),
     "log date": re.compile(r"\[(\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4})\]"),
     "python": re.compile(r"\bPython/(3\.\d\d)\b"),
@@ -49,6 +52,10 @@ def stand_in(kind, number):
             return base64.b64encode(digest[:16]).decode()
         case "websocket accept":  # the one that belongs to the key of the same number
             return accept_key(stand_in("websocket key", number))
+        case "webhook timestamp":
+            return "1767225600"
+        case "webhook signature":
+            return base64.b64encode(digest).decode()
         case "date":
             return "Thu, 01 Jan 2026 00:00:00 GMT"
         case "log date":

@@ -239,10 +239,16 @@ def passed(message, lanes, x, y1, y):
 
 
 def direction(message, lanes):
-    """Return the class of a message: "up" if it comes from the client, else "down"."""
-    if "client" in lanes:
+    """Return the class of a message: "up" if it comes from the client, else "down"; between three
+    parties in a row, "up" if it goes to the right."""
+    if "client" in lanes and not in_a_row(lanes):
         return "up" if message["from"] == "client" else "down"
     return "up" if lanes.index(message["to"]) > lanes.index(message["from"]) else "down"
+
+
+def in_a_row(lanes):
+    """Return whether a server between two others is the client of the third."""
+    return len(lanes) == 3 and lanes[1] == "server"
 
 
 def cross(x, y):
@@ -288,6 +294,8 @@ def meanings(trace):
     if len(lanes) > 2:  # "gateway A" and "gateway B" are both a gateway
         server = server.split(" ")[0]
     names = {"up": f"{client} → {server}", "down": f"{server} → {client}"}
+    if in_a_row(lanes):
+        names = {"up": "request", "down": "response"}
     names |= {"held": "held", "late": "late"}
     used = {direction(message, lanes) for message in trace["messages"]}
     used |= {bar["kind"] for bar in trace.get("bars", [])}

@@ -1,0 +1,247 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["httpx2==2.16.2", "sanic==25.12.1"]
+# ///
+"""The receiver with what production adds: no result is missed.
+
+It orders reports from the job server and receives them as webhooks.
+Each event changes the database once, in any order and however often
+it arrives. A report whose webhook is overdue is polled.
+
+- Run: `uv run receiver_hardened.py`
+- or: `pip install httpx2==2.16.2 sanic==25.12.1
+  && python receiver_hardened.py`
+- Needs: server_hardened.py, running with
+  ALLOWED_NETWORKS=127.0.0.0/8; its address is in URL (default
+  http://127.0.0.1:8000)
+- Source: Standard Webhooks 1.0.0
+"""
+
+import asyncio
+import base64
+import hmac
+import os
+import sqlite3
+import time
+from contextlib import suppress
+
+import httpx2
+from sanic import BadRequest, Request, Sanic, empty, json
+
+HOST = os.environ.get("HOST", "127.0.0.1")
+PORT = int(os.environ.get("PORT", 8001))
+URL = os.environ.get("URL", "http://127.0.0.1:8000")
+KEY = os.environ.get("KEY", "alice-key")
+# How the job server reaches this receiver.
+CALLBACK = os.environ.get("CALLBACK", f"http://{HOST}:{PORT}/webhooks")
+FILE = os.environ.get("FILE", "reports.db")
+# --8<-- [start:limits]
+# More than one while the secret is being replaced.
+EXAMPLE = "whsec_ZXhhbXBsZSBzZWNyZXQsIDI0IGJ5dGVz"
+SECRETS = os.environ.get("SECRETS", EXAMPLE).split()
+MAX_AGE = 300  # seconds
+# How long to wait for a webhook before the report is polled.
+OVERDUE = float(os.environ.get("OVERDUE", 300))  # seconds
+# --8<-- [end:limits]
+SIGNED = "webhook-id", "webhook-timestamp", "webhook-signature"
+
+
+# --8<-- [start:SafeRequest]
+class SafeRequest(Request):
+    """A request that no client can turn into a traceback or a leak."""
+
+    def __init__(self, url_bytes, *args, method, **kwargs):
+        # Sanic reports an invalid target by means of a request with
+        # the method NONE and the same target, and fails on it again.
+        if method == "NONE":
+            url_bytes = b"*"
+        super().__init__(url_bytes, *args, method=method, **kwargs)
+        # No response here depends on Accept, and Sanic responds with
+        # 500 to an Accept that it cannot parse.
+        self.headers.popall("accept", None)
+
+    async def respond(self, *args, **kwargs):
+        # Sanic waits without a limit for the rest of a body that was
+        # not read to its end. Close the connection instead.
+        if self.stream.request_body:
+            self.stream.request_body = None
+            self.stream.keep_alive = False
+        return await super().respond(*args, **kwargs)
+# --8<-- [end:SafeRequest]
+
+
+app = Sanic("receiver", request_class=SafeRequest)
+
+
+def open_store():
+    """Return the open file."""
+    db = sqlite3.connect(FILE)
+    db.row_factory = sqlite3.Row
+    db.executescript("""
+        PRAGMA journal_mode = WAL;
+        PRAGMA synchronous = FULL;
+        CREATE TABLE IF NOT EXISTS reports (
+            token TEXT PRIMARY KEY,
+            sequence INTEGER NOT NULL,  -- of the newest event
+            status TEXT NOT NULL,
+            result INTEGER,
+            next_poll REAL NOT NULL);
+    """)
+    return db
+
+
+# --8<-- [start:verify]
+def is_signed(secret, headers, body):
+    """Return whether a message is signed with this secret."""
+    message_id, timestamp, signatures = (
+        headers.get(name, "").encode(errors="surrogateescape")
+        for name in SIGNED
+    )
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    signed = b".".join([message_id, timestamp, body])
+    digest = hmac.digest(key, signed, "sha256")
+    expected = b"v1," + base64.b64encode(digest)
+    return any(
+        hmac.compare_digest(expected, signature)
+        for signature in signatures.split()
+    )
+
+
+def verify(headers, body):
+    """Reject a message that the server has not sent just now (400)."""
+    if not any(is_signed(secret, headers, body) for secret in SECRETS):
+        raise BadRequest("the signature is wrong")
+    if abs(time.time() - int(headers["webhook-timestamp"])) > MAX_AGE:
+        raise BadRequest("the message is too old")
+# --8<-- [end:verify]
+
+
+# --8<-- [start:receive]
+@app.post("/webhooks")
+async def receive(request):
+    """Store an event; respond when it is stored, and not before."""
+    verify(request.headers, request.body)
+    event = request.json
+    match event["type"]:
+        case "receiver.confirm":
+            return json(event["data"])  # yes, we want these messages
+        case "job.started" | "job.done":
+            update_report(**event["data"])
+    return empty()  # also for a type that we do not know
+
+
+def update_report(token, sequence, status, result=None):
+    """Apply an event, unless it or a newer one has been applied.
+
+    The number makes the id of the message unnecessary: an event that
+    is repeated or late changes nothing.
+    """
+    with app.ctx.db as db:
+        changed = db.execute(
+            "INSERT INTO reports VALUES"
+            " (:token, :sequence, :status, :result, :next_poll)"
+            " ON CONFLICT (token) DO UPDATE SET sequence = :sequence,"
+            " status = :status, result = :result"
+            " WHERE sequence < :sequence",
+            {
+                "token": token,
+                "sequence": sequence,
+                "status": status,
+                "result": result,
+                "next_poll": time.time() + OVERDUE,
+            },
+        )
+    if changed.rowcount:
+        print(f"{token} {status} {result or ''}", flush=True)
+# --8<-- [end:receive]
+
+
+# --8<-- [start:order]
+@app.post("/reports")
+async def order_report(request):
+    """Submit a job; the result will be sent to this receiver."""
+    job = {"seconds": 1.5, "callback": CALLBACK}
+    try:
+        response = await app.ctx.client.post("/jobs", json=job)
+        response.raise_for_status()
+    except httpx2.HTTPError as error:
+        print(f"cannot order a report: {error!r}", flush=True)
+        return json({"message": "no job server"}, 502)
+    token = response.json()["token"]
+    # Its webhook may have been here already.
+    update_report(token, 0, "ordered")
+    return json({"token": token}, 202)
+
+
+@app.get("/reports")
+async def list_reports(request):
+    """Return the newest reports."""
+    rows = app.ctx.db.execute(
+        "SELECT token, status, result FROM reports"
+        " ORDER BY next_poll DESC LIMIT 100"
+    )
+    return json([dict(row) for row in rows])
+# --8<-- [end:order]
+
+
+# --8<-- [start:poll_overdue]
+async def poll_overdue(app):
+    """Poll the reports whose webhook has not arrived in time.
+
+    A webhook is lost if this receiver was down for longer than the
+    server repeats it, or if the server lost its data.
+    """
+    with app.ctx.db as db:  # perhaps while this process did not run
+        db.execute("UPDATE reports SET next_poll = 0")
+    while True:
+        now = time.time()
+        overdue = app.ctx.db.execute(
+            "SELECT token FROM reports"
+            " WHERE status IN ('ordered', 'pending')"
+            " AND next_poll < ? LIMIT 100",
+            [now],
+        ).fetchall()
+        for (token,) in overdue:
+            with app.ctx.db as db:
+                db.execute(
+                    "UPDATE reports SET next_poll = ? WHERE token = ?",
+                    [now + OVERDUE, token],
+                )
+            try:
+                response = await app.ctx.client.get(f"/jobs/{token}")
+                if response.status_code in {404, 410}:
+                    update_report(token, 2, "lost")
+                    continue
+                response.raise_for_status()
+                job = response.json()
+            except (httpx2.HTTPError, ValueError) as error:
+                print(f"cannot poll {token}: {error!r}", flush=True)
+                continue
+            if job["status"] == "done":
+                update_report(sequence=2, **job)
+        await asyncio.sleep(min(OVERDUE, 10))
+# --8<-- [end:poll_overdue]
+
+
+@app.before_server_start
+async def open_all(app):
+    app.ctx.db = open_store()
+    app.ctx.client = httpx2.AsyncClient(
+        base_url=URL, headers={"Authorization": f"Bearer {KEY}"}
+    )
+    app.ctx.poller = asyncio.create_task(poll_overdue(app))
+
+
+@app.before_server_stop
+async def close_all(app):
+    app.ctx.poller.cancel()
+    with suppress(asyncio.CancelledError):
+        await app.ctx.poller
+    await app.ctx.client.aclose()
+    app.ctx.db.close()
+
+
+if __name__ == "__main__":
+    app.config.FALLBACK_ERROR_FORMAT = "json"
+    app.config.REQUEST_MAX_SIZE = 100_000  # bytes; default 100 MB
+    app.run(host=HOST, port=PORT, single_process=True)
