@@ -277,8 +277,8 @@ def test_colours_have_a_legend(name):
     }
     used = {attributes.get("class") for tag, attributes, _ in shapes if tag != "text"}
     meanings = {
-        "up": r"\w+ → \w+",
-        "down": r"\w+ → \w+",
+        "up": r"\w+ → \w+|request",
+        "down": r"\w+ → \w+|response",
         "held": "held|open|server down",
         "late": "late",
         "measured": "measured",
