@@ -278,7 +278,7 @@ def argv(example):
     return [interpreter, example.name]
 
 
-def loaded(name):
+def loaded(name, **options):
     """Return {name: value} of an example as a module, with a registry of its own for its metrics.
 
     Those of one program could not be registered twice in one process.
@@ -289,7 +289,7 @@ def loaded(name):
         for name in ("Counter", "Gauge")
     }
     with patch.multiple(prometheus_client, **kinds):
-        return runpy.run_path(str(EXAMPLES / name))
+        return runpy.run_path(str(EXAMPLES / name), **options)
 
 
 def copy_isolated(example, folder):
