@@ -22,7 +22,7 @@ from .support.parts import require_program
 from .support.processes import EXAMPLES, TIMEOUT, loaded, named, wait_until
 from .test_hostile_http import QUIET, STREAMS, path_of
 from .test_load_balancing import socket_at
-from .test_load_balancing_trouble import UNCHECKED, before  # noqa: F401
+from .test_load_balancing_trouble import UNCHECKED
 
 SERVER = "load_balancing/server_hardened.py"
 NGINX = "load_balancing/nginx.conf"
@@ -282,7 +282,7 @@ def ask(job, wait, timeout=30):
     return httpx2.get(job, headers={"Prefer": f"wait={wait}"}, timeout=timeout)
 
 
-def test_in_order_the_hold_ends_first(silent, before):  # noqa: F811
+def test_in_order_the_hold_ends_first(silent, before):
     """With hold, server, proxy and client in order, a held request through nginx and one through
     HAProxy get `pending` from the handler."""
     for name, change in (
@@ -294,7 +294,7 @@ def test_in_order_the_hold_ends_first(silent, before):  # noqa: F811
 
 
 @pytest.mark.parametrize("name", [NGINX, HAPROXY])
-def test_a_server_timeout_below_the_hold_is_503(start, before, name):  # noqa: F811
+def test_a_server_timeout_below_the_hold_is_503(start, before, name):
     """A Sanic timeout below the hold is a `503` during the hold, in the format of the application's
     own errors, through nginx and HAProxy."""
     timer = {"SANIC_RESPONSE_TIMEOUT": 0.5}
@@ -305,7 +305,7 @@ def test_a_server_timeout_below_the_hold_is_503(start, before, name):  # noqa: F
     assert answer.json()["message"] == "Response Timeout"
 
 
-def test_a_proxy_timeout_below_the_hold_is_504(silent, before):  # noqa: F811
+def test_a_proxy_timeout_below_the_hold_is_504(silent, before):
     """A proxy timeout below the hold is a `504` with the proxy's own page."""
     for name, changes in (
         (NGINX, {"proxy_read_timeout 60s": "proxy_read_timeout 300ms"}),
@@ -316,7 +316,7 @@ def test_a_proxy_timeout_below_the_hold_is_504(silent, before):  # noqa: F811
         assert "<h1>504 Gateway Time-out</h1>" in answer.text
 
 
-def test_nginx_tries_every_instance_and_excludes_all(silent, before, tap, record):  # noqa: F811
+def test_nginx_tries_every_instance_and_excludes_all(silent, before, tap, record):
     """A held request that outlasts nginx's timeout is sent to each instance in turn, and each of
     them counts as failed: after that every client gets `502`, though all instances are healthy."""
     wire = tap(silent)
@@ -338,7 +338,7 @@ def test_nginx_tries_every_instance_and_excludes_all(silent, before, tap, record
     )
 
 
-def test_a_client_timeout_below_the_hold_raises(silent, before):  # noqa: F811
+def test_a_client_timeout_below_the_hold_raises(silent, before):
     """A client timeout below the hold raises `ReadTimeout` in the client, without a status."""
     proxy = before(NGINX, silent.port)
     with pytest.raises(httpx2.ReadTimeout):
@@ -353,7 +353,7 @@ def half_a_request(url):
         return client.recv(65536).split(b"\r\n")[0].decode()
 
 
-def test_an_incomplete_request_gets_408(start, before, silent):  # noqa: F811
+def test_an_incomplete_request_gets_408(start, before, silent):
     """An incomplete request gets `408`: from Sanic by `REQUEST_TIMEOUT`, from HAProxy by `timeout
     http-request`."""
     slow = start("token/server_hardened.py", SANIC_REQUEST_TIMEOUT=0.5)
@@ -367,7 +367,7 @@ def test_an_incomplete_request_gets_408(start, before, silent):  # noqa: F811
 # While a stream or a WebSocket is open
 
 
-def test_nginx_closes_an_idle_websocket(silent, lively, before):  # noqa: F811
+def test_nginx_closes_an_idle_websocket(silent, lively, before):
     """nginx closes an idle WebSocket with 1006 when `proxy_read_timeout` expires; one with pings at
     intervals of half the timeout stays open."""
     quiet = before(NGINX, silent.port, **IMPATIENT)
@@ -381,7 +381,7 @@ def test_nginx_closes_an_idle_websocket(silent, lively, before):  # noqa: F811
         assert lasting.recv() == "a: here?"
 
 
-def test_haproxy_closes_an_idle_websocket(silent, lively, before):  # noqa: F811
+def test_haproxy_closes_an_idle_websocket(silent, lively, before):
     """HAProxy closes an idle WebSocket with 1006 when `timeout tunnel` expires; one with pings at
     intervals of half the timeout stays open."""
     short = {"timeout tunnel  1h": f"timeout tunnel {SHORT}s"}
@@ -399,7 +399,7 @@ def test_haproxy_closes_an_idle_websocket(silent, lively, before):  # noqa: F811
     "name, changes",
     [(NGINX, IMPATIENT), (HAPROXY, {"timeout server  60s": f"timeout server {SHORT}s"})],
 )
-def test_a_proxy_ends_an_idle_stream(silent, lively, before, name, changes):  # noqa: F811
+def test_a_proxy_ends_an_idle_stream(silent, lively, before, name, changes):
     """A stream without an event for longer than a proxy's timeout ends early, without its last
     chunk; with events at intervals of half the timeout it stays open."""
     with httpx2.Client(timeout=30) as client:
