@@ -427,7 +427,7 @@ PYTHON = [
 
 
 def test_the_client_reports_why_a_job_failed(canned, run):
-    """The hardened client whose job failed says why in one line and exits with an error."""
+    """The hardened client whose job failed prints the reason in one line and exits with 1."""
     server = canned(PENDING, (200, {}, {"status": "failed", "error": "no paper"}))
     result = run("token/client_hardened.py", URL=server.url)
     assert result.returncode == 1
@@ -446,7 +446,7 @@ def test_the_client_obeys_retry_after(canned, run):
 
 
 def test_the_client_has_a_deadline(hardened, run):
-    """The hardened client gives up at its deadline and says so."""
+    """The hardened client gives up at its deadline and reports it."""
     result = run("token/client_hardened.py", URL=hardened.url, SECONDS=60, DEADLINE=1.5)
     assert result.returncode == 1
     assert result.stderr == "the job was not done within 1.5 s\n"

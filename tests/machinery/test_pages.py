@@ -171,18 +171,18 @@ def test_the_search_is_accessible(live, open_page, search_index):
 
 # What readers type, and the heading that they should find.
 SEARCHES = {
-    "1006": "production/debugging/#e-1006",
-    "1011 keepalive ping timeout": "production/debugging/#e-1011",
-    "403 websocket": "production/debugging/#e-403",
-    "504": "production/debugging/#e-504",
-    "502 bad gateway websocket": "production/debugging/#e-502",
-    "ERR_INCOMPLETE_CHUNKED_ENCODING": "production/debugging/#e-chunked",
+    "1006": "production/errors/#e-1006",
+    "1011 keepalive ping timeout": "production/errors/#e-1011",
+    "403 websocket": "production/errors/#e-403",
+    "504": "production/errors/#e-504",
+    "502 bad gateway websocket": "production/errors/#e-502",
+    "ERR_INCOMPLETE_CHUNKED_ENCODING": "production/errors/#e-chunked",
     "WebSocket is closed before the connection is established": (
-        "production/debugging/#e-established"
+        "production/errors/#e-established"
     ),
-    "works locally not behind proxy": "production/debugging/#e-proxy",
-    "seventh tab": "production/debugging/#e-seventh-tab",
-    "thundering herd": "production/debugging/#e-herd",
+    "works locally not behind proxy": "production/errors/#e-proxy",
+    "seventh tab": "production/errors/#e-seventh-tab",
+    "thundering herd": "production/errors/#e-herd",
     "address already in use": "start/run/#address-in-use",
     "CSWSH": "reference/glossary/#cswsh",
     "Last-Event-ID": "reference/glossary/#last-event-id",
@@ -223,3 +223,21 @@ def test_the_search_index_has_no_code(search_index):
         each for each in entries if re.match("reference/(proofs|examples)/", each["location"])
     ]
     assert any("1011" in each["title"] for each in entries)
+
+
+def test_a_missing_page_leads_on(live, open_page, search_index):
+    """The page for an address that does not exist links to pages that do, searches the site, and
+    breaks no rule of axe."""
+    open_page.context.route("**/search_index.json", lambda route: route.fulfill(path=search_index))
+    page = open_page(f"{live.url}/nowhere/at/all/")
+    assert open_page.problems and all(
+        "404" in each or "nowhere" in each for each in open_page.problems
+    )
+    open_page.problems.clear()
+    expect_accessible(page)
+    links = page.locator("main a").evaluate_all("(all) => all.map((each) => each.href)")
+    assert len(links) >= 3
+    assert {page.request.get(link).status for link in links} == {200}
+    page.get_by_role("searchbox").fill("1006")
+    page.get_by_role("button", name="Search").click()
+    page.wait_for_selector(".md-search-result__link[href*='e-1006']")
