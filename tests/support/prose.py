@@ -83,10 +83,10 @@ def visible_words(page):
 
 
 def sentences(page):
-    """Return the sentences of a page, the parts of a sentence on both sides of a semicolon apart,
-    and those of tables left out."""
+    """Return the sentences of a page, the parts of a sentence on both sides of a semicolon apart.
+    Tables and boxes have none."""
     found = []
     for tag, text, _ in blocks(page):
-        if tag not in {"td", "th"}:
+        if tag not in {"td", "th", "dd"}:
             found += re.sub(rf"([.!?;:]{CLAIM}?\)?) ", r"\1\n", text).split("\n")
     return found
