@@ -447,6 +447,7 @@ REWRITTEN = {
     "techniques/keep-alive.md",
     "techniques/reliable-websockets.md",
     "techniques/server-sent-events.md",
+    "techniques/webhooks.md",
     "techniques/websockets.md",
 }
 FINISHED = {name: page for name, page in PAGES.items() if name not in REWRITTEN}
