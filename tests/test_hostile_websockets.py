@@ -127,8 +127,8 @@ INVALID = {
 
 @pytest.mark.parametrize("name", INVALID)
 def test_invalid_utf8_is_1007(hardened, name):
-    """A text message that is not valid UTF-8 is answered with a Close of 1007, and nothing of it
-    is glued to a later message."""
+    """The server closes with 1007 on a text message that is not valid UTF-8, and appends nothing of
+    it to a later message."""
     row, program = hardened
     before = Level.of(program)
     with row.open(program) as client:
@@ -273,8 +273,8 @@ def plain_get(row, program):
 
 
 def test_a_plain_get_is_426(hardened):
-    """A plain GET of a WebSocket's address is answered 426 Upgrade Required, with an Upgrade header
-    that names WebSocket, and without a traceback."""
+    """The server responds to a plain GET on a WebSocket's path with 426 Upgrade Required and an
+    Upgrade header that names WebSocket, without a traceback."""
     row, program = hardened
     response = plain_get(row, program)
     assert response.status_code == 426

@@ -153,6 +153,17 @@ def test_a_message_over_the_limit_is_1009(closes):
     assert seen(closes, 1009) == {("server", 1009), ("client", 1006)}
 
 
+def test_the_side_that_fails_sees_1006(closes, start):
+    """A client of websockets that closes with 1009 or 1011 itself sees 1006: after an error it does
+    not wait for the server's close frame."""
+    assert ("client", 1006) in seen(closes, 1009)
+    server = start(f"{TOPIC}/wrong_server_blocking.py", EVENT_INTERVAL=0, FILTER_TIME=3)
+    with connect(ws(server), **SHORT_PINGS) as healthy, connect(ws(server)) as busy:
+        busy.send('{"text": "hello"}')
+        closed = until_closed(healthy)
+        assert (closed.sent.code, closed.rcvd, healthy.close_code) == (1011, None, 1006)
+
+
 def test_too_many_connections_are_1013(closes):
     """A server that has too many connections closes with 1013, try again later."""
     assert seen(closes, 1013) == {("server", 1013)}
