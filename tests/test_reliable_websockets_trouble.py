@@ -46,7 +46,7 @@ def closes(start_shared, tap_shared):
 
     def note(what, wire, saw, connection=1):
         sent = closings(wire.events, connection)
-        who, code = next(iter(sent.items()), ("nobody", saw))
+        who, code = next(iter(sent.items()), ("neither side", saw))
         found[code, what] = (who, int(saw))
 
     def see(what, wire, path="/events?after=0", act=lambda socket: None, **options):
@@ -145,7 +145,7 @@ def seen(closes, code):
 
 def test_1006_is_never_sent(closes):
     """When the server is killed no close frame passes, and the client makes up a code, 1006."""
-    assert seen(closes, 1006) == {("nobody", 1006)}
+    assert seen(closes, 1006) == {("neither side", 1006)}
 
 
 def test_a_message_over_the_limit_is_1009(closes):

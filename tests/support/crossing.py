@@ -76,7 +76,7 @@ class Crossing(Wire):
         request = client.recv(65536)
         assert server.recv(65536) == b""  # closed: it was idle for too long
         self.crossed.set()
-        server.sendall(request)  # arrives where nobody listens any more
+        server.sendall(request)  # arrives at a closed socket
         reset(client)
 
 

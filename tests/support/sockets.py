@@ -41,7 +41,7 @@ def handshake(port, path):
 
 
 def silent(port, path):
-    """Open a WebSocket by hand and return its socket, which nobody reads: a client that hangs."""
+    """Open a WebSocket by hand and return its socket, which is never read: a client that hangs."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect(("127.0.0.1", port))
