@@ -444,8 +444,6 @@ REWRITTEN = {
     "systems/load-balancing.md",
     "systems/notifications.md",
     "systems/scaling-out.md",
-    "techniques/keep-alive.md",
-    "techniques/reliable-websockets.md",
     "techniques/server-sent-events.md",
     "techniques/webhooks.md",
     "techniques/websockets.md",
