@@ -350,7 +350,7 @@ def test_a_message_resets_the_failures(serving, run, monkeypatch):
 
 
 def test_a_rejected_handshake_is_retried_later(start, run):
-    """A client whose handshake is rejected with 503 retries no sooner than Retry-After says."""
+    """A client whose handshake is rejected with 503 retries no sooner than Retry-After allows."""
     server = start(f"{TOPIC}/server_hardened.py", RATE=0.2, EVENT_INTERVAL=0.1)  # 5 s to start
     assert httpx2.get(f"{server.url}/orders").status_code == 200  # the only token
     before = time.monotonic()
@@ -394,7 +394,7 @@ def test_a_message_that_is_not_an_event(serving, run, name):
 
 
 def test_clients_end_with_one_line(run, port, canned):
-    """Whatever fails, each client ends with one line that says what."""
+    """Whatever fails, each client ends with one line that names the cause."""
     unused = f"http://127.0.0.1:{port()}"
     quick = {"BACKOFF": 0.01, "TRIES": 2, "DEADLINE": 5}
     html = (200, {}, "<h1>It works!</h1>")
@@ -424,11 +424,12 @@ def test_clients_end_with_one_line(run, port, canned):
 
 
 def test_the_rate_limiter_spreads_clients(monkeypatch, record):
-    """Of two hundred requests at once a limiter of fifty a second accepts fifty, and tells the
-    others to retry in one, two and three seconds, fifty each; then each is accepted."""
+    """Of two hundred requests at once a limiter of fifty a second accepts fifty, and
+    sends the others a Retry-After of one, two and three seconds, fifty each; then each is
+    accepted."""
     limiter = module(monkeypatch, "server_hardened.py")["RateLimiter"](50)
-    told = Counter(limiter.retry_after(100.0) for _ in range(200))
-    assert told == {0: 50, 1: 50, 2: 50, 3: 50}
+    given = Counter(limiter.retry_after(100.0) for _ in range(200))
+    assert given == {0: 50, 1: 50, 2: 50, 3: 50}
     for later in 1, 2, 3:
         assert {limiter.retry_after(100.0 + later) for _ in range(50)} == {0}
     rows = [
@@ -436,13 +437,13 @@ def test_the_rate_limiter_spreads_clients(monkeypatch, record):
             "of 200 requests at once": f"`Retry-After: {later}`" if later else "accepted",
             "requests": number,
         }
-        for later, number in sorted(told.items())
+        for later, number in sorted(given.items())
     ]
     record("reconnecting/rate_limit.md", table(rows))
 
 
 def test_a_flood_does_not_postpone_retries(monkeypatch):
-    """However many requests a flood brings, no client is told to wait for more than a minute."""
+    """However many requests a flood brings, no Retry-After is longer than a minute."""
     limiter = module(monkeypatch, "server_hardened.py")["RateLimiter"](50)
     assert max(limiter.retry_after(100.0) for _ in range(100_000)) == 60
     assert limiter.retry_after(105.0) == 0
@@ -495,7 +496,7 @@ def test_an_invalid_key_is_rejected(start):
 
 def test_retrying_at_once_is_too_soon(start, run, record):
     """A client that repeats a request at once has used up its requests before the server can have
-    recovered, though Retry-After told it when to retry."""
+    recovered, though Retry-After specified when to retry."""
     server = start(f"{TOPIC}/server_hardened.py", RATE=0.05)
     result = run(f"{TOPIC}/wrong_retry_at_once.py", URL=server.url)
     assert result.returncode == 1
@@ -504,7 +505,7 @@ def test_retrying_at_once_is_too_soon(start, run, record):
 
 
 def test_waits_as_long_as_retry_after_says(canned, run):
-    """The client waits as long as Retry-After says, and longer, by its jitter."""
+    """The client waits as long as Retry-After specifies, and longer, by its jitter."""
     good = (201, {}, {"order": 1, "orders": 1})
     server = canned((503, {"Retry-After": "1"}, ""), (429, {"Retry-After": "1"}, ""), good)
     result = run(f"{TOPIC}/retry.py", URL=server.url)

@@ -272,7 +272,14 @@ def canned_events(serving):
 @pytest.fixture
 def canned_close(serving):
     """Start a server that closes each connection with this code as soon as it is open."""
-    return lambda code: serving(lambda socket: socket.close(code))
+
+    def close(socket, code):
+        if code == 1006:
+            socket.socket.close()
+        else:
+            socket.close(code)
+
+    return lambda code: serving(lambda socket: close(socket, code))
 
 
 # The delay before a reconnect
@@ -395,14 +402,25 @@ def test_a_received_message_resets_the_failures(serving, run):
     assert result.stdout.endswith("1 to 6: 0 lost, 0 duplicates\n")
 
 
-@pytest.mark.parametrize("code", [1000, 1001, 1011, 1012, 1013, 4410])
-def test_waits_after_every_close(canned_close, run, code):
-    """The client waits after every close, whatever its code, and gives up a server that closes
-    MAX_FAILURES times in a row."""
+# 1006 is no code that is sent: the connection ends without a Close.
+CODES = [1000, 1001, 1002, 1003, 1006, 1007, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4410]
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_waits_after_every_close(canned_close, run, follow, code):
+    """The client waits after every close, whatever its code: it has connected once when one that
+    does not wait has connected twenty times; and it gives up a server that closes MAX_FAILURES
+    times in a row."""
     url = canned_close(code)
     result = run(f"{TOPIC}/client.py", URL=url, BASE_DELAY=0.01, MAX_FAILURES=5)
     assert result.stdout == f"closed with {code}, reconnecting\n" * 5
     assert result.stderr == f"disconnected from {url}: 5 failures in a row\n"
+    line = f"closed with {code}, reconnecting\n"
+    waiting = follow("client.py", URL=url, **LONG_DELAYS)
+    waiting.wait_for(line)
+    spinning = follow("wrong_client_spin.py", URL=canned_close(1000), **LONG_DELAYS)
+    wait_until(lambda: spinning.output.count("reconnecting\n") >= 20)
+    assert waiting.output == line
 
 
 @pytest.mark.parametrize("code", [1008, 4000, 4999])

@@ -64,7 +64,7 @@ def parse_event(message):
 def backoff_delay(failures, at_least):
     """Return how many seconds to wait before reconnecting.
 
-    As long as the server asks for, and a random time of up to 5, 10,
+    As long as the server specifies, and a random time of up to 5, 10,
     20, 40, 60 seconds more: doubled with each failure in a row.
     """
     jitter = random.uniform(0, BACKOFF * min(2**failures, 12))
@@ -136,7 +136,7 @@ def check_status(response):
 
 
 def retry_after(response):
-    """Return how many seconds Retry-After asks to wait, or None.
+    """Return the seconds that Retry-After specifies, or None.
 
     It is a number or one of three forms of a date (RFC 9110 §10.2.3
     and §5.6.7), all in GMT. Anything else is ignored.

@@ -38,7 +38,7 @@ class ProtocolError(Exception):
 
 
 def retry_after(response):
-    """Return how many seconds Retry-After asks to wait, or None.
+    """Return the seconds that Retry-After specifies, or None.
 
     It is a number or one of three forms of a date (RFC 9110 §10.2.3
     and §5.6.7), all in GMT. Anything else is ignored.

@@ -69,7 +69,7 @@ async def submit_job(client):
 def backoff_delay(failures, at_least):
     """Return how many seconds to wait before reconnecting.
 
-    As long as the server asks for, and a random time of up to 1, 2,
+    As long as the server specifies, and a random time of up to 1, 2,
     4 … 30 seconds more: doubled with each failure in a row.
     """
     at_least = min(max(0, at_least), MAX_RETRY_AFTER)
@@ -78,7 +78,7 @@ def backoff_delay(failures, at_least):
 
 
 def retry_after(response):
-    """Return how many seconds Retry-After asks to wait, or None.
+    """Return the seconds that Retry-After specifies, or None.
 
     It is a number or one of three forms of a date (RFC 9110 §10.2.3
     and §5.6.7), all in GMT. Anything else is ignored.

@@ -59,7 +59,7 @@ def open_client(**options):
 
 # --8<-- [start:retry_after]
 def retry_after(response):
-    """Return how many seconds Retry-After asks to wait, or None.
+    """Return the seconds that Retry-After specifies, or None.
 
     It is a number or one of three forms of a date (RFC 9110 §10.2.3
     and §5.6.7), all in GMT. Anything else is ignored.
@@ -80,7 +80,7 @@ def backoff_delay(failures, suggested=None):
     """Return how many seconds to wait before the next request.
 
     Retry-After comes first. A random part is added and never
-    subtracted, so that clients that were told the same do not return
+    subtracted, so that clients with the same value do not return
     together. Without it the delay is random, up to 1, 2, 4 … 30
     seconds: doubled with each failure in a row.
     """
