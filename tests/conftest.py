@@ -59,9 +59,15 @@ INDEPENDENT = ("test_bad_servers", "test_examples", "test_foreign_servers")
 def pytest_collection_modifyitems(items):
     """Keep the tests of a module on one worker, for the servers that they share.
 
-    The pages come first, since they take longest; independent tests fill the gaps at the end.
+    The pages and the largest modules come first, since they take longest; independent tests fill
+    the gaps at the end.
     """
-    items.sort(key=lambda item: (item.path.stem != "test_pages", item.path.stem in INDEPENDENT))
+
+    def order(item):
+        name = item.path.stem
+        return name in INDEPENDENT, name != "test_pages", -item.path.stat().st_size
+
+    items.sort(key=order)
     for item in items:
         if item.path.stem not in INDEPENDENT:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))

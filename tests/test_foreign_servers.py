@@ -75,16 +75,17 @@ def test_a_long_retry_after_ends_at_the_deadline(client, canned, value):
     assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("form", ["{url}/else/x?a=b", "/else/x?a=b", "//{host}/else/x", "y"])
-def test_a_redirected_poll_is_followed(client, canned, port, status, form):
-    """A poll that is redirected is followed, to an absolute and to a relative Location."""
+def test_a_redirected_poll_is_followed(client, canned, port, form):
+    """A poll that is redirected, with each of the five statuses in turn, is followed, to an
+    absolute and to a relative Location."""
     done, run_client = client
     number = port()
     location = form.format(url=f"http://127.0.0.1:{number}", host=f"127.0.0.1:{number}")
-    server = canned(SUBMITTED, (status, {"Location": location}, ""), done, number=number)
+    redirects = [(status, {"Location": location}, "") for status in (301, 302, 303, 307, 308)]
+    server = canned(SUBMITTED, *redirects, done, number=number)
     assert_done(run_client(server))
-    assert [request[0] for request in server.requests] == ["POST", "GET", "GET"]
+    assert [request[0] for request in server.requests] == ["POST"] + ["GET"] * 6
 
 
 OTHER_JSON = {

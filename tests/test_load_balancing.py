@@ -38,6 +38,7 @@ from .support.processes import (
     loaded,
     wait_until,
 )
+from .support.sockets import socket_at
 from .support.threads import run_in_thread
 
 TOPIC = "load_balancing"
@@ -116,10 +117,6 @@ def hold(tmp_path_factory):
             return client
 
         yield hold
-
-
-def socket_at(url, **options):
-    return connect(f"{url.replace('http', 'ws', 1)}/socket", **options)
 
 
 # What happens to sockets that stay

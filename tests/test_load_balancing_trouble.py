@@ -6,12 +6,13 @@ import subprocess
 
 import httpx2
 import pytest
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 
 from .support import parts
 from .support.messages import messages
 from .support.processes import EXAMPLES, TIMEOUT
-from .test_load_balancing import TOPIC, socket_at
+from .support.sockets import expect_cut, socket_at
+from .test_load_balancing import TOPIC
 
 
 @pytest.fixture(scope="module")
@@ -217,13 +218,7 @@ def test_without_timeout_tunnel_idle_websockets_are_closed(instance, before):
     1006; with it, one that is as idle stays open."""
     wrong = before(f"{TOPIC}/wrong_haproxy_timeout.cfg", instance.port, **SHORT)
     right = before(f"{TOPIC}/haproxy.cfg", instance.port, **{"60s": "500ms"})
-    with socket_at(right.url) as lasting, socket_at(wrong.url) as cut:
-        assert lasting.recv() == cut.recv() == "a"
-        with pytest.raises(ConnectionClosed):
-            cut.recv()
-        assert cut.close_code == 1006
-        lasting.send("here?")
-        assert lasting.recv() == "a: here?"
+    expect_cut(wrong.url, right.url)
 
 
 # Idle connections to the instances

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import httpx2
 import pytest
 
-from .support.browsing import expect_accessible
+from .support.browsing import expect_accessible, replay
 from .support.messages import (
     counts,
     exchanges,
@@ -1221,12 +1221,7 @@ def test_the_panel_is_live(live, open_page):
 
 def test_the_panel_replays(static, open_page):
     """On a static host the panel plays the recorded stream, its request open to the end."""
-    open_page.context.clock.install()  # before the page sets its timers
-    page = open_page(f"{static.url}/techniques/server-sent-events/")
-    page.wait_for_selector(".panel[data-state=replay]")
-    page.click(".panel button")
-    page.clock.run_for(7000)
-    page.wait_for_selector(".panel[data-done=yes]")
+    page = replay(open_page, f"{static.url}/techniques/server-sent-events/")
     assert page.inner_text(".panel output") == "2 requests"
     assert page.locator(".panel-wire polygon.up").count() == 2
     assert page.locator(".panel-wire polygon.down").count() == 5

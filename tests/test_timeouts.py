@@ -13,15 +13,14 @@ import trustme
 from sanic import Sanic
 from sanic.config import DEFAULT_CONFIG
 from websockets.asyncio.client import connect as connect_async
-from websockets.exceptions import ConnectionClosed
 
 from .support import parts
 from .support.figures import ladders
 from .support.messages import messages, table
 from .support.parts import require_program
 from .support.processes import EXAMPLES, TIMEOUT, loaded, named, wait_until
+from .support.sockets import expect_cut
 from .test_hostile_http import QUIET, STREAMS, path_of
-from .test_load_balancing import socket_at
 from .test_load_balancing_trouble import UNCHECKED
 
 SERVER = "load_balancing/server_hardened.py"
@@ -372,27 +371,16 @@ def test_nginx_closes_an_idle_websocket(silent, lively, before):
     intervals of half the timeout stays open."""
     quiet = before(NGINX, silent.port, **IMPATIENT)
     pinged = before(NGINX, lively.port, **IMPATIENT)
-    with socket_at(pinged.url) as lasting, socket_at(quiet.url) as cut:
-        assert lasting.recv() == cut.recv() == "a"
-        with pytest.raises(ConnectionClosed):
-            cut.recv()
-        assert cut.close_code == 1006
-        lasting.send("here?")
-        assert lasting.recv() == "a: here?"
+    expect_cut(quiet.url, pinged.url)
 
 
 def test_haproxy_closes_an_idle_websocket(silent, lively, before):
     """HAProxy closes an idle WebSocket with 1006 when `timeout tunnel` expires; one with pings at
     intervals of half the timeout stays open."""
     short = {"timeout tunnel  1h": f"timeout tunnel {SHORT}s"}
-    with socket_at(before(HAPROXY, lively.port, **short).url) as lasting:
-        with socket_at(before(HAPROXY, silent.port, **short).url) as cut:
-            assert lasting.recv() == cut.recv() == "a"
-            with pytest.raises(ConnectionClosed):
-                cut.recv()
-            assert cut.close_code == 1006
-        lasting.send("here?")
-        assert lasting.recv() == "a: here?"
+    pinged = before(HAPROXY, lively.port, **short)
+    quiet = before(HAPROXY, silent.port, **short)
+    expect_cut(quiet.url, pinged.url)
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_a_taken_port_ends_a_server(server):
     ran = subprocess.run(
         [sys.executable, "server.py"],
         cwd=EXAMPLES / "token",
-        env=environment(PORT=server.port),
+        env=environment(PORT=server.port, PYTHONWARNINGS=""),
         capture_output=True,
         text=True,
     )

@@ -19,6 +19,7 @@ import pytest
 from websockets.sync.client import connect
 
 from .machinery.test_wiretap import Peer, everything
+from .support.hostile import reset
 from .support.parts import require_program, skip_or_fail
 from .support.processes import (
     EXAMPLES,
@@ -163,6 +164,7 @@ def test_the_tap_shows_a_lost_response(reproduce, record):
     tap, result = reproduce("debugging", LOST)
     assert result.returncode == 52
     assert "Empty reply from server" in result.stdout
+    tap.wait_for("(cut at byte 0)")
     record("tools/lost.run", LOST)
     output = re.sub(r"curl/[\w.]+", "curl/7.88.1", tap.output.replace(str(tap.port), "9000"))
     record("tools/lost.txt", without_times(output))
@@ -431,13 +433,14 @@ def test_a_port_in_use_is_one_line(server, tmp_path):
     assert result.stdout == ""
 
 
-def test_without_a_server_the_tap_closes_the_connection(start_tap, port):
-    """Without a server, the tap prints one line and closes the client's connection."""
+def test_without_a_server_the_tap_resets_the_connection(start_tap, port):
+    """Without a server, the tap prints that it cannot connect, and resets the client's
+    connection."""
     tap = start_tap(port())
     with pytest.raises(httpx2.TransportError):
         httpx2.get(tap.url)
     tap.wait_for("cannot connect")
-    assert shown(tap) == ["1 < (cannot connect)"]
+    assert shown(tap) == ["1 < (cannot connect)", "1 < (reset)"]
 
 
 @pytest.mark.parametrize(
@@ -462,15 +465,25 @@ def test_bad_options_are_reported(options, tmp_path):
     assert "Traceback" not in result.stderr
 
 
-def test_a_reset_ends_the_other_side(server, start_tap):
-    """A client that resets its connection is printed as such, and the server's ends."""
-    tap = start_tap(server.port)
-    with tap.connect() as sock:
-        sock.sendall(POLL)
-        sock.recv(4096)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    tap.wait_for("(reset)")
-    assert "1 > (reset)" in shown(tap)
+def test_the_tap_passes_a_reset_on(start_tap):
+    """The tap prints a reset, and passes it on as one."""
+    felt = threading.Event()
+
+    def serve(server):
+        assert server.recv(100) == b"hello"
+        try:
+            server.recv(100)
+        except ConnectionResetError:
+            felt.set()
+
+    with Peer(serve) as peer:
+        tap = start_tap(peer.port)
+        with tap.connect() as sock:
+            sock.sendall(b"hello")
+            tap.wait_for("hello")
+            reset(sock)
+        assert felt.wait(TIMEOUT)
+    assert shown(tap) == ["1 > hello", "1 > (reset)"]
 
 
 def test_the_tap_ends_when_nothing_reads_its_output(server, tmp_path, port):

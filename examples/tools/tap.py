@@ -25,15 +25,19 @@ import asyncio
 import math
 import os
 import signal
+import socket
+import struct
 import sys
 import termios
 import threading
 import tty
+from collections import Counter
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from time import monotonic
 
-ADDRESS = "127.0.0.1", int(os.environ.get("PORT", 9000))
+HOST = "127.0.0.1"
+PORT = int(os.environ.get("PORT", 9000))
 MAX_PRINTED = 2000  # characters of each piece that arrives
 KEYS = "h hold, d drop, r refuse, c cut all, q quit"
 MARKS = {"client": ">", "server": "<", "both": "<>"}
@@ -44,16 +48,19 @@ class Tap:
     """Forwards connections; prints and disturbs what passes."""
 
     def __init__(self, options):
-        self.to, self.marks = options.to, MARKS[options.side]
+        self.port, self.to = options.port, options.to
+        self.marks = MARKS[options.side]
         self.delay, self.cut = options.delay, options.cut
         self.hold, self.drop = options.hold, options.drop
         self.released = asyncio.Event()
         self.start, self.count = monotonic(), 0
+        self.sent = Counter()  # bytes, by connection and side
         self.links, self.websockets = set(), set()
 
     async def listen(self):
         """Accept connections from now on."""
-        self.server = await asyncio.start_server(self.accept, *ADDRESS)
+        listen = asyncio.start_server
+        self.server = await listen(self.accept, HOST, self.port)
 
     def accept(self, reader, writer):
         self.count += 1
@@ -69,6 +76,8 @@ class Tap:
                 back, to = await asyncio.open_connection(*self.to)
             except OSError:
                 self.log(number, "<", "(cannot connect)")
+                self.report(number, "<", None)
+                reset(writer)
                 return
             with closing(to):
                 up = self.pump(number, ">", reader, to)
@@ -78,42 +87,49 @@ class Tap:
                         both.create_task(up)
                         both.create_task(down)
                     await asyncio.sleep(self.delay)  # for the last
+                except* ConnectionAbortedError:
+                    pass  # a cut
                 except* OSError:
-                    pass  # a reset, or a cut
+                    for mark, source in (">", reader), ("<", back):
+                        if source.exception():
+                            self.report(number, mark, None)
+                    reset(writer)
+                    reset(to)
 
     async def pump(self, number, mark, reader, writer):
         """Forward what one side sends until it ends."""
-        sent, data = 0, True
+        data = True
         while data:
-            try:
-                data = await reader.read(65536)
-            except OSError:
-                self.log(number, mark, "(reset)")
-                raise ConnectionResetError from None
-            self.log(number, mark, *self.describe(number, data))
-            if mark not in self.marks:
+            data = await reader.read(65536)
+            self.report(number, mark, data)
+            if mark in self.marks:
+                await self.disturb(number, mark, data, writer)
+            else:
                 forward(writer, data)
-            elif await self.check(number, mark):
-                sent += len(data)
-                left = len(data) - max(0, sent - self.cut)
-                loop = asyncio.get_running_loop()
-                later = forward, writer, data[:left]
-                loop.call_later(self.delay, *later)
-                if sent >= self.cut:
-                    self.log(number, mark, f"(cut at byte {self.cut})")
-                    self.cut = math.inf  # once
-                    await asyncio.sleep(self.delay)
-                    raise ConnectionAbortedError
             await writer.drain()
 
-    async def check(self, number, mark):
-        """Hold or drop what has arrived; return whether it passes."""
+    async def disturb(self, number, mark, data, writer):
+        """Hold, drop, cut or delay what one side sends."""
         while self.hold:
             self.log(number, mark, "(held)")
             await self.released.wait()
         if self.drop:
             self.log(number, mark, "(dropped)")
-        return not self.drop
+            return
+        left = self.cut - self.sent[number, mark]
+        self.sent[number, mark] += len(data)
+        cut = len(data) >= left
+        later = asyncio.get_running_loop().call_later
+        later(self.delay, forward, writer, data[:left] if cut else data)
+        if cut:
+            self.log(number, mark, f"(cut at byte {self.cut})")
+            self.cut = math.inf  # once
+            await asyncio.sleep(self.delay)
+            raise ConnectionAbortedError
+
+    def report(self, number, mark, data):
+        """Print what one side has sent."""
+        self.log(number, mark, *self.describe(number, data))
 
     async def press(self, key):
         """Do what a key of KEYS means."""
@@ -133,8 +149,12 @@ class Tap:
             show("refuse: False")
         elif key == "c":
             show(f"cut: {len(self.links)} connections")
-            links = [link for link in self.links if link.cancel()]
-            await asyncio.gather(*links, return_exceptions=True)
+            await self.cut_all()
+
+    async def cut_all(self):
+        """End all connections."""
+        links = [link for link in self.links if link.cancel()]
+        await asyncio.gather(*links, return_exceptions=True)
 
     def log(self, number, mark, *lines):
         """Print lines about a connection, the first with the time."""
@@ -145,9 +165,14 @@ class Tap:
             when = ""
 
     def describe(self, number, data):
-        """Return lines that show data: text, or frames in hex."""
+        """Return lines that show data: text, or frames in hex.
+
+        No data is the end of the stream, and None a reset.
+        """
+        if not data:
+            return ["(reset)" if data is None else "(end)"]
         head, frames = data, b""
-        if number in self.websockets and data:
+        if number in self.websockets:
             head, frames = b"", data
         elif data.startswith(b"HTTP/1.1 101 "):
             self.websockets.add(number)
@@ -160,7 +185,9 @@ class Tap:
             more = " …" * (len(frames) > 16)
             size = f"({len(frames)} bytes)"
             lines.append(f"{frames[:16].hex(' ')}{more} {size}")
-        return lines if data else ["(end)"]
+        return lines
+
+
 # --8<-- [end:tap]
 
 
@@ -177,6 +204,15 @@ def forward(writer, data):
     elif not writer.is_closing():
         with suppress(OSError):  # the other side has reset it
             writer.write_eof()
+
+
+def reset(writer):
+    """Close a connection with a reset: lingering for 0 s means that."""
+    sock = writer.get_extra_info("socket")
+    now = struct.pack("ii", 1, 0)
+    with suppress(OSError):  # it is closed
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)
+    writer.transport.abort()
 
 
 def show(line):
@@ -218,10 +254,11 @@ def address(text):
     return host, int(port)
 
 
-def parse_options():
+def parse_options(words=None):
     what = "They act on what --from sends, default server. Keys: "
     parser = argparse.ArgumentParser(description=f"{what}{KEYS}.")
-    parser.set_defaults(to=("127.0.0.1", 8000), delay=0, cut=math.inf)
+    parser.set_defaults(port=PORT, to=(HOST, 8000))
+    parser.set_defaults(delay=0, cut=math.inf)
     add = parser.add_argument
     add("--to", type=address, metavar="HOST:PORT", help="the server")
     add("--from", dest="side", choices=MARKS, default="server")
@@ -230,7 +267,7 @@ def parse_options():
     add("--drop", action="store_true", help="until key d")
     add("--cut", type=int, metavar="N", help="once, after N bytes")
     add("--refuse", action="store_true", help="until key r")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     if not 0 <= options.delay <= 3600 or options.cut < 0:
         parser.error("--delay is 0 to 3600 seconds, --cut at least 0")
     return options
@@ -244,7 +281,8 @@ async def main(options):
     await tap.listen()
     if options.refuse:
         await tap.press("r")
-    show("listening on {}:{}, server {}:{}".format(*ADDRESS, *tap.to))
+    server = "{}:{}".format(*tap.to)
+    show(f"listening on {HOST}:{PORT}, server {server}")
     show(f"keys: {KEYS}")
 
     press = partial(loop.call_soon_threadsafe, keys.put_nowait)

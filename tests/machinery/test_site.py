@@ -10,7 +10,7 @@ from itertools import pairwise
 import httpx2
 import pytest
 
-from ..support.browsing import PHONE, expect_accessible
+from ..support.browsing import PHONE, expect_accessible, replay
 from ..support.processes import EXAMPLES, ROOT, Program, environment, wait_until
 
 # Served
@@ -183,25 +183,15 @@ def test_a_held_request_is_drawn(live, open_page):
 
 def test_a_held_request_is_replayed(static, open_page):
     """On a static host the panel of long polling plays the recorded run."""
-    open_page.context.clock.install()  # before the page sets its timers
-    page = open_page(f"{static.url}/techniques/long-polling/")
-    page.wait_for_selector(".panel[data-state=replay]")
-    page.click(".panel button")
-    page.clock.run_for(7000)
-    page.wait_for_selector(".panel[data-done=yes]")
+    page = replay(open_page, f"{static.url}/techniques/long-polling/")
     assert page.inner_text(".panel output") == "2 requests"
     assert page.locator(".panel-wire .late").count() == 0
 
 
 def test_the_panel_replays(static, open_page):
     """On a static host the panel says that it replays, and plays the recorded run."""
-    open_page.context.clock.install()  # before the page sets its timers
-    page = open_page(f"{static.url}/techniques/short-polling/")
-    page.wait_for_selector(".panel[data-state=replay]")
+    page = replay(open_page, f"{static.url}/techniques/short-polling/")
     assert "Replay." in page.inner_text(".panel")
-    page.click(".panel button")
-    page.clock.run_for(7000)
-    page.wait_for_selector(".panel[data-done=yes]")
     assert page.inner_text(".panel output") == "6 requests"
     assert page.locator(".panel-wire polygon.up").count() == 6
     assert page.locator(".panel-wire polygon.down").count() == 6

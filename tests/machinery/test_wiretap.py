@@ -2,11 +2,11 @@
 
 import random
 import socket
-import struct
 import threading
 
 import pytest
 
+from ..support.hostile import reset
 from ..support.messages import counts, exchanges, messages
 from ..support.wiretap import Event, Tap
 
@@ -112,11 +112,6 @@ def test_passes_a_half_close_on():
 @pytest.mark.parametrize("side", ["client", "server"])
 def test_passes_a_reset_on(side):
     """A reset by one side reaches the other as a reset, and is recorded as one."""
-
-    def reset(sock):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        sock.close()
-
     felt = threading.Event()
 
     def serve(client):

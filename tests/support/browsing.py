@@ -53,6 +53,17 @@ def expect(page, part, options):
     assert results.violations_count == 0, results.generate_report()
 
 
+def replay(open_page, url):
+    """Open a page with a recorded panel, and play that to its end; return the page."""
+    open_page.context.clock.install()  # before the page sets its timers
+    page = open_page(url)
+    page.wait_for_selector(".panel[data-state=replay]")
+    page.click(".panel button")
+    page.clock.run_for(7000)
+    page.wait_for_selector(".panel[data-done=yes]")
+    return page
+
+
 @contextmanager
 def watched_pages(browser):
     """Yield open(url) -> page; fail on an error in a console, a failed request, and a request

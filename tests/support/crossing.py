@@ -4,7 +4,7 @@ import socket
 import ssl
 import threading
 
-from .wiretap import reset
+from .hostile import reset
 
 
 class Wire:

@@ -2,6 +2,10 @@
 
 import socket
 
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
 from .frames import cut, unmask
 from .frames import frames as all_frames
 from .processes import TIMEOUT
@@ -29,6 +33,23 @@ def closings(events, connection=1):
             code = int.from_bytes(frame.payload[:2]) if frame.payload else 1005
             found.setdefault(frame.source, code)
     return found
+
+
+def socket_at(url, **options):
+    """Open a WebSocket at /socket of a server."""
+    return connect(f"{url.replace('http', 'ws', 1)}/socket", **options)
+
+
+def expect_cut(cut_url, lasting_url):
+    """Fail unless an idle WebSocket at one URL is closed with 1006, and one at the other, which
+    was opened before it, still works after that."""
+    with socket_at(lasting_url) as lasting, socket_at(cut_url) as cut:
+        assert lasting.recv() == cut.recv() == "a"
+        with pytest.raises(ConnectionClosed):
+            cut.recv()
+        assert cut.close_code == 1006
+        lasting.send("here?")
+        assert lasting.recv() == "a: here?"
 
 
 def handshake(port, path):

@@ -1,21 +1,22 @@
-"""A relay between a real client and a real server that sees every byte and changes none.
+"""The tap of examples/tools/, run by a test: it records what passes, and a test may interfere.
 
     with Tap(server.port) as tap:
         run_client(url=tap.url)
     tap.events                  # what passed, in order
     tap.connections             # how many connections were opened
 
-Bytes are forwarded as they come and in the order they came; an end of stream (half-close) and
-a reset are passed on as what they are. The relay runs in a thread of its own.
+It runs in a thread of its own.
 """
 
 import asyncio
 import inspect
-import socket
-import struct
 import threading
 from dataclasses import dataclass
 from time import monotonic
+
+from examples.tools import tap
+
+SIDES = {">": "client", "<": "server"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Event:
     data: bytes = b""
 
 
-class Tap:
+class Tap(tap.Tap):
     def __init__(self, target, port=0, on_data=None):
         """Listen on `port` and relay to port `target`, both on 127.0.0.1.
 
@@ -38,15 +39,12 @@ class Tap:
         answer Cut(n): then the first n of these bytes are forwarded, and the connection ends.
         If it is a coroutine function, that direction waits for it, and the other goes on.
         """
-        self.events = []
-        self._target, self._port, self._on_data = target, port, on_data
-        self._news = threading.Condition()
-        self._tasks = set()
-
-    # Starting and stopping
+        super().__init__(tap.parse_options([f"--to=127.0.0.1:{target}", "--from=both"]))
+        self.port, self.events = port, []
+        self._on_data = on_data
+        self._changed = threading.Condition()
 
     def __enter__(self):
-        self._start = monotonic()
         started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(started)))
         self._thread.start()
@@ -59,95 +57,41 @@ class Tap:
 
     async def _serve(self, started):
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        with socket.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(("127.0.0.1", self._port))
-            listener.listen(1024)
-            listener.setblocking(False)
-            self.port = listener.getsockname()[1]
-            self.url = f"http://127.0.0.1:{self.port}"
-            accepting = asyncio.create_task(self._accept(listener))
-            started.set()
-            await self._stop.wait()
-            accepting.cancel()
-            await asyncio.gather(accepting, return_exceptions=True)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.listen()
+        self.port = self.server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        started.set()
+        await self._stop.wait()
+        self.server.close()
+        await self.cut_all()
 
-    # Relaying
+    # What tap.py prints, this records; and a test says what to disturb.
 
-    async def _accept(self, listener):
-        number = 0
-        while True:
-            client, _ = await self._loop.sock_accept(listener)
-            number += 1
-            task = asyncio.create_task(self._relay(number, client))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def report(self, number, mark, data):
+        kind = "reset" if data is None else "data" if data else "end"
+        event = Event(monotonic() - self.start, number, SIDES[mark], kind, data or b"")
+        with self._changed:
+            self.events.append(event)
+            self._changed.notify_all()
 
-    async def _relay(self, number, client):
-        server = socket.socket()
-        with client, server:
-            for each in client, server:
-                each.setblocking(False)
-                # Small writes go out as they came, not gathered.
-                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            try:
-                await self._loop.sock_connect(server, ("127.0.0.1", self._target))
-            except OSError:  # nobody listens at the target
-                self._note(number, "server", "reset")
-                reset(client)
-                return
-            try:
-                async with asyncio.TaskGroup() as both:
-                    both.create_task(self._pump(number, "client", client, server))
-                    both.create_task(self._pump(number, "server", server, client))
-            except* Reset:
-                reset(client)
-                reset(server)
-            except* Cut:
-                pass  # both are closed now
-
-    async def _pump(self, number, source, reader, writer):
-        other = "server" if source == "client" else "client"
-        while True:
-            try:
-                data = await self._loop.sock_recv(reader, 65536)
-            except OSError:
-                self._note(number, source, "reset")
-                raise Reset from None
-            event = self._note(number, source, "data" if data else "end", data)
-            verdict = self._on_data(event) if data and self._on_data else None
-            if inspect.isawaitable(verdict):
-                verdict = await verdict
-            if verdict is False:
-                raise Reset
-            try:
-                if isinstance(verdict, Cut):
-                    await self._loop.sock_sendall(writer, data[: verdict.length])
-                    raise verdict
-                if not data:
-                    writer.shutdown(socket.SHUT_WR)
-                    return
-                await self._loop.sock_sendall(writer, data)
-            except OSError:
-                self._note(number, other, "reset")
-                raise Reset from None
+    async def disturb(self, number, mark, data, writer):
+        event = self.events[-1]  # nothing has run since that was reported
+        verdict = self._on_data(event) if data and self._on_data else None
+        if inspect.isawaitable(verdict):
+            verdict = await verdict
+        if verdict is False:
+            raise ConnectionResetError
+        if isinstance(verdict, Cut):
+            tap.forward(writer, data[: verdict.length])
+            raise ConnectionAbortedError
+        tap.forward(writer, data)
 
     # Reading
 
-    def _note(self, number, source, kind, data=b""):
-        event = Event(monotonic() - self._start, number, source, kind, data)
-        with self._news:
-            self.events.append(event)
-            self._news.notify_all()
-        return event
-
     def wait_until(self, condition, patience=30):
         """Return once `condition(events)` holds; it is tried after each event."""
-        with self._news:
-            assert self._news.wait_for(lambda: condition(self.events), patience), self.events
+        with self._changed:
+            assert self._changed.wait_for(lambda: condition(self.events), patience), self.events
 
     @property
     def connections(self):
@@ -158,18 +102,8 @@ class Tap:
         return sum(len(event.data) for event in self.events if event.source == source)
 
 
-class Cut(Exception):
+@dataclass
+class Cut:
     """The connection is to end after so many bytes of what just came."""
 
-    def __init__(self, length):
-        self.length = length
-
-
-class Reset(Exception):
-    """One side reset the connection, so the other is to be reset as well."""
-
-
-def reset(sock):
-    """Close a socket with RST in place of FIN."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
+    length: int
