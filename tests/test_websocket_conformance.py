@@ -37,7 +37,7 @@ def text_of(server):
 
 @pytest.mark.parametrize("size", [0, 1, 125])
 def test_a_ping_is_answered_by_the_same_bytes(server, size):
-    """A ping of up to 125 bytes, of any content, is answered by a pong with the same payload."""
+    """A ping of up to 125 bytes, of any content, gets a pong with the same payload."""
     row, program = server
     payload = bytes(range(130, 255))[:size]
     with row.open(program) as client:
@@ -46,7 +46,7 @@ def test_a_ping_is_answered_by_the_same_bytes(server, size):
 
 
 def test_an_unsolicited_pong_is_ignored(server):
-    """A pong that answers no ping is ignored, with and without a payload."""
+    """A pong that follows no ping is ignored, with and without a payload."""
     assert_accepted(server, frame(PONG), frame(PONG, b"unsolicited"))
 
 
@@ -128,12 +128,12 @@ def test_a_character_may_be_split(server):
 
 @pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, 1007, 1011, 3000, 3999, 4000, 4999])
 def test_a_valid_close_is_echoed(server, code):
-    """A Close with a valid code is answered by a Close with the same code."""
+    """A Close with a valid code gets a Close with the same code."""
     assert closed_with(server, frame(CLOSE, code.to_bytes(2) + b"bye")) == code
 
 
 def test_a_close_without_a_code_is_echoed(server):
-    """A Close without a code is answered by a Close, without a code or with 1000."""
+    """A Close without a code gets a Close, without a code or with 1000."""
     assert closed_with(server, frame(CLOSE)) in {1000, 1005}
 
 
@@ -156,7 +156,7 @@ def test_an_unmasked_frame_is_1002(server):
 
 
 def test_nothing_is_processed_after_a_close(server):
-    """A ping after a Close is not answered."""
+    """A ping after a Close gets no pong."""
     row, program = server
     with row.open(program) as client:
         client.send(frame(CLOSE, b"\x03\xe8"), frame(PING, b"too late"))

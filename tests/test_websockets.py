@@ -951,11 +951,11 @@ def test_where_the_servers_differ(servers, record):
             seconds(sanic_has["websocket_timeout"].default),
             seconds(default("close_timeout")),
         ),
-        ("frames kept until they are read", "–", f"{default('max_queue')}"),
+        ("frames queued for the handler", "–", f"{default('max_queue')}"),
         ("`send` waits above", "–", size(default("write_limit"))),
         ("compression", "none", f"`{default('compression')}`"),
-        ("picks a subprotocol", takes["sanic subprotocols"], takes["subprotocols"]),
-        ("checks `Origin`, if told", takes["sanic origins"], takes["origins"]),
+        ("selects a subprotocol", takes["sanic subprotocols"], takes["subprotocols"]),
+        ("checks `Origin`, if configured", takes["sanic origins"], takes["origins"]),
         ("after a 426 the connection", closes["server.py"], closes["server_websockets.py"]),
     ]
     record(
@@ -1054,7 +1054,7 @@ def test_http_and_websockets_on_one_port(live):
 def test_from_the_second_message_a_websocket_costs_less(sanic, start, tap, record):
     """To receive a single result, a WebSocket costs more bytes than a held request; from the second
     on it costs less."""
-    # A request held until the job is done, and its answer, are as long as one that came late.
+    # A held request and its response have as many bytes as those of a poll after the end.
     prefer = {"Prefer": "wait=30"}
     http, ws = tap(start("long_polling/server.py")), tap(sanic)
     with httpx2.Client(base_url=http.url) as client:
@@ -1074,10 +1074,10 @@ def test_from_the_second_message_a_websocket_costs_less(sanic, start, tap, recor
     exchanged = messages(http.events)
     post, get = size(exchanged[:2]), size(exchanged[2:4])
     assert size(exchanged) == 3 * (post + get)
-    # One by WebSocket: question, answer, push. Before all, the handshake; at the end, closes.
+    # One by WebSocket: request, response, push. Before all, the handshake; at the end, closes.
     talked = said(ws.events)
-    question, push = size(talked[:2]), size(talked[2:3])
-    assert size(talked) == 3 * (question + push)
+    exchange, push = size(talked[:2]), size(talked[2:3])
+    assert size(talked) == 3 * (exchange + push)
     closes = [f for f in frames(ws.events) if f.is_control]
     fixed = size(messages(ws.events)) + size(closes)
     assert [f.name for f in closes] == ["close", "close"]
@@ -1089,7 +1089,7 @@ def test_from_the_second_message_a_websocket_costs_less(sanic, start, tap, recor
             "n held requests": n * get,
             "n pushes on one WebSocket": fixed + n * push,
             "n jobs by POST and held request": n * (post + get),
-            "n jobs on one WebSocket": fixed + n * (question + push),
+            "n jobs on one WebSocket": fixed + n * (exchange + push),
         }
 
     rows = [row(n) for n in (1, 2, 3, 10, 100)]
@@ -1097,10 +1097,10 @@ def test_from_the_second_message_a_websocket_costs_less(sanic, start, tap, recor
     parts = {
         "WebSocket: handshake, both ways": size(messages(ws.events)),
         "WebSocket: closing, both ways": size(closes),
-        "WebSocket: one question and its answer": question,
+        "WebSocket: one request and its response": exchange,
         "WebSocket: one push": push,
-        "HTTP: `POST` and its answer": post,
-        "HTTP: held `GET` and its answer": get,
+        "HTTP: `POST` and its response": post,
+        "HTTP: held `GET` and its response": get,
     }
     record("websockets/parts.md", table([{"part": k, "bytes": v} for k, v in parts.items()]))
     assert size(messages(ws.events)) > get > 4 * push

@@ -444,7 +444,6 @@ REWRITTEN = {
     "systems/load-balancing.md",
     "systems/notifications.md",
     "systems/scaling-out.md",
-    "techniques/websockets.md",
 }
 FINISHED = {name: page for name, page in PAGES.items() if name not in REWRITTEN}
 PROSE = {name: page for name, page in FINISHED.items() if "reference/" not in name}
