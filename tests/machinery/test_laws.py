@@ -587,3 +587,15 @@ def test_pages_have_a_title_and_a_description_of_their_own():
     assert not alike(data["description"] for data in matter.values())
     assert not alike(titles)
     assert alike(["a", "b", "a"]) == {"a"}
+
+
+def not_linked(page, names):
+    return [name for name in names if f"]({name})" not in page]
+
+
+def test_home_lists_all_pages():
+    """Home links to every page but those of single topics in the reference; a page that it leaves
+    out fails."""
+    kept = [name for name in PAGES if not re.match(r"reference/\w+/(?!index)|index", name)]
+    assert not_linked(PAGES["index.md"], kept) == []
+    assert not_linked("[Short polling](techniques/short-polling.md)", ["techniques/webhooks.md"])
