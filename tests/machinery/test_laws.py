@@ -599,3 +599,17 @@ def test_home_lists_all_pages():
     kept = [name for name in PAGES if not re.match(r"reference/\w+/(?!index)|index", name)]
     assert not_linked(PAGES["index.md"], kept) == []
     assert not_linked("[Short polling](techniques/short-polling.md)", ["techniques/webhooks.md"])
+
+
+def searched_figures(page):
+    """Return the figures whose labels the search would find."""
+    return re.findall(r"<figure(?![^>]* data-search-exclude)[^>]*>", page)
+
+
+def test_figures_are_not_searched():
+    """The labels of a figure stay out of the index of the search; a figure that is not excluded
+    fails."""
+    for name, page in FINISHED.items():
+        assert searched_figures(page) == [], name
+    assert searched_figures('<figure class="pair" markdown="0">')
+    assert not searched_figures('<figure markdown="0" data-search-exclude>')
