@@ -36,7 +36,7 @@ def histograms(rows, unit, down, meaning, title, description):
         foot = y + 20 + tall
         shapes += [
             text(left, y + 12, name, "lane", note=note),
-            rect(left, y + 20, down * step, tall, "held"),
+            *([rect(left, y + 20, down * step, tall, "held")] if down else []),
             line(left, foot, WIDTH - right, foot, "life"),
         ]
         for slot, count in enumerate(counts):
@@ -48,6 +48,6 @@ def histograms(rows, unit, down, meaning, title, description):
             words = f"{tick} {unit}" if tick else "0"
             anchor = "start" if not tick else "end" if tick == slices else "middle"
             shapes.append(text(left + tick * step, foot + 16, words, "tick", anchor))
-    names = [("came", meaning), ("held", "server down")]
+    names = [("came", meaning), ("held", "server down")][: 2 if down else 1]
     shown, end = legend(names, top + pitch * len(rows) - 4)
     return figure(end, shapes + shown, title, description)

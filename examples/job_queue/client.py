@@ -1,0 +1,72 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["httpx2==2.16.2"]
+# ///
+"""Submit a job to a queue, and follow its position.
+
+It runs until the job is done, or until you stop it with Ctrl-C.
+
+- Run: `uv run client.py`
+- or: `pip install httpx2==2.16.2 && python client.py`
+- Needs: server.py, running; its address is in URL
+  (default http://127.0.0.1:8000)
+- Source: 503 and Retry-After, RFC 9110 §15.6.4 and §10.2.3
+"""
+
+import os
+import time
+
+import httpx2
+
+URL = os.environ.get("URL", "http://127.0.0.1:8000")
+SECONDS = float(os.environ.get("SECONDS", 1.5))  # length of the job
+
+
+class ProtocolError(Exception):
+    """The response is not that of a job server with a queue."""
+
+
+# --8<-- [start:parse_job]
+def parse_job(response):
+    """Return the job that a response contains."""
+    response.raise_for_status()
+    try:
+        job = response.json()
+        return {"pending": job, "done": job}[job["status"]]
+    except (KeyError, RecursionError, TypeError, ValueError):
+        raise ProtocolError(f"it sent {response.text[:40]!r}") from None
+# --8<-- [end:parse_job]
+
+
+# --8<-- [start:send]
+def send(client, method, url, **options):
+    """Send a request until it is accepted; return (response, job)."""
+    while True:
+        response = client.request(method, url, **options)
+        if response.status_code != 503:
+            return response, parse_job(response)
+        print("the queue is full", flush=True)
+        pause(response)
+
+
+def pause(response):
+    """Wait as long as the server asks, a minute at the most."""
+    value = response.headers.get("Retry-After", "")
+    time.sleep(min(float(value), 60) if value.isdecimal() else 1)
+# --8<-- [end:send]
+
+
+try:
+    with httpx2.Client(base_url=URL) as client:
+        job = {"seconds": SECONDS}
+        response, job = send(client, "POST", "/jobs", json=job)
+        url = response.headers.get("Location", "")
+        while job["status"] == "pending":
+            print(f"position {job.get('position', '?')}", flush=True)
+            pause(response)
+            response, job = send(client, "GET", url)
+    print("done:", job.get("result"))
+except (httpx2.HTTPError, ProtocolError) as error:
+    raise SystemExit(f"{URL}: {error}") from None
+except KeyboardInterrupt:
+    raise SystemExit(130) from None

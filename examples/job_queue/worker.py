@@ -1,0 +1,94 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = []
+# ///
+"""Take jobs from a queue, one at a time. Start one for each processor.
+
+A job is done at least once: if a worker crashes, the next one does it
+again. Its result is stored once.
+
+- Run: `uv run worker.py`
+- or: `python worker.py`
+- Same folder: job_store.py
+- Source: visibility timeout,
+  https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-visibility-timeout.html
+"""
+
+import os
+import signal
+import sys
+import time
+from multiprocessing import Pipe, Process
+
+from job_store import JobStore
+
+FILE = os.environ.get("FILE", "jobs.db")
+LEASE = float(os.environ.get("LEASE", 30))  # seconds
+POLL_INTERVAL = float(os.environ.get("POLL_INTERVAL", 0.2))  # seconds
+
+
+# --8<-- [start:run_job]
+def run_job(job, results):
+    """Stand in for slow work: a report, a video, a model.
+
+    It may be done twice: pass the token of the job, as an idempotency
+    key, to all services that it calls.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: see below
+    time.sleep(job["seconds"])
+    if job["crash"]:
+        os._exit(1)  # out of memory, or a fault in a library
+    results.send(42)
+# --8<-- [end:run_job]
+
+
+# --8<-- [start:work_on]
+def work_on(store, job):
+    """Do a job in a process of its own, and extend its lease."""
+    results, sender = Pipe(duplex=False)
+    process = Process(target=run_job, args=[job, sender])
+    process.start()
+    counted = False
+    try:
+        process.join(LEASE / 3)
+        while process.exitcode is None:
+            if not store.extend(job, LEASE):
+                print("cancelled", job["token"], flush=True)
+                return
+            process.join(LEASE / 3)
+        if results.poll():
+            store.finish(job, results.recv())
+            print("done", job["token"], flush=True)
+        else:
+            counted = True
+            print("crashed", job["token"], flush=True)
+    finally:  # also when this worker is stopped
+        process.kill()
+        process.join()
+        store.release(job, counted)  # unless it has ended
+# --8<-- [end:work_on]
+
+
+def stop(*_):
+    """Stop on SIGTERM as on Ctrl-C: work_on() gives its job back."""
+    raise KeyboardInterrupt
+
+
+def main():
+    signal.signal(signal.SIGTERM, stop)
+    store = JobStore(FILE)
+    print("waiting for jobs", flush=True)
+    try:
+        while True:
+            if job := store.claim(LEASE):
+                print("started", job["token"], flush=True)
+                work_on(store, job)
+            else:
+                time.sleep(POLL_INTERVAL)
+    except KeyboardInterrupt:
+        store.db.close()
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
