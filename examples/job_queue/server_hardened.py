@@ -22,9 +22,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from sqlite3 import Error
 
-from job_store import JobStore, Rejected
 from sanic import BadRequest, Blueprint, NotFound, Request, Sanic, json
 from sanic.exceptions import SanicException, Unauthorized
+
+from job_store import JobStore, Rejected
 
 HOST = os.environ.get("HOST", "127.0.0.1")
 PORT = int(os.environ.get("PORT", 8000))

@@ -41,6 +41,8 @@ CONFIGURATIONS = sorted(
 )
 SHORT = ("SECONDS", "SECONDS_OF_WORK", "INTERVAL")
 QUICK = dict.fromkeys(SHORT, 0.1) | {"LENGTH": 0.4, "WAIT": 1, "COUNT": 1}
+# What a tap and a worker print when they are ready: they run until they are stopped.
+UNTIL_STOPPED = ("keys: ", "waiting for jobs")
 LONGER = {"load_balancing/client.py": {"SECONDS": 3}}  # in which it is to open its sockets, too
 
 
@@ -76,9 +78,9 @@ def test_runs_alone(name, place, registry, shared_server, port, record):
     if "cluster.py" in example.read_text():  # it starts these
         require_program("redis-server")
         require_program("haproxy")
-    if example.parent.name == "tools":  # the tap: it runs until it is stopped
+    if ready := [words for words in UNTIL_STOPPED if words in example.read_text()]:
         program = Program(["sh", "-c", f"exec {command}"], folder, environment(PORT=port()))
-        program.wait_for("keys: ")
+        program.wait_for(*ready)
         assert program.stop(signal.SIGINT) in {0, 130}  # see below
         return
     if is_server(example) or "Worker ready" in example.read_text():
