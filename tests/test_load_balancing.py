@@ -740,14 +740,13 @@ def test_a_failed_health_check_keeps_connections(start, start_proxy, port, three
     own.stop(signal.SIGKILL)
 
 
-def family(process):
-    """Return the folders in /proc of a process and its children."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [Path(f"/proc/{number}") for number in [process.pid, *children]]
+def family(program):
+    """Return the folders in /proc of a program and its children."""
+    return [Path(f"/proc/{number}") for number in {program.process.pid, *program.children()}]
 
 
-def titles(process):
-    return [(path / "cmdline").read_bytes() for path in family(process)]
+def titles(program):
+    return [(path / "cmdline").read_bytes() for path in family(program)]
 
 
 def test_nginx_drains_by_reload(start_proxy, port, three):
@@ -761,7 +760,7 @@ def test_nginx_drains_by_reload(start_proxy, port, three):
         instance = f"server 127.0.0.1:{ports[8001]} "
         file.write_text(file.read_text().replace(instance, f"{instance}down "))
         os.kill(proxy.process.pid, signal.SIGHUP)
-        wait_until(lambda: b"shutting down" in b"".join(titles(proxy.process)))
+        wait_until(lambda: b"shutting down" in b"".join(titles(proxy)))
         assert not opened(proxy.url, 6, stack)["a"]
         mine.send("still there?")
         assert mine.recv() == "a: still there?"
@@ -823,9 +822,9 @@ def test_least_connections_with_tls(tls):
         assert [len(sockets) for sockets in again.values()] == [0, 3, 0]
 
 
-def sockets(process):
-    """Return how many sockets a process and its children have."""
-    links = [os.readlink(link) for path in family(process) for link in (path / "fd").iterdir()]
+def sockets(program):
+    """Return how many sockets a program and its children have."""
+    links = [os.readlink(link) for path in family(program) for link in (path / "fd").iterdir()]
     return sum(link.startswith("socket:") for link in links)
 
 
@@ -844,13 +843,13 @@ def test_a_load_balancer_uses_two_sockets_per_client(start, start_proxy, port, t
             proxy = Balanced(start, start_proxy, port, behind=three, **changes).proxy
         with ExitStack() as stack:
             opened(proxy.url, 3, stack)  # so that all is there that is not a client's
-            before = sockets(proxy.process), sum(health(three).values())
+            before = sockets(proxy), sum(health(three).values())
             opened(proxy.url, 10, stack)
             rows.append(
                 {
                     "program": name.split(".")[0],
                     "clients": 10,
-                    "sockets of the load balancer": sockets(proxy.process) - before[0],
+                    "sockets of the load balancer": sockets(proxy) - before[0],
                     "sockets of the instances": sum(health(three).values()) - before[1],
                 }
             )

@@ -5,7 +5,6 @@ import signal
 import socket
 import threading
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from redis import Redis
@@ -73,12 +72,6 @@ def assert_all_received(crowd):
     assert all(texts == ["begin", *NUMBERS] for texts in received), received
 
 
-def children(program):
-    """Return the running processes that a process has started."""
-    number = program.process.pid
-    return set(Path(f"/proc/{number}/task/{number}/children").read_text().split())
-
-
 def test_a_gateway_is_killed(cluster):
     """When a gateway is killed with SIGKILL while sixty events are published, each of twenty
     clients receives all of them, in order and once, from the other gateway."""
@@ -114,10 +107,10 @@ def test_a_proxy_is_reloaded(cluster, name, number):
     once."""
     crowd = cluster.crowd()
     proxy = getattr(cluster, name)
-    before = children(proxy)
+    before = proxy.children()
     cluster.publish(NUMBERS[:20])
     proxy.process.send_signal(number)
-    wait_until(lambda: children(proxy) - before and children(proxy) & before)
+    wait_until(lambda: proxy.children() - before and proxy.children() & before)
     cluster.publish(NUMBERS[20:])
     assert_all_received(crowd)
     assert crowd.output == []

@@ -211,6 +211,12 @@ class Program:
         with open(f"/proc/{self.process.pid}/status") as status:
             return int(re.search(rf"(?m)^{name}:\s+(\d+)", status.read())[1])
 
+    def children(self):
+        """Return the process ids of the running processes that the program has started."""
+        number = self.process.pid
+        with open(f"/proc/{number}/task/{number}/children") as children:
+            return {int(child) for child in children.read().split()}
+
     def handles(self, number):
         """Return whether the program has a handler for a signal."""
         with open(f"/proc/{self.process.pid}/status") as status:
