@@ -775,8 +775,8 @@ def test_without_an_id_a_client_gets_new_events_only(server):
     """A client that sends no id receives only events that are published from then on."""
     publish(server, "before")
     with connect(ws(server, "/events")) as socket:
-        (id,) = publish(server, "after")
-        assert json.loads(socket.recv(TIMEOUT)) == {"id": id, "text": "after"}
+        (event_id,) = publish(server, "after")
+        assert json.loads(socket.recv(TIMEOUT)) == {"id": event_id, "text": "after"}
 
 
 def test_a_client_that_never_connected_gives_up_at_once(run, port, canned):

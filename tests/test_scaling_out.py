@@ -106,7 +106,7 @@ def test_resumes_at_another_gateway(runs, record):
     it received, receives the events published there in the meantime, and then new ones."""
     at_a, at_b, output, texts = runs["server.py"]
     targets = [[m.target for m in messages(wire.events) if m.target] for wire in (at_a, at_b)]
-    three = next(id for id, text in texts.items() if text == "three")
+    three = next(event_id for event_id, text in texts.items() if text == "three")
     assert targets == [["/events?after=0-0"], [f"/events?after={three}"]]
     assert output.endswith("6 events, 6 different\n")
     a, _, b = lanes = ["gateway A", "client", "gateway B"]
@@ -478,8 +478,8 @@ def test_duplicates_are_skipped(port):
     ids = ["9-0", "9-0", "10-0", "9-1", "10-0", "10-2"]
 
     def handler(socket):
-        for id in ids:
-            socket.send(json.dumps({"id": id, "text": id}))
+        for event_id in ids:
+            socket.send(json.dumps({"id": event_id, "text": event_id}))
         for _ in socket:
             pass
 

@@ -12,7 +12,7 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -113,7 +113,7 @@ def test_redis_py_repeats_a_command(redis, tap, port):
         return tap(redis, on_data=lose)
 
     run_in_thread(add("default", lossy()))
-    with pytest.raises(ConnectionError):
+    with pytest.raises(RedisConnectionError):
         run_in_thread(add("no retries", lossy(), retry=Retry(NoBackoff(), 0)))
     with Redis(port=redis.port) as client:
         assert [client.xlen(name) for name in ("default", "no retries")] == [2, 1]
@@ -251,13 +251,13 @@ def test_a_poison_entry_is_skipped(gateway, redis, poison):
     skipped = metric(gateway, name)
     (last,) = publish(gateway, "before")
     with connect(events_url(gateway, last)) as first, Redis(port=redis.port) as log:
-        id = log.xadd("events", poison).decode()
+        event_id = log.xadd("events", poison).decode()
         publish(gateway, "after")
         assert receive_texts(first, 1) == ["after"]
         with connect(events_url(gateway, last)) as second:
             assert receive_texts(second, 1) == ["after"]
     assert metric(gateway, name) == skipped + 1
-    assert f"skipped: {id} is not an event" in gateway.output
+    assert f"skipped: {event_id} is not an event" in gateway.output
 
 
 def test_health_fails_without_a_reader(start, redis):

@@ -73,10 +73,11 @@ def parse_event(message):
     raise ProtocolError(f"{message[:100]!r} is not an event")
 
 
-def parse_id(id):
+def parse_id(event_id):
     """Return an id as a pair of numbers."""
-    if not (found := re.fullmatch(r"([0-9]{1,20})-([0-9]{1,20})", id)):
-        raise ValueError(id)
+    found = re.fullmatch("([0-9]{1,20})-([0-9]{1,20})", event_id)
+    if not found:
+        raise ValueError(event_id)
     return int(found[1]), int(found[2])
 # --8<-- [end:parse]
 
@@ -113,9 +114,9 @@ async def follow(urls, handle, seen="0-0", say=print):
                 ever_connected = True
                 with suppress(ConnectionClosed):
                     async for message in websocket:
-                        id, event = parse_event(message)
+                        event_id, event = parse_event(message)
                         failures = 0  # an open connection is not enough
-                        if id <= parse_id(seen):
+                        if event_id <= parse_id(seen):
                             continue  # a heartbeat, or a duplicate
                         seen = event["id"]
                         if handle(event):

@@ -112,8 +112,8 @@ async def start_all(parts, failed, folder, redis, proxy):
         name = f"gateway {number}"
         await start(name, gateway, port, REDIS=log, PORT=port)
     await start(PROXY, command, PORT)
-    id = await asyncio.to_thread(publish, "the cluster is up")
-    print(f"published a first event, {id}")
+    event_id = await asyncio.to_thread(publish, "the cluster is up")
+    print(f"published a first event, {event_id}")
     url = f"http://127.0.0.1:{PORT}"
     print(f"server listening on {url}  (Ctrl-C stops)", flush=True)
 # --8<-- [end:start]

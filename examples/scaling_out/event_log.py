@@ -22,7 +22,7 @@ from redis.exceptions import (
 )
 
 REDIS = os.environ.get("REDIS", "redis://127.0.0.1:6379")
-MAX_EVENTS = int(os.environ.get("MAX_EVENTS", 100_000))  # about
+MAX_EVENTS = int(os.environ.get("MAX_EVENTS", 100_000))  # roughly
 CACHED_EVENTS = int(os.environ.get("CACHED_EVENTS", 1000))
 HEARTBEAT_INTERVAL = float(os.environ.get("HEARTBEAT_INTERVAL", 15))
 RETRY_INTERVAL = float(os.environ.get("RETRY_INTERVAL", 1))  # s
@@ -98,12 +98,12 @@ async def append(redis, stream, text, key="", max_length=MAX_EVENTS):
         return await redis.xadd(stream, fields, maxlen=max_length)
     # In a Redis cluster, the braces put both keys on one node.
     keys = [stream, f"once:{{{stream}}}:{key}"]
-    id, stored = await redis.eval(
+    event_id, stored = await redis.eval(
         APPEND_ONCE, 2, *keys, max_length, text, KEY_TTL
     )
     if stored != text:
         raise KeyReused("this key was used for another text")
-    return id
+    return event_id
 # --8<-- [end:append]
 
 
@@ -149,6 +149,7 @@ class EventCache:
                     newest = await self.redis.xrevrange(
                         "events", count=CACHED_EVENTS
                     )
+                    # No entry has the id 0-0: the log is empty.
                     self.add(newest[::-1] or [("0-0", {})])
                 last = self.events[-1][0]
                 # XREAD only waits. read_page() returns the entries,
@@ -168,10 +169,10 @@ class EventCache:
     def add(self, entries):
         """Encode entries once for all clients, and wake their tasks."""
         for entry in entries:
-            id, message = encode(entry)
-            if message is None and id != "0-0":
-                self.report("skipped", f"{id} is not an event")
-            self.events.append((id, message))
+            event_id, message = encode(entry)
+            if message is None and event_id != "0-0":
+                self.report("skipped", f"{event_id} is not an event")
+            self.events.append((event_id, message))
         if entries:
             self.updated.set()
             self.updated = asyncio.Event()
@@ -193,10 +194,10 @@ class EventCache:
         while True:
             updated = self.updated  # before reading, to miss nothing
             new = await self.since(seen)
-            for id, message in new:
+            for event_id, message in new:
                 if message:
                     yield message
-                seen = id
+                seen = event_id
             if not new:
                 try:
                     async with asyncio.timeout(HEARTBEAT_INTERVAL):
@@ -207,8 +208,9 @@ class EventCache:
 
 def encode(entry):
     """Return (id, message) for an entry; None if it is not an event."""
-    id, fields = entry
+    event_id, fields = entry
     if not is_text(fields.get("text")):
-        return id, None
-    return id, json.dumps({"id": id, "text": fields["text"]})
+        return event_id, None
+    event = {"id": event_id, "text": fields["text"]}
+    return event_id, json.dumps(event)
 # --8<-- [end:cache]

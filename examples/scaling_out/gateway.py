@@ -6,7 +6,7 @@
 #   "sanic==25.12.1",
 # ]
 # ///
-"""A gateway: holds WebSocket connections and nothing that matters.
+"""A gateway: holds WebSocket connections, and no state to lose.
 
 Any number of gateways deliver the same events, which they read from a
 log in Redis. A client can resume at any of them.
@@ -144,8 +144,8 @@ def parse_event(request):
 async def publish(request):
     """Append an event to the log that all gateways read."""
     text, key = parse_event(request)
-    id = await append(request.app.ctx.redis, "events", text, key)
-    return json({"id": id}, status=201)
+    event_id = await append(request.app.ctx.redis, "events", text, key)
+    return json({"id": event_id}, status=201)
 
 
 @app.post("/jobs")
@@ -155,9 +155,9 @@ async def create_job(request):
     redis = request.app.ctx.redis
     if await redis.xlen("jobs") >= MAX_JOBS:
         raise ServiceUnavailable("too many jobs", headers=RETRY_AFTER)
-    # The line above is the limit. Trimming would lose jobs.
-    id = await append(redis, "jobs", text, key, 10 * MAX_JOBS)
-    return json({"job": id, "status": "pending"}, status=202)
+    # Trimmed far above that limit, since it would lose jobs.
+    job_id = await append(redis, "jobs", text, key, 10 * MAX_JOBS)
+    return json({"job": job_id, "status": "pending"}, status=202)
 # --8<-- [end:publish]
 
 
@@ -214,7 +214,8 @@ async def stream(request, ws):
         report("expired", error)
         await ws.close(4410, str(error))
     except RedisError as error:
-        report(problem := diagnose(error), error)
+        problem = diagnose(error)
+        report(problem, error)
         await ws.close(1013, f"the log is {problem}")
     except TimeoutError:
         report("evicted", f"a slow client, at {seen}")

@@ -52,8 +52,8 @@ def parse_event(body):
 async def publish(request):
     """Append an event to the log that all gateways read."""
     text = parse_event(request.json)
-    id = await redis.xadd("events", {"text": text})
-    return json({"id": id}, status=201)
+    event_id = await redis.xadd("events", {"text": text})
+    return json({"id": event_id}, status=201)
 # --8<-- [end:publish]
 
 
@@ -66,9 +66,9 @@ async def stream(request, ws):
     try:
         while True:
             found = await redis.xread({"events": seen}, block=0)
-            for id, fields in found[0][1]:
-                await ws.send(dumps({"id": id, **fields}))
-                seen = id
+            for event_id, fields in found[0][1]:
+                await ws.send(dumps({"id": event_id, **fields}))
+                seen = event_id
     except ResponseError as error:
         await ws.close(1008, str(error))  # it is not an id
     except RedisError:

@@ -51,18 +51,18 @@ async def work(redis, name):
     job = await claim_job(redis, name) or await next_job(redis, name)
     if not job:
         return
-    id, text = job
+    job_id, text = job
     print(f"started {text}", flush=True)
-    if await attempts(redis, id) > MAX_ATTEMPTS:
+    if await attempts(redis, job_id) > MAX_ATTEMPTS:
         result = f"{text}: failed"  # it may have killed its workers
     else:
         result = await run_job(text)
     # Publish the result before the job is acknowledged. If the worker
     # dies in between, the job is done again, and the key makes its
     # result the same event.
-    await append(redis, "events", result, f"job-{id}")
-    await redis.xack("jobs", "workers", id)
-    await redis.xdel("jobs", id)
+    await append(redis, "events", result, f"job-{job_id}")
+    await redis.xack("jobs", "workers", job_id)
+    await redis.xdel("jobs", job_id)
     print(f"finished {text}", flush=True)
 
 
@@ -85,9 +85,11 @@ async def next_job(redis, name):
     return (new[0][1][0][0], new[0][1][0][1]["text"]) if new else None
 
 
-async def attempts(redis, id):
+async def attempts(redis, job_id):
     """Return how many times a job has been taken."""
-    pending = await redis.xpending_range("jobs", "workers", id, id, 1)
+    pending = await redis.xpending_range(
+        "jobs", "workers", job_id, job_id, 1
+    )
     return pending[0]["times_delivered"] if pending else 1
 # --8<-- [end:work]
 

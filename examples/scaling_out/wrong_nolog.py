@@ -51,9 +51,9 @@ def parse_event(body):
 async def publish(request):
     """Append an event to the log that all gateways read."""
     text = parse_event(request.json)
-    id = f"{await redis.incr('last_id')}-0"
-    await redis.publish("events", dumps({"id": id, "text": text}))
-    return json({"id": id}, status=201)
+    event_id = f"{await redis.incr('last_id')}-0"
+    await redis.publish("events", dumps({"id": event_id, "text": text}))
+    return json({"id": event_id}, status=201)
 # --8<-- [end:publish]
 
 

@@ -78,11 +78,11 @@ def publish_until_accepted(urls, text, path="events", timeout=1):
 
 def ready(gateway):
     """Return a gateway once it has begun to read the log, and accepts clients."""
-    id, _ = publish_until_accepted([gateway.url], "ready")
+    event_id, _ = publish_until_accepted([gateway.url], "ready")
     end = time.monotonic() + TIMEOUT
     while time.monotonic() < end:
         with suppress(ConnectionClosed, InvalidStatus):  # 503: it has not read the log yet
-            with connect(events_url(gateway, id)) as websocket:
+            with connect(events_url(gateway, event_id)) as websocket:
                 websocket.recv(TIMEOUT)  # a heartbeat
                 return gateway
     raise AssertionError("it does not read the log")
