@@ -262,7 +262,7 @@ def test_a_poison_entry_is_skipped(gateway, redis, poison):
 
 def test_health_fails_without_a_reader(start, redis):
     """A gateway whose reader has ended responds to /health with 503."""
-    changes = {"self.events.append((id, message))": "raise KeyError(id)"}
+    changes = {"self.events.append((event_id, message))": "raise KeyError(event_id)"}
     settings = GATEWAY | {"REDIS": address(redis)}
     gateway = start(f"{TOPIC}/gateway.py", errors_expected=True, changes=changes, **settings)
     wait_until(lambda: WEB.get(f"{gateway.url}/health").status_code == 503)

@@ -69,7 +69,7 @@ async def get_messages(request):
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await updated.wait()
-    new = [each for each in messages if each["id"] > after]
+    new = [m for m in messages if m["id"] > after]
     feed = {"messages": new, "missed": last_id - after - len(new)}
     # The cursor for the next poll.
     return json(feed | {"last": last_id}, headers=headers)

@@ -91,7 +91,7 @@ class Holds:
         self.count += 1
         try:
             await asyncio.wait([waiter], timeout=seconds)
-        finally:  # also when the client disconnects: that cancels us
+        finally:  # also on a disconnect, which cancels the handler
             self.count -= 1
             self.waiters[token].discard(waiter)
             if not self.waiters[token]:

@@ -43,7 +43,7 @@ def parse_feed(response):
 
 def follow(client):
     """Print each message; return when none came during a hold."""
-    after = 0  # the last message that we have; 0 for none
+    after = 0  # the last message that was received; 0 for none
     while True:
         response = client.get(
             f"{URL}/messages",

@@ -152,7 +152,7 @@ async def follow(client, handle):
             problem = type(error).__name__
         else:
             page, after = parse_page(response)
-            new = [each for each in page if each["id"] > last]
+            new = [event for event in page if event["id"] > last]
             for notification in new:
                 if handle(notification):
                     return

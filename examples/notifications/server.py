@@ -47,7 +47,7 @@ from sanic.server.protocols.websocket_protocol import WebSocketProtocol
 
 HOST = os.environ.get("HOST", "127.0.0.1")
 PORT = int(os.environ.get("PORT", 8000))
-LOG = os.environ.get("LOG", "notifications.db")  # the file
+LOG = os.environ.get("LOG", "notifications.db")  # its path
 MAX_EVENTS = int(os.environ.get("MAX_EVENTS", 100_000))  # in the log
 MAX_QUEUE = int(os.environ.get("MAX_QUEUE", 100))  # of one subscriber
 PING_INTERVAL = float(os.environ.get("PING_INTERVAL", 20))  # seconds
@@ -141,7 +141,7 @@ class Store:
         found = self.db.execute(
             "SELECT id, channel, text FROM log WHERE key = ?", [key]
         ).fetchone()
-        if found:  # this is a retry, or should be
+        if found:  # the key is known: a retry has the same text
             same = found[1:] == (channel, text)
             return (found[0] if same else None), False
         cursor = self.db.execute(
@@ -188,6 +188,7 @@ class Subscriber:
 
 
 def format_message(event_id, channel, text):
+    """Return an event as the JSON that subscribers receive."""
     return dumps({"id": event_id, "to": channel, "text": text})
 
 
@@ -199,8 +200,8 @@ class Hub:
         self.store = store
         self.thread = ThreadPoolExecutor(1)  # for all that blocks
         self.last, self.acknowledged = store.state()
-        self.unsaved = {}  # acknowledged, and not in the store yet
-        self.unstored = asyncio.Queue()
+        self.new_acks = {}  # {user: id}, not in the store yet
+        self.new_events = asyncio.Queue()
         self.subscribers = defaultdict(set)  # of each channel
         self.connections = 0
         self.draining = False
@@ -241,29 +242,29 @@ class Hub:
         if not known and len(self.acknowledged) >= MAX_USERS:
             return  # the whole log is sent again, unless it names an id
         if event_id > known:
-            self.acknowledged[user] = self.unsaved[user] = event_id
+            self.acknowledged[user] = self.new_acks[user] = event_id
 
     # --8<-- [start:publish]
     async def publish(self, channel, text, key=None):
         """Store an event; return what Store.insert() returned."""
         stored = asyncio.get_running_loop().create_future()
-        self.unstored.put_nowait(((channel, text, key), stored))
+        self.new_events.put_nowait(((channel, text, key), stored))
         return await stored
 
     async def write(self):
-        """Store all that waits in one commit, over and over."""
+        """Store all events that wait in one commit, in a loop."""
         while True:
-            batch = [await self.unstored.get()]
-            while not self.unstored.empty():
-                batch.append(self.unstored.get_nowait())
+            batch = [await self.new_events.get()]
+            while not self.new_events.empty():
+                batch.append(self.new_events.get_nowait())
             events = [event for event, _ in batch]
-            unsaved, self.unsaved = self.unsaved, {}
+            acks, self.new_acks = self.new_acks, {}
             try:
                 results = await self.in_thread(
-                    self.store.append, events, unsaved
+                    self.store.append, events, acks
                 )
             except sqlite3.Error as error:
-                self.unsaved = unsaved | self.unsaved
+                self.new_acks = acks | self.new_acks
                 for _, stored in batch:
                     if not stored.done():
                         stored.set_exception(error)
@@ -313,7 +314,7 @@ class Hub:
                 self.pages(subscriber, last, silence)
             ) as pages:
                 yield pages
-        finally:  # also when the client disconnects: that cancels us
+        finally:  # also on a disconnect, which cancels the handler
             self.unsubscribe(subscriber)
             self.connections -= 1
             CONNECTIONS.dec()
@@ -324,7 +325,7 @@ class Hub:
             self.store.after, last, subscriber.channels
         ):
             last = events[-1][0]
-            yield [(each[0], format_message(*each)) for each in events]
+            yield [(e[0], format_message(*e)) for e in events]
         while True:
             try:
                 async with asyncio.timeout(silence):
@@ -360,7 +361,7 @@ class Hub:
         """Save what was acknowledged, and close the store."""
         self.writer.cancel()
         with suppress(sqlite3.Error):
-            await self.in_thread(self.store.append, [], self.unsaved)
+            await self.in_thread(self.store.append, [], self.new_acks)
         self.thread.shutdown()
         self.store.db.close()
 # --8<-- [end:hub]
@@ -409,9 +410,9 @@ async def publish(request, kind, name):
         )
     except sqlite3.Error as error:
         report("store", error)
-        raise problem(507, f"not stored: {error}") from None
+        raise http_error(507, f"not stored: {error}") from None
     if event_id is None:
-        raise problem(422, "this key belongs to another notification")
+        raise http_error(422, "another notification has this key")
     return json({"id": event_id}, status=201 if new else 200)
 
 
@@ -429,7 +430,7 @@ def parse_text(body):
 # --8<-- [end:parse_text]
 
 
-def problem(status, message):
+def http_error(status, message):
     return SanicException(message, status_code=status, quiet=True)
 # --8<-- [end:post]
 
@@ -499,7 +500,7 @@ async def stream_messages(request, ws):
     except sqlite3.Error as error:
         report("store", error)
         ws.end_connection(1011, "the log cannot be read")
-    finally:  # also when the client disconnects: that cancels us
+    finally:  # also on a disconnect, which cancels the handler
         receiving.cancel()
 
 
@@ -689,7 +690,7 @@ class HardenedWebSocketProtocol(WebSocketProtocol):
             if error.status_code == 426:
                 error.headers["Upgrade"] = "websocket"
             raise
-        ws.can_pause = False  # it would resume too early: we pause
+        ws.can_pause = False  # data_received() pauses instead
         return ws
 
     def data_received(self, data):

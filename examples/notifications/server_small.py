@@ -84,7 +84,7 @@ async def stream_events(request):
                     await updated.wait()
             except TimeoutError:
                 await stream.send(": heartbeat\n\n")
-    finally:  # also when the client disconnects: that cancels us
+    finally:  # also on a disconnect, which cancels the handler
         del subscribers[updated]
 
 

@@ -60,7 +60,7 @@ async def subscribe(request, ws):
     try:
         while True:
             await ws.send(await queue.get())
-    finally:  # also when the client disconnects: that cancels us
+    finally:  # also on a disconnect, which cancels the handler
         subscribers.pop(ws, None)
         receiving.cancel()
 
@@ -109,7 +109,7 @@ class HardenedWebSocketProtocol(WebSocketProtocol):
             if error.status_code == 426:
                 error.headers["Upgrade"] = "websocket"
             raise
-        ws.can_pause = False  # it would resume too early: we pause
+        ws.can_pause = False  # data_received() pauses instead
         return ws
 
     def data_received(self, data):

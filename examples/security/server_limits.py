@@ -24,7 +24,7 @@ MAX_SIZE = int(os.environ.get("MAX_SIZE", 10_000))  # bytes a message
 RATE = float(os.environ.get("RATE", 10))  # messages a second
 BURST = int(os.environ.get("BURST", 20))  # messages at once
 MAX_CONNECTIONS = int(os.environ.get("MAX_CONNECTIONS", 5))  # a client
-OWN_PROXIES = int(os.environ.get("OWN_PROXIES", 0))  # in front of us
+OWN_PROXIES = int(os.environ.get("OWN_PROXIES", 0))  # in front
 
 # --8<-- [start:SafeRequest]
 class SafeRequest(Request):
@@ -139,7 +139,7 @@ class HardenedWebSocketProtocol(WebSocketProtocol):
             if error.status_code == 426:
                 error.headers["Upgrade"] = "websocket"
             raise
-        ws.can_pause = False  # it would resume too early: we pause
+        ws.can_pause = False  # data_received() pauses instead
         return ws
 
     def data_received(self, data):

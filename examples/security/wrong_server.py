@@ -173,7 +173,7 @@ class HardenedWebSocketProtocol(WebSocketProtocol):
             if error.status_code == 426:
                 error.headers["Upgrade"] = "websocket"
             raise
-        ws.can_pause = False  # it would resume too early: we pause
+        ws.can_pause = False  # data_received() pauses instead
         return ws
 
     def data_received(self, data):

@@ -4,8 +4,8 @@
 # ///
 """A notice board: POST publishes a text, event streams deliver it.
 
-Two directions: each notice goes up in a request of its own, and comes
-down in the one response of every subscriber.
+Each notice is published by a request of its own. A subscriber receives
+all of them in one response, which does not end.
 
 - Run: `uv run board.py`
 - or: `pip install sanic==25.12.1 && python board.py`
@@ -86,7 +86,7 @@ async def subscribe(request):
     subscribers.add(queue)
     try:
         await send_notices(request, queue)
-    finally:  # also when the client disconnects: that cancels us
+    finally:  # also on a disconnect, which cancels the handler
         subscribers.discard(queue)
 # --8<-- [end:subscribe]
 

@@ -213,7 +213,7 @@ async def stream_events(request, token):
     streams.add(request)
     try:
         await send_events(request, job, last)
-    finally:  # also when the client disconnects: that cancels us
+    finally:  # also on a disconnect, which cancels the handler
         streams.discard(request)
 # --8<-- [end:stream_events]
 

@@ -76,7 +76,7 @@ async def subscribe(request):
     subscribers.add(queue)
     try:
         await send_notices(request, queue)
-    finally:  # also when the client disconnects: that cancels us
+    finally:  # also on a disconnect, which cancels the handler
         subscribers.discard(queue)
 
 
