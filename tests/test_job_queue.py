@@ -226,9 +226,9 @@ def test_queue_length_and_delay(server, store, tmp_path, record):
                 ("without a limit", f"longest delay: {max(endless[1])} jobs", endless[0]),
                 ("at most ten jobs", f"{limited[2]} rejected, longest delay: 9 jobs", limited[0]),
             ],
-            "jobs done",
+            "jobs",
             0,
-            "jobs that wait",
+            "jobs that wait, after each job that is done",
             "The length of a queue, with a limit and without",
             "Two jobs arrive for each that is done, until forty are done. Without a limit the "
             "queue grows to forty jobs and takes as long to become empty. With a limit of ten it "

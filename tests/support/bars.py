@@ -44,7 +44,7 @@ def histograms(rows, unit, down, meaning, title, description):
                 high = max(1, count / most * tall)
                 x, width = left + slot * step + 0.5, max(1, step - 1)
                 shapes.append(rect(x, foot - high, width, high, "came"))
-        for tick in range(0, slices + 1, 10):
+        for tick in range(0, slices + 1, 10 if slices <= 60 else 20):
             words = f"{tick} {unit}" if tick else "0"
             anchor = "start" if not tick else "end" if tick == slices else "middle"
             shapes.append(text(left + tick * step, foot + 16, words, "tick", anchor))
