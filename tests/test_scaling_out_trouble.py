@@ -1,11 +1,13 @@
 """Pitfalls of several gateways on one log: events lost, trimmed or duplicated, slow consumers."""
 
+import asyncio
 import importlib.util
 import json
 import signal
 import socket
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from types import SimpleNamespace
 
 import pytest
 from redis import Redis
@@ -32,6 +34,7 @@ from .support.processes import (
     Program,
     copy_isolated,
     environment,
+    loaded,
     wait_until,
 )
 from .support.sockets import handshake, silent
@@ -258,6 +261,33 @@ def test_a_poison_entry_is_skipped(gateway, redis, poison):
             assert receive_texts(second, 1) == ["after"]
     assert metric(gateway, name) == skipped + 1
     assert f"skipped: {event_id} is not an event" in gateway.output
+
+
+def test_a_gateway_stops_if_a_cancellation_is_lost(monkeypatch):
+    """A gateway that stops cancels its reader until that has ended, since redis-py may lose a
+    cancellation in Python 3.11."""
+    monkeypatch.syspath_prepend(EXAMPLES / TOPIC)
+    stop_reader = loaded(f"{TOPIC}/gateway.py")["stop_reader"]
+    closed = []
+
+    class Redis:
+        async def aclose(self):
+            closed.append(self)
+
+    async def read():
+        for _ in range(2):  # the first cancellation is lost
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(10 * TIMEOUT)
+
+    async def stop():
+        ctx = SimpleNamespace(reader=asyncio.create_task(read()), redis=Redis())
+        await asyncio.sleep(0)  # it runs
+        async with asyncio.timeout(TIMEOUT):
+            await stop_reader(SimpleNamespace(ctx=ctx))
+        assert ctx.reader.done()
+
+    run_in_thread(stop())
+    assert len(closed) == 1
 
 
 def test_health_fails_without_a_reader(start, redis):
