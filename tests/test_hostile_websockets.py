@@ -1,7 +1,7 @@
 """WebSocket servers stay up, and level, whatever a client sends.
 
 Every Sanic server beyond the quick starts contains the same class, HardenedWebSocketProtocol,
-which repairs four faults of Sanic; the last proofs fail as soon as a release has repaired them.
+which repairs five faults of Sanic; the last proofs fail as soon as a release has repaired them.
 """
 
 import re
@@ -292,6 +292,38 @@ def test_a_rejected_version_names_the_right_one(hardened, version):
     assert_clean_output(program.output)
 
 
+@pytest.mark.parametrize(
+    "name", ["reliable_websockets/server_websockets.py", "holding_connections/server_websockets.py"]
+)
+def test_servers_on_websockets_name_the_version(start, name):
+    """The servers on the websockets library beyond the quick start reject a handshake of another
+    version with a Sec-WebSocket-Version of 13 as well."""
+    (row,) = [row for row in SERVERS if row.name == name]
+    program = start_server(row, start, None)
+    response = rejection(row, program, Sec_WebSocket_Version="8")
+    assert (response.status_code, response.headers["Sec-WebSocket-Version"]) == (400, "13")
+
+
+@pytest.mark.parametrize("value", ["\x01", "€", "\udcff"])
+def test_an_invalid_header_is_400(hardened, value):
+    """A handshake with a header whose value is not Latin-1, or has control characters, is rejected
+    with 400, without a traceback."""
+    row, program = hardened
+    assert with_header(row, program, value) == 400
+    assert_clean_output(program.output)
+
+
+def with_header(row, program, value):
+    """Return the status of a handshake that has one header more."""
+    data = handshake(program.port, row.path)[:-2]
+    for name, known in row.prepare(program).items():
+        data += f"{name}: {known}\r\n".encode()
+    data += b"X-Name: %s\r\n\r\n" % value.encode(errors="surrogateescape")
+    with socket.create_connection(("127.0.0.1", program.port), TIMEOUT) as client:
+        client.sendall(data)
+        return int(client.recv(65536).split()[1])
+
+
 # The text is the same everywhere
 
 
@@ -458,6 +490,14 @@ def test_sanic_accepts_endless_fragments(unrepaired):
         client.send(frame(BINARY, b"", final=False), *[frame(CONTINUATION, final=False)] * 20_000)
         client.send(frame(PING, b"open"))
         client.wait_for(PONG, b"open")
+
+
+def test_sanic_fails_on_an_invalid_header(unrepaired):
+    """Sanic 25.12.1 itself responds with 500 to a handshake with a header that is not Latin-1, and
+    logs a traceback."""
+    program = unrepaired()
+    assert with_header(HARDENED[0], program, "€") == 500
+    program.wait_for("Traceback")
 
 
 def test_sanic_rejects_without_the_headers(unrepaired):

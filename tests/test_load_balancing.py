@@ -494,6 +494,19 @@ def test_a_request_is_held_for_max_wait_at_most(start):
         assert (answer.status_code, answer.json()["status"]) == (200, status)
 
 
+def test_jobs_are_bounded(start):
+    """With MAX_JOBS jobs, an instance rejects another with 503 and Retry-After, until it has
+    forgotten one, RESULT_TTL seconds after its end."""
+    instance = start(f"{TOPIC}/server_hardened.py", MAX_JOBS=1, RESULT_TTL=0.3, DRAIN_DELAY=0)
+    for _ in range(2):
+        first = httpx2.post(f"{instance.url}/jobs", json={"seconds": 1})
+        assert first.status_code == 202
+        rejected = httpx2.post(f"{instance.url}/jobs", json={"seconds": 0})
+        assert (rejected.status_code, rejected.headers["Retry-After"]) == (503, "5")
+        job = instance.url + first.headers["Location"]
+        wait_until(lambda job=job: httpx2.get(job).status_code == 404)
+
+
 def test_a_hold_leaves_no_task():
     """After a hold, the instance has no task more than before."""
     instance = loaded(f"{TOPIC}/server_hardened.py")

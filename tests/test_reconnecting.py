@@ -484,6 +484,17 @@ def test_without_a_key_an_order_is_created_twice(start, run, record):
     record("reconnecting/wrong_retry_post.txt", result.stdout)
 
 
+def test_orders_are_bounded(start):
+    """With MAX_ORDERS orders, a server rejects another with 503 and Retry-After; the order of a key
+    that it knows is still returned."""
+    server = start(f"{TOPIC}/server_hardened.py", LOST_RESPONSES=0, MAX_ORDERS=1)
+    responses = [
+        httpx2.post(f"{server.url}/orders", headers={"Idempotency-Key": key}) for key in "aba"
+    ]
+    assert [response.status_code for response in responses] == [201, 503, 201]
+    assert responses[1].headers["Retry-After"] == "60"
+
+
 def test_an_invalid_key_is_rejected(start):
     """The hardened server rejects a key that is not 1 to 64 visible ASCII characters with 400."""
     url = f"{start(f'{TOPIC}/server_hardened.py', LOST_RESPONSES=0).url}/orders"

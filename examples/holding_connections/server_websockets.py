@@ -75,6 +75,12 @@ async def hold(connection):
 # --8<-- [end:hold]
 
 
+def complete_rejection(connection, request, response):
+    """Name the version of the protocol, as RFC 6455 §4.4 demands."""
+    if response.status_code == 400:
+        response.headers["Sec-WebSocket-Version"] = "13"
+
+
 async def main():
     stop = asyncio.Event()
     for number in signal.SIGINT, signal.SIGTERM:
@@ -84,6 +90,7 @@ async def main():
         HOST,
         PORT,
         process_request=reject_if_full,
+        process_response=complete_rejection,
         compression=COMPRESSION,
         max_size=10_000,  # bytes; above it, 1009
         close_timeout=1,  # s; a dead client sends no close frame

@@ -41,6 +41,8 @@ NAME = os.environ.get("NAME", "a")
 MAX_WAIT = float(os.environ.get("MAX_WAIT", 25))  # of a poll, in s
 MAX_AGE = float(os.environ.get("MAX_AGE", 3600))  # of a WebSocket, in s
 EVENT_INTERVAL = float(os.environ.get("EVENT_INTERVAL", 15))  # s
+MAX_JOBS = int(os.environ.get("MAX_JOBS", 1000))
+RESULT_TTL = float(os.environ.get("RESULT_TTL", 600))  # s
 # To stop, an instance fails its health check and waits until the load
 # balancer has noticed; then it closes its WebSockets over some time.
 DRAIN_DELAY = float(os.environ.get("DRAIN_DELAY", 3))  # s
@@ -221,8 +223,14 @@ async def hold(seconds, *tasks):
 async def create_job(request):
     """Start a job. Other instances do not know it."""
     seconds = parse_job(request.json)
+    if len(jobs) >= MAX_JOBS:
+        raise ServiceUnavailable(
+            "too many jobs", headers={"Retry-After": "5"}
+        )
     token = secrets.token_urlsafe(16)
     jobs[token] = asyncio.create_task(asyncio.sleep(seconds))
+    loop = asyncio.get_running_loop()
+    loop.call_later(seconds + RESULT_TTL, jobs.pop, token)
     body = {"token": token, "status": "pending", "name": NAME}
     headers = {"Location": f"/jobs/{token}"}
     return json(body, status=202, headers=headers)
@@ -261,12 +269,13 @@ def preferred_wait(request):
 
 # --8<-- [start:protocol]
 class HardenedWebSocketProtocol(WebSocketProtocol):
-    """Sanic's WebSocket protocol, with four of its faults repaired.
+    """Sanic's WebSocket protocol, with five of its faults repaired.
 
     Sanic 25.12.1 reads as fast as a client sends, however slowly the
     handler receives; it loses the task that meets invalid UTF-8; it
-    accepts any number of fragments; and it omits what a rejected
-    handshake must contain. RFC 6455 §4.4, §8.1; RFC 9110 §15.5.22.
+    accepts any number of fragments; it fails on an invalid header;
+    and it omits what a rejected handshake must contain.
+    RFC 6455 §4.4, §8.1; RFC 9110 §15.5.22.
     """
 
     __slots__ = ("read_task",)
@@ -280,6 +289,8 @@ class HardenedWebSocketProtocol(WebSocketProtocol):
         try:
             ws = await super().websocket_handshake(*args)
         except SanicException as error:
+            if error.__context__:  # it could not read the headers
+                error.status_code = 400
             error.quiet = error.status_code < 500  # no traceback
             error.headers = {"Sec-WebSocket-Version": "13"}
             if error.status_code == 426:

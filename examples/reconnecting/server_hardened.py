@@ -36,6 +36,7 @@ PORT = int(os.environ.get("PORT", 8000))
 RATE = float(os.environ.get("RATE", 50))  # requests per second
 EVENT_INTERVAL = float(os.environ.get("EVENT_INTERVAL", 1))  # s
 MAX_EVENTS = int(os.environ.get("MAX_EVENTS", 1000))  # to resume
+MAX_ORDERS = int(os.environ.get("MAX_ORDERS", 100_000))  # in memory
 LOST_RESPONSES = int(os.environ.get("LOST_RESPONSES", 1))
 
 bp = Blueprint("reconnecting", strict_slashes=True)
@@ -112,6 +113,10 @@ async def create_order(request):
     if not re.fullmatch(r"[!-~]{1,64}", key):
         raise BadRequest("Idempotency-Key is 1 to 64 ASCII characters")
     if key not in orders:
+        if len(orders) >= MAX_ORDERS:
+            raise ServiceUnavailable(
+                "too many orders", headers={"Retry-After": "60"}
+            )
         orders[key] = len(orders) + 1
         if len(orders) <= LOST_RESPONSES:
             request.transport.abort()  # it exists, without a response
@@ -170,12 +175,13 @@ async def close_websockets(app):
 
 # --8<-- [start:protocol]
 class HardenedWebSocketProtocol(WebSocketProtocol):
-    """Sanic's WebSocket protocol, with four of its faults repaired.
+    """Sanic's WebSocket protocol, with five of its faults repaired.
 
     Sanic 25.12.1 reads as fast as a client sends, however slowly the
     handler receives; it loses the task that meets invalid UTF-8; it
-    accepts any number of fragments; and it omits what a rejected
-    handshake must contain. RFC 6455 §4.4, §8.1; RFC 9110 §15.5.22.
+    accepts any number of fragments; it fails on an invalid header;
+    and it omits what a rejected handshake must contain.
+    RFC 6455 §4.4, §8.1; RFC 9110 §15.5.22.
     """
 
     __slots__ = ("read_task",)
@@ -189,6 +195,8 @@ class HardenedWebSocketProtocol(WebSocketProtocol):
         try:
             ws = await super().websocket_handshake(*args)
         except SanicException as error:
+            if error.__context__:  # it could not read the headers
+                error.status_code = 400
             error.quiet = error.status_code < 500  # no traceback
             error.headers = {"Sec-WebSocket-Version": "13"}
             if error.status_code == 426:

@@ -203,6 +203,12 @@ async def publish_ticks():
         log.publish("tick")
 
 
+def complete_rejection(connection, request, response):
+    """Name the version of the protocol, as RFC 6455 §4.4 demands."""
+    if response.status_code == 400:
+        response.headers["Sec-WebSocket-Version"] = "13"
+
+
 # --8<-- [start:serve]
 async def main():
     stop = asyncio.Event()
@@ -213,6 +219,7 @@ async def main():
         stream,
         "127.0.0.1",
         int(os.environ.get("PORT", 8000)),
+        process_response=complete_rejection,
         compression=COMPRESSION,
         ping_interval=PING_INTERVAL,
         ping_timeout=PING_TIMEOUT,

@@ -115,12 +115,13 @@ async def echo(request, ws):
 
 # --8<-- [start:protocol]
 class HardenedWebSocketProtocol(WebSocketProtocol):
-    """Sanic's WebSocket protocol, with four of its faults repaired.
+    """Sanic's WebSocket protocol, with five of its faults repaired.
 
     Sanic 25.12.1 reads as fast as a client sends, however slowly the
     handler receives; it loses the task that meets invalid UTF-8; it
-    accepts any number of fragments; and it omits what a rejected
-    handshake must contain. RFC 6455 §4.4, §8.1; RFC 9110 §15.5.22.
+    accepts any number of fragments; it fails on an invalid header;
+    and it omits what a rejected handshake must contain.
+    RFC 6455 §4.4, §8.1; RFC 9110 §15.5.22.
     """
 
     __slots__ = ("read_task",)
@@ -134,6 +135,8 @@ class HardenedWebSocketProtocol(WebSocketProtocol):
         try:
             ws = await super().websocket_handshake(*args)
         except SanicException as error:
+            if error.__context__:  # it could not read the headers
+                error.status_code = 400
             error.quiet = error.status_code < 500  # no traceback
             error.headers = {"Sec-WebSocket-Version": "13"}
             if error.status_code == 426:
