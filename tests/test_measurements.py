@@ -1,36 +1,124 @@
 """The measurements: tables and figures from what the benchmark recorded, and its arithmetic."""
 
 import json
+import re
 import resource
 import subprocess
 import sys
 
 import pytest
 
-from .bench import harness, load, report
+from .bench import harness, load, report, simulation
 from .support.bars import bars
-from .support.messages import table
+from .support.curves import curves, decades
 from .support.processes import ROOT, environment
 
 
 def test_memory_for_each_held_connection(record):
-    """The table of memory for each held connection is computed from the recorded runs."""
-    record("measurements/held.md", table(report.held_rows()))
-    rows = [
-        (row["connection"], float(row["KiB each"]), f"{row['KiB each']} KiB")
-        for row in report.held_rows()
+    """The table and the figure of memory for each held connection are computed from the recorded
+    runs."""
+    rows = report.held_rows()
+    record("measurements/held.md", report.shown(rows))
+    lengths = [
+        (row["connection"], float(row["KiB each"]), f"{row['KiB each']} KiB") for row in rows
     ]
-    words = "; ".join(f"{name} {label}" for name, _, label in rows)
+    words = "; ".join(f"{name} {label}" for name, _, label in lengths)
     title = "Process memory for each held connection"
-    record("measurements/held.svg", bars(rows, title, f"Bars: {words}."))
+    record("measurements/held.svg", bars(lengths, title, f"Bars: {words}."))
+
+
+def test_cost_of_a_ping(record):
+    """The table of the cost of pings is computed from the recorded runs."""
+    record("measurements/pings.md", report.shown(report.ping_rows()))
+
+
+def test_cost_of_a_request(record):
+    """The tables of the cost of a request, and of reconnecting, are computed from the recorded
+    runs."""
+    record("measurements/requests.md", report.shown(report.request_rows()))
+    record("measurements/reconnect.md", report.shown(report.reconnect_rows()))
+
+
+def test_the_same_job_by_every_technique(record):
+    """The table of the same job for 500 clients is computed from the recorded runs."""
+    record("measurements/jobs.md", report.shown(report.job_rows()))
+
+
+def test_cost_of_an_event(record):
+    """The table and the figure of the cost of an event, and the rate at which long polling costs
+    as much as short polling, are computed from the recorded runs."""
+    record("measurements/rates.md", report.shown(report.rate_rows()))
+    points = [
+        (rate, cost * rate)
+        for technique in report.TECHNIQUES.values()
+        for rate, cost in report.delivery(technique)
+    ]
+    series = [
+        (name, lambda x, name=name: report.cost_at(name, x))
+        for name in ("short polling", *report.TECHNIQUES)
+    ]
+    ends = [curve(x) for _, curve in series for x in (0.01, 100)]
+    axes = (
+        ("events a second for each client", -2, 2),
+        ("µs a second, for each client", *decades(ends)),
+    )
+    x = report.crossing()
+    words = f"crossing: {x:.2f} a second"
+    description = (
+        "Curves of the processor time of one client over the rate of its events, on logarithmic "
+        f"axes. Short polling is level. Long polling crosses it at {x:.2f} events a second; the "
+        "event stream and the WebSocket lie below long polling at every rate."
+    )
+    assert all(
+        report.cost_at(name, rate) < report.cost_at("long polling", rate)
+        for name in ("event stream", "WebSocket")
+        for rate in (0.01, 0.1, 1, 10, 100)
+    )
+    title = "Processor time of a client by the rate of events"
+    record("measurements/rates.svg", curves(series, points, (x, words), axes, title, description))
+
+
+def test_time_of_a_broadcast(record):
+    """The tables of broadcasts, with and without stalled clients, are computed from the recorded
+    runs."""
+    record("measurements/broadcast.md", report.shown(report.broadcast_rows()))
+    record("measurements/stalled.md", report.shown(report.stalled_rows()))
+
+
+def test_cost_of_the_log(record):
+    """The tables of the log, of publishing and of catching up, are computed from the recorded
+    runs."""
+    record("measurements/publish.md", report.shown(report.publish_rows()))
+    record("measurements/catch_up.md", report.shown(report.catch_up_rows()))
+
+
+def test_growth_and_limits(record):
+    """The tables of growth, and of the limits of one process, are computed from the recorded
+    runs."""
+    record("measurements/growth.md", report.shown(report.growth_rows()))
+    record("measurements/limits.md", report.shown(report.limit_rows()))
+
+
+def test_millions_of_clients(record):
+    """The costs for a million and ten million clients are computed from measured costs, by
+    assumptions that are listed, and the same model is compared with measured points."""
+    record("measurements/assumptions.md", report.shown(report.assumption_rows()))
+    record("measurements/simulation.md", report.shown(report.simulation_rows()))
+    record("measurements/storm.md", report.shown(report.storm_rows()))
+    record("measurements/check.md", report.shown(report.check_rows()))
+
+
+def test_goals(record):
+    """Each goal stands in the table with the recorded ratio, and with whether it is met."""
+    record("measurements/goals.md", report.shown(report.goal_rows()))
 
 
 def test_the_machine_is_described(record):
     """The table of the machine is computed from the recorded description."""
-    makefile = (ROOT / "Makefile").read_text()
-    assert "\nbench:" in makefile and "QUICK" in makefile
+    record("measurements/machine.md", report.shown(report.machine_rows()))
+    targets = re.findall(r"(?m)^bench:", (ROOT / "Makefile").read_text())
+    assert targets
     record("measurements/commands.txt", "make bench QUICK=1    # three minutes\nmake bench\n")
-    record("measurements/machine.md", table(report.machine_rows()))
 
 
 def test_single_values_can_be_quoted(record):
@@ -46,7 +134,7 @@ def test_what_could_not_be_measured_is_listed(record):
         for name, why in report.refused(part)
     ]
     nothing = [{"figure": "none", "not reported, because": "everything was measured"}]
-    record("measurements/refused.md", table(rows or nothing))
+    record("measurements/refused.md", report.shown(rows or nothing))
 
 
 # The benchmark itself
@@ -77,6 +165,27 @@ def test_frames_are_split_as_they_arrive():
         data = bytes(unmasked)
         assert load.frames(data + data[:1]) == ([(1, b"x" * size)], data[:1])
         assert load.frames(data[:-1]) == ([], data[:-1])
+
+
+def test_a_queue_of_handshakes():
+    """In the simulation, handshakes that take less time than the clients wait are all made once;
+    where they take longer, clients that retry at once never all connect, and those with backoff
+    do."""
+    calm = simulation.storm(1_000, 1_000, spread=5)
+    assert calm["tried"] == 1 and 4.9 < calm["seconds"] < 5.1
+    assert simulation.storm(20_000, 1_000, spread=0, backoff=False)["seconds"] is None
+    crowded = simulation.storm(20_000, 1_000, spread=0)
+    assert crowded["seconds"] > 20 and crowded["tried"] > 1
+
+
+def test_the_model_is_linear():
+    """In the model, ten times as many clients need ten times as many gateways, and as much memory
+    as they and their clients take together."""
+    cost = {"kib": 10, "base_kib": 20_000, "ping": 50, "delivery": 50, "handshake": 500}
+    small, large = (simulation.capacity(n, cost | {"bytes": 100}) for n in (10**6, 10**7))
+    assert (small["gateways"], large["gateways"]) == (50, 500)
+    assert small["memory_gib"] * 2**20 == 50 * 20_000 + 10**6 * 10
+    assert small["broadcast_seconds"] == large["broadcast_seconds"] == 1
 
 
 def bench(folder, **variables):

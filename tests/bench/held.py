@@ -98,12 +98,14 @@ def one(load, name, plan):
             load.ask("open", port=server.port, path=path, count=opened, **options)
             server.settle()
             points, before = [], slab()
+            used = server.cpu()
             for size in plan["sizes"]:
                 load.ask("open", port=server.port, path=path, count=size - opened, **options)
                 opened = size
                 server.settle()
                 points.append([size, server.pss()])
             kernel = (slab() - before) / 2 / opened
+            opening = (server.cpu() - used) / opened * 1e6
             used, began = server.cpu(), time.monotonic()
             time.sleep(plan["window"])
             idle = (server.cpu() - used) / (time.monotonic() - began)
@@ -114,4 +116,5 @@ def one(load, name, plan):
         ended = opened - state["open"]
         raise NotMeasured(f"{ended} connections were closed, {state['answered']} polls answered")
     slope, base = fitted(points)
-    return {"points": points, "kib": slope, "base": base, "idle": idle, "kernel": kernel}
+    found = {"points": points, "kib": slope, "base": base, "idle": idle}
+    return found | {"kernel": kernel, "opening": opening}

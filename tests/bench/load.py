@@ -9,9 +9,11 @@ import asyncio
 import json
 import re
 import socket
+import ssl
 import struct
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import uvloop
 
@@ -111,7 +113,7 @@ class Load:
     """What the generator holds and has counted."""
 
     def __init__(self):
-        self.connections = []
+        self.connections, self.polls = [], []
         self.answered = self.closed = self.pings = self.received = 0
         self.wanted, self.all_received = 0, asyncio.Event()
         self.last = 0.0
@@ -124,14 +126,14 @@ class Load:
                 self.all_received.set()
 
     async def open(self, kind, port, path, count, fields="", deflate=False):
-        """Open more connections, and hold them."""
+        """Open more connections, and hold them; {n} in the path is the number of each."""
         if kind == "socket":
             fields += UPGRADE + (DEFLATE if deflate else "")
         turns = asyncio.Semaphore(OPENING)
-        sent = request(path, fields)
 
         async def one():
             async with turns:
+                sent = request(path.replace("{n}", str(len(self.connections))), fields)
                 loop = asyncio.get_running_loop()
                 _, held = await loop.create_connection(lambda: Held(self, kind, sent), HOST, port)
                 self.connections.append(held)
@@ -146,6 +148,11 @@ class Load:
         """Return what became of the connections."""
         opened = len(self.connections) - self.closed
         return {"open": opened, "answered": self.answered, "pings": self.pings}
+
+    async def wait(self, seconds):
+        """Do nothing but respond to pings."""
+        await asyncio.sleep(seconds)
+        return {}
 
     async def stall(self, count):
         """Let some of the held connections read no more."""
@@ -176,14 +183,201 @@ class Load:
                 writer.close()
         return {"seconds": seconds}
 
+    async def rate(self, port, path, connections, seconds):
+        """Send requests over connections that are kept, the next one after each response."""
+        end = time.monotonic() + seconds
+
+        async def one():
+            count = 0
+            reader, writer = await asyncio.open_connection(HOST, port)
+            while time.monotonic() < end:
+                writer.write(request(path))
+                await read_response(reader)
+                count += 1
+            writer.close()
+            return count
+
+        return {"count": sum(await asyncio.gather(*(one() for _ in range(connections))))}
+
+    async def visits(self, port, path, connections, seconds, kind="plain"):
+        """Open a connection for each request: plain, with TLS, TLS resumed, or as a WebSocket."""
+        with ThreadPoolExecutor(connections) as threads:
+            loop = asyncio.get_running_loop()
+            ends = [
+                loop.run_in_executor(threads, visit, port, path, seconds, kind)
+                for _ in range(connections)
+            ]
+            counts = await asyncio.gather(*ends)
+        return {"count": sum(count for count, _ in counts), "resumed": sum(n for _, n in counts)}
+
+    async def jobs(self, technique, port, count, seconds, interval):
+        """Let clients submit a job each, and receive its result by a technique.
+
+        The jobs take between half of `seconds` and all of it, so that they do not end together.
+        """
+        clients = [
+            Client(port, technique, seconds * (0.5 + 0.5 * number / count), interval)
+            for number in range(count)
+        ]
+        await asyncio.gather(*(client.run(number / count) for number, client in enumerate(clients)))
+        return {
+            "requests": sum(client.requests for client in clients),
+            "up": sum(client.up for client in clients),
+            "down": sum(client.down for client in clients),
+            "late": sorted(client.late for client in clients),
+        }
+
+    async def follow(self, technique, port, count):
+        """Let clients follow a topic of notifications/server.py by a technique."""
+        paths = {"poll": "", "stream": "/events", "socket": "/socket"}
+        path = f"/notifications{paths[technique]}?topic=news&user=ada"
+        if technique == "poll":
+            self.polls = [asyncio.create_task(self.poll_feed(port, path)) for _ in range(count)]
+        else:
+            await self.open(technique, port, path + "&after=0", count)
+        return {}
+
+    async def publish(self, port, rate, events, count):
+        """Publish so many events a second, until all clients have received all of them."""
+        self.received, self.wanted = 0, events * count
+        self.all_received.clear()
+        reader, writer = await asyncio.open_connection(HOST, port)
+        for number in range(events):
+            began = time.monotonic()
+            writer.write(request("/topics/news", method="POST", body=b'{"text": "an event"}'))
+            assert (await read_response(reader))[0] == 201, number
+            await asyncio.sleep(1 / rate - (time.monotonic() - began))
+        if count:
+            await asyncio.wait_for(self.all_received.wait(), 30)
+        writer.close()
+        return {"received": self.received}
+
+    async def poll_feed(self, port, path):
+        """Send one poll after the other, each from the last event received."""
+        reader, writer = await asyncio.open_connection(HOST, port)
+        after = 0
+        while True:
+            writer.write(request(f"{path}&after={after}", "Prefer: wait=25\r\n"))
+            _, _, body = await read_response(reader)
+            page = json.loads(body)
+            after = page["after"]
+            self.receive(len(page["notifications"]))
+
     async def close(self):
         """End all connections, and count from nothing again."""
+        for poll in self.polls:
+            poll.cancel()
         for held in self.connections:
             held.transport.abort()
         while self.closed < len(self.connections):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         self.__init__()
         return {}
+
+
+class Client:
+    """A client that submits a job and waits for its result; it counts what it sends and receives.
+
+    `late` is the time between the end of the job and the result, in seconds. The job is taken to
+    begin when the response to its submission arrives.
+    """
+
+    def __init__(self, port, technique, seconds, interval):
+        self.port, self.technique = port, technique
+        self.seconds, self.interval = seconds, interval
+        self.requests = self.up = self.down = 0
+        self.late = 0.0
+
+    async def run(self, delay):
+        await asyncio.sleep(delay)
+        self.reader, self.writer = await asyncio.open_connection(HOST, self.port)
+        self.job = json.dumps({"seconds": self.seconds}).encode()
+        await getattr(self, self.technique)()
+        self.late = time.monotonic() - self.end
+        self.writer.close()
+
+    def send(self, data):
+        self.requests += 1
+        self.up += len(data)
+        self.writer.write(data)
+
+    async def response(self):
+        status, head, body = await read_response(self.reader)
+        self.down += len(head) + len(body)
+        assert status in (200, 202), head
+        return json.loads(body)
+
+    async def submit(self):
+        self.send(request("/jobs", method="POST", body=self.job))
+        token = (await self.response())["token"]
+        self.end = time.monotonic() + self.seconds
+        return token
+
+    async def short_polling(self):
+        sent = request(f"/jobs/{await self.submit()}")
+        status = "pending"
+        while status == "pending":
+            await asyncio.sleep(self.interval)
+            self.send(sent)
+            status = (await self.response())["status"]
+
+    async def long_polling(self):
+        sent = request(f"/jobs/{await self.submit()}", "Prefer: wait=25\r\n")
+        status = "pending"
+        while status == "pending":
+            self.send(sent)
+            status = (await self.response())["status"]
+
+    async def event_stream(self):
+        self.send(request(f"/jobs/{await self.submit()}/events"))
+        data = b""
+        while b"event: done" not in data:
+            data += await self.reader.read(4096)
+        self.down += len(data)
+
+    async def websocket(self):
+        self.send(request("/jobs/socket", UPGRADE))
+        self.down += len(await self.reader.readuntil(b"\r\n\r\n"))
+        self.send(frame(b'{"id": 1, "submit": ' + self.job + b"}"))
+        self.down += len(await self.reader.readuntil(b"}"))
+        self.end = time.monotonic() + self.seconds
+        self.down += len(await self.reader.readuntil(b"}"))
+
+
+async def read_response(reader):
+    """Read a response with its body; return status, fields and body."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = LENGTH.search(head)
+    body = await reader.readexactly(int(length[1])) if length else b""
+    return int(head[9:12]), head, body
+
+
+def visit(port, path, seconds, kind):
+    """Connect, send a request, read the response and close, again and again, in this thread."""
+    sent = request(path, UPGRADE if kind == "socket" else "")
+    context, session, count, resumed = None, None, 0, 0
+    if kind in ("tls", "resumed"):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with socket.create_connection((HOST, port)) as sock:
+            if context:
+                sock = context.wrap_socket(sock, session=session)
+            sock.sendall(sent)
+            data = sock.recv(4096)
+            assert data[9:12] in (b"200", b"101"), data
+            if kind == "resumed":
+                resumed += sock.session_reused
+                session = sock.session
+            if kind == "socket":
+                sock.sendall(frame(b"\x03\xe8", 8))  # close, 1000
+                while sock.recv(4096):
+                    pass
+            sock.close()
+        count += 1
+    return count, resumed
 
 
 async def main():

@@ -1,12 +1,19 @@
 """Tables from results.json: medians with their spread, ratios first."""
 
 import json
+import math
+import re
 import statistics
+from collections import defaultdict
 from functools import cache
 
+from ..support.messages import table
 from ..support.recorder import SNIPPETS
+from . import simulation
+from .harness import fitted
 
-PARTS = ("held",)
+PARTS = ("held", "pings", "requests", "jobs", "rates", "broadcast", "stalled", "log", "scale")
+OURS = "notifications/server.py"
 
 
 @cache
@@ -14,13 +21,24 @@ def results():
     return json.loads((SNIPPETS / "measurements/results.json").read_text())
 
 
+def runs(part, name):
+    """Return what was measured of a contender: nothing if it was refused."""
+    found = results()[part].get(name, {})
+    return [] if "refused" in found else found["runs"]
+
+
 def values(part, name, key):
     """Return what each run of a contender found."""
-    return [run[key] for run in results()[part][name]["runs"]]
+    return [run[key] for run in runs(part, name)]
+
+
+def middle(numbers):
+    """Return the median, or NaN of no numbers: that of a contender that was refused."""
+    return statistics.median(numbers) if numbers else math.nan
 
 
 def median(part, name, key):
-    return statistics.median(values(part, name, key))
+    return middle(values(part, name, key))
 
 
 def measured(part):
@@ -36,7 +54,7 @@ def refused(part):
 
 def spread(numbers, digits=1):
     """Return the smallest and the largest of some numbers."""
-    ends = [f"{end(numbers):,.{digits}f}" for end in (min, max)]
+    ends = [f"{end(numbers, default=math.nan):,.{digits}f}" for end in (min, max)]
     return " to ".join(dict.fromkeys(ends))
 
 
@@ -65,6 +83,423 @@ def held_rows():
     return rows
 
 
+def opened():
+    """Return the largest number of connections that was held."""
+    return results()["plan"]["sizes"][-1]
+
+
+def ping_rows():
+    """Return a row for each server that pings, with the cost of a ping in multiples of Sanic's."""
+    rows = []
+    for name in measured("pings"):
+        cost = median("pings", name, "microseconds")
+        rows.append(
+            {
+                "server": name,
+                "× Sanic": f"{cost / median('pings', 'Sanic', 'microseconds'):.2f}",
+                "µs for a ping and its pong": amount(cost),
+                "spread": spread(values("pings", name, "microseconds")),
+                "processor, 10,000 clients": f"{cost * 10_000 / simulation.PING / 1e6:.1%}",
+                "KiB more for each": amount(median("pings", name, "kib")),
+            }
+        )
+    return rows
+
+
+def request_rows():
+    """Return a row for each kind of request, in multiples of Sanic's with keep-alive."""
+    rows = []
+    for name in measured("requests"):
+        cost = median("requests", name, "microseconds")
+        least = median("requests", "Sanic, keep-alive", "microseconds")
+        rows.append(
+            {
+                "request": name,
+                "× Sanic, keep-alive": f"{cost / least:.2f}",
+                "µs of processor time": amount(cost),
+                "spread": spread(values("requests", name, "microseconds")),
+                "in a second of processor time": f"{1e6 / cost:,.0f}",
+            }
+        )
+    return rows
+
+
+def reconnect_rows():
+    """Return what it takes a server to let 10,000 clients reconnect, computed."""
+    return [
+        {
+            "10,000 clients reconnect": name,
+            "seconds of processor time": f"{median('requests', name, 'microseconds') / 100:.1f}",
+        }
+        for name in measured("requests")
+        if "new" in name and ("Sanic" in name or "websockets" in name)
+    ]
+
+
+def job_rows():
+    """Return a row for each technique: what one client and its job cost."""
+    rows = []
+    for name in measured("jobs"):
+        of = {key: median("jobs", name, key) for key in runs("jobs", name)[0]}
+        rows.append(
+            {
+                "technique": name,
+                "requests": f"{of['requests']:.1f}",
+                "bytes": f"{of['bytes']:,.0f}",
+                "ms of processor time": f"{of['milliseconds']:.2f}",
+                "spread": spread(values("jobs", name, "milliseconds"), 2),
+                "ms late, median": amount(of["median"]),
+                "ms late, 99 %": amount(of["p99"]),
+            }
+        )
+    return rows
+
+
+def delivery(technique):
+    """Return the cost of one event for one client in µs, without that of publishing it."""
+    costs = []
+    for name in measured("rates"):
+        how, _, rate = name.partition(" at ")
+        if how == technique:
+            alone = median("rates", f"nobody at {rate}", "microseconds")
+            cost = median("rates", name, "microseconds") - alone
+            costs.append((int(rate), cost / median("rates", name, "clients")))
+    return costs
+
+
+TECHNIQUES = {"long polling": "poll", "event stream": "stream", "WebSocket": "socket"}
+HOLD, HEARTBEAT, INTERVAL = 25, 15, 1  # seconds: of a poll, of a silent stream, of short polling
+
+
+def cost_of(technique):
+    """Return the median cost of an event in µs, over all rates that were measured."""
+    return middle([cost for _, cost in delivery(TECHNIQUES[technique])])
+
+
+def cost_at(technique, rate):
+    """Return what one client costs in a second, in µs, with so many events a second, computed.
+
+    A poll that expires costs as much as one with an event, and so does a heartbeat.
+    """
+    if technique == "short polling":
+        return median("requests", "Sanic, keep-alive", "microseconds") / INTERVAL
+    silent = {"long polling": HOLD, "event stream": HEARTBEAT, "WebSocket": HEARTBEAT}[technique]
+    return cost_of(technique) * max(rate, 1 / silent)
+
+
+def crossing():
+    """Return the rate of events at which long polling costs as much as short polling."""
+    return cost_at("short polling", 0) / cost_of("long polling")
+
+
+def rate_rows():
+    rows = []
+    for name, key in TECHNIQUES.items():
+        cost = cost_of(name)
+        row = {"technique": name, "× event stream": f"{cost / cost_of('event stream'):.2f}"}
+        row["µs for an event"] = amount(cost)
+        row |= {f"at {rate} a second": amount(each) for rate, each in delivery(key)}
+        rows.append(row)
+    return rows
+
+
+def broadcast_rows():
+    """Return a row for each server, with its cost in multiples of aiohttp's."""
+    sizes, rows = results()["plan"]["sizes"], []
+    for name in measured("broadcast"):
+        last = [run[str(sizes[-1])] for run in runs("broadcast", name)]
+        cost = broadcast_cost(name)
+        row = {"server": name, "messages, × aiohttp": f"{broadcast_cost('aiohttp') / cost:.2f}"}
+        for size in sizes:
+            times = [run[str(size)]["seconds"] for run in runs("broadcast", name)]
+            row[f"ms to the last of {size:,}"] = amount(middle(times) * 1000)
+        row["spread"] = spread([each["seconds"] * 1000 for each in last])
+        row["messages in a second of processor time"] = f"{1e6 / cost:,.0f}"
+        rows.append(row)
+    return rows
+
+
+def broadcast_cost(name, size=None):
+    """Return the processor time of one message to one client, in µs."""
+    size = str(size or opened())
+    return middle([run[size]["microseconds"] for run in runs("broadcast", name)])
+
+
+def stalled_rows():
+    rows = []
+    for name in measured("stalled"):
+        healthy, stalled = (median("stalled", name, key) for key in ("healthy", "stalled"))
+        rows.append(
+            {
+                "server": name,
+                "with stalled clients, ×": f"{stalled / healthy:.2f}",
+                "ms, none stalled": amount(healthy * 1000),
+                "ms, 1 % stalled": amount(stalled * 1000),
+                "MiB more for each stalled": f"{median('stalled', name, 'grown'):.1f}",
+            }
+        )
+    return rows
+
+
+def publish_rows():
+    """Return a row for each way to write the log, with a column for each size of a batch."""
+    rows = {}
+    for name in measured("log"):
+        if "commit" in name:
+            store, _, batch = name.rpartition(", ")
+            row = rows.setdefault(store, {"events published in a second": store})
+            row[batch] = f"{median('log', name, 'publishes'):,.0f}"
+    return list(rows.values())
+
+
+def catch_up_rows():
+    names = [name for name in measured("log") if "catch-up" in name]
+    least = median("log", "SQLite, catch-up with the index", "catch_up")
+    return [
+        {
+            "500 clients catch up": name.replace(", catch-up", ""),
+            "× with the index": f"{median('log', name, 'catch_up') / least:.1f}",
+            "seconds": amount(median("log", name, "catch_up")),
+            "spread": spread(values("log", name, "catch_up"), 2),
+        }
+        for name in names
+    ]
+
+
+def deviation(name):
+    """Return how far the memory of a contender lies from its line at most, in the last run."""
+    run = runs("held", name)[-1]
+    return max(abs(run["base"] + run["kib"] * x - y) / y for x, y in run["points"])
+
+
+def growth_rows():
+    """Return how costs grow: that of one item at the largest number, over that at the smallest."""
+    rows = []
+    for name in ("WebSocket: Sanic", "WebSocket: websockets", f"WebSocket: {OURS}"):
+        rows.append(
+            {
+                "what grows": "connections",
+                "cost": f"memory, {name}",
+                "growth": f"{deviation(name):.1%} from a line at most",
+            }
+        )
+    sizes = results()["plan"]["sizes"]
+    for name in ("aiohttp", "notifications/broadcast.py", OURS):
+        first, last = (broadcast_cost(name, size) for size in (sizes[0], sizes[-1]))
+        rows.append(
+            {
+                "what grows": f"connections, {sizes[0]:,} to {sizes[-1]:,}",
+                "cost": f"µs for a message to one client, {name}",
+                "growth": f"{amount(first)} to {amount(last)}",
+            }
+        )
+    scale = [("topics", "microseconds", "µs for a publish to one of them")]
+    scale += [("events in the log", "microseconds", "µs for a publish")]
+    scale += [("events in the log", "page", "µs for a page of it")]
+    for of, key, words in scale:
+        names = [name for name in measured("scale") if name.endswith(of)]
+        ends = [f"{amount(median('scale', name, key))}" for name in (names[0], names[-1])]
+        numbers = f"{names[0].split()[0]} to {names[-1].split()[0]}"
+        rows.append({"what grows": f"{of}, {numbers}", "cost": words, "growth": " to ".join(ends)})
+    return rows
+
+
+def kernel_kib():
+    """Return the memory of the kernel for each end of a connection."""
+    names = measured("held")
+    return middle([median("held", name, "kernel") for name in names])
+
+
+def limit_rows():
+    """Return the limits of one process on this machine, the one that is met first at the top."""
+    each = median("held", f"WebSocket: {OURS}", "kib") + kernel_kib()
+    memory = results()["machine"]["memory_gib"] * 2**20 / each
+    ping = median("pings", OURS, "microseconds")
+    limits = [
+        (median("scale", "1,024 open files", "held"), "1,024 open files", "measured"),
+        (28_232, "ports, from one address to one port of a server", "default of Linux"),
+        (memory, "memory of this machine, for WebSocket connections", "computed"),
+        (1e6 / ping * simulation.PING, "one processor that does nothing but ping", "computed"),
+    ]
+    return [
+        {"limit": name, "connections": f"{number:,.0f}", "from": source}
+        for number, name, source in sorted(limits)
+    ]
+
+
+def costs():
+    """Return the measured costs that the simulation extends."""
+    plain, tls = (
+        median("requests", f"Sanic, new connection{kind}", "microseconds")
+        for kind in ("", ", TLS 1.3")
+    )
+    opening = median("held", f"WebSocket: {OURS}", "opening")
+    return {
+        "kib": median("held", f"WebSocket: {OURS}", "kib") + kernel_kib(),
+        "base_kib": median("held", f"WebSocket: {OURS}", "base"),
+        "ping": median("pings", OURS, "microseconds"),
+        "delivery": broadcast_cost(OURS),
+        "handshake": opening + tls - plain,
+        "bytes": 150,
+    }
+
+
+def assumption_rows():
+    cost = costs()
+    rows = [
+        ("clients of one gateway process", f"{simulation.PER_GATEWAY:,}", "chosen"),
+        ("memory of a client", f"{cost['kib']:.1f} KiB", f"measured: {OURS}, and the kernel"),
+        ("memory of an empty process", f"{cost['base_kib'] / 1024:.0f} MiB", "measured"),
+        ("interval of pings", f"{simulation.PING} s", "default of Sanic and websockets"),
+        ("a ping and its pong", f"{cost['ping']:.0f} µs", "measured"),
+        ("an event to one client", f"{cost['delivery']:.0f} µs", "measured"),
+        ("events", "one a minute for each client", "chosen"),
+        ("a message", f"{cost['bytes']} bytes, and {simulation.PACKET} of headers", "chosen"),
+        ("a handshake with TLS 1.3", f"{cost['handshake']:.0f} µs", "sum of measured ones"),
+        ("a client gives up a handshake after", f"{simulation.TIMEOUT} s", "default of websockets"),
+        ("its delay before a retry", "3 s, doubled each time, up to 90 s, jittered", "chosen"),
+    ]
+    return [{"assumption": a, "value": b, "from": c} for a, b, c in rows]
+
+
+def simulation_rows():
+    """Return what a million and ten million clients need."""
+    needs = {
+        "gateway processes": ("gateways", "{:,.0f}"),
+        "memory, GiB": ("memory_gib", "{:,.0f}"),
+        "processors busy with pings": ("ping_cores", "{:,.1f}"),
+        "processors busy with events": ("event_cores", "{:,.1f}"),
+        "seconds until all have a broadcast, all gateways at once": (
+            "broadcast_seconds",
+            "{:,.1f}",
+        ),
+        "clients that each other gateway takes when one fails": ("failed_handshakes", "{:,.0f}"),
+        "seconds of processor time if all reconnect": ("handshake_seconds", "{:,.0f}"),
+        "Mbit/s of pings and events": ("megabits", "{:,.0f}"),
+    }
+    found = {number: simulation.capacity(number, costs()) for number in (10**6, 10**7)}
+    return [
+        {"need": words}
+        | {f"{number:,} clients": form.format(of[key]) for number, of in found.items()}
+        for words, (key, form) in needs.items()
+    ]
+
+
+def storm_rows():
+    """Return how long it takes until all clients of a gateway are connected again, simulated."""
+    rows = []
+    for clients in (
+        simulation.PER_GATEWAY // 2,
+        simulation.PER_GATEWAY,
+        simulation.PER_GATEWAY * 2,
+    ):
+        for seconds in (0, 5, 30):
+            row = {"clients": f"{clients:,}", "reconnect within": f"{seconds} s"}
+            for backoff, words in (False, "retry at once"), (True, "retry with backoff"):
+                how = simulation.storm(clients, costs()["handshake"], seconds, backoff)
+                took = f"{how['seconds']:.0f} s" if how["seconds"] else "never"
+                row[f"connected, {words}"] = took
+                row[f"handshakes for each, {words}"] = f"{how['tried']:.1f}"
+            rows.append(row)
+    return rows
+
+
+def check_rows():
+    """Return predictions of the model beside what was measured."""
+    first, second, last = results()["plan"]["sizes"]
+    rows = []
+
+    def add(what, predicted, found):
+        off = f"{predicted / found - 1:+.0%}"
+        rows.append(
+            {"what": what, "predicted": amount(predicted), "measured": amount(found), "off": off}
+        )
+
+    for name in ("WebSocket: Sanic", f"WebSocket: {OURS}"):
+        points = [
+            (x, middle([run["points"][at][1] / 1024 for run in runs("held", name)]))
+            for at, x in enumerate((first, second, last))
+        ]
+        slope, base = fitted(points[:2])
+        words = f"MiB with {last:,} connections, from {first:,} and {second:,}, {name}"
+        add(words, base + slope * last, points[2][1])
+    for name in ("notifications/broadcast.py", OURS):
+        small, large = (
+            middle([run[str(size)]["seconds"] * 1000 for run in runs("broadcast", name)])
+            for size in (first, last)
+        )
+        add(f"ms for a broadcast to {last:,}, from {first:,}, {name}", small * last / first, large)
+    return rows
+
+
+def goal_rows():
+    """Return each goal with what was measured."""
+    kib = defaultdict(lambda: math.nan)
+    kib |= {name: median("held", name, "kib") for name in measured("held")}
+    cost = defaultdict(lambda: math.nan)
+    cost |= {name: median("requests", name, "microseconds") for name in measured("requests")}
+    kept = cost["Sanic, keep-alive"]
+    best = min(broadcast_cost(name) for name in measured("broadcast") if "/" in name)
+    index, none = (
+        median("log", f"SQLite, catch-up {how} the index", "catch_up")
+        for how in ("with", "without")
+    )
+    own = kib["WebSocket: websockets/server_websockets.py"]
+    goals = [
+        (
+            "memory of a long poll: Sanic / aiohttp",
+            "≤",
+            1.05,
+            kib["long poll: Sanic"] / kib["long poll: aiohttp"],
+        ),
+        (
+            "memory of a long poll: Sanic / Starlette",
+            "≤",
+            0.75,
+            kib["long poll: Sanic"] / kib["long poll: Starlette"],
+        ),
+        (
+            "memory of a WebSocket: websockets example / aiohttp",
+            "≤",
+            1.05,
+            own / kib["WebSocket: aiohttp"],
+        ),
+        (
+            "messages of a broadcast: best example / aiohttp",
+            "≥",
+            0.9,
+            broadcast_cost("aiohttp") / best,
+        ),
+        ("requests: keep-alive / new connection", "≥", 2.5, cost["Sanic, new connection"] / kept),
+        (
+            "requests: keep-alive / new connection, TLS 1.3",
+            "≥",
+            10,
+            cost["Sanic, new connection, TLS 1.3"] / kept,
+        ),
+        (
+            "memory, distance from a line",
+            "≤",
+            0.05,
+            max(deviation(name) for name in measured("held")),
+        ),
+        ("catch-up: with the index / without", "≥", 10, none / index),
+    ]
+    rows = []
+    for words, sign, bound, found in goals:
+        met = found <= bound if sign == "≤" else found >= bound
+        verdict = "not measured" if math.isnan(found) else "met" if met else "missed"
+        rows.append(
+            {
+                "goal": words,
+                "is": f"{sign} {bound:g}",
+                "measured": f"{found:.2f}",
+                "": verdict,
+            }
+        )
+    return rows
+
+
 def machine_rows():
     """Return what was measured on, and with which versions."""
     of, plan = results()["machine"], results()["plan"]
@@ -80,6 +515,11 @@ def machine_rows():
     return [{"what": name, "value": value} for name, value in rows.items()]
 
 
+def shown(rows):
+    """Return rows as a table, with a dash for each number that was not measured."""
+    return re.sub(r"\bnan\b%?", "–", table(rows))
+
+
 def one_value(numbers):
     """Return a file with each number in a section of its own, for use in a sentence."""
     mark = "--8<-- [{}:{}]"
@@ -91,14 +531,33 @@ def one_value(numbers):
 
 def single_values():
     """Return {name: words} of the numbers that pages quote."""
-    kib = {name: median("held", name, "kib") for name in measured("held")}
-    kernel = [median("held", name, "kernel") for name in measured("held")]
-    return {
-        "long-poll-kib": f"{kib['long poll: Sanic']:.0f} KiB",
-        "event-stream-kib": f"{kib['event stream: Sanic']:.0f} KiB",
-        "websocket-kib": f"{kib['WebSocket: Sanic']:.0f} KiB",
-        "websockets-kib": f"{kib['WebSocket: websockets']:.0f} KiB",
-        "websockets-deflate-kib": f"{kib['WebSocket: websockets, compressed']:.0f} KiB",
-        "kernel-kib": f"{statistics.median(kernel):.1f} KiB",
-        "connections": f"{results()['plan']['sizes'][-1]:,}",
+    held = {
+        "long-poll": "long poll: Sanic",
+        "event-stream": "event stream: Sanic",
+        "websocket": "WebSocket: Sanic",
+        "websockets": "WebSocket: websockets",
+        "websockets-deflate": "WebSocket: websockets, compressed",
     }
+    kib = {f"{key}-kib": f"{median('held', name, 'kib'):.0f} KiB" for key, name in held.items()}
+    visits = {
+        "new-connection": "Sanic, new connection",
+        "tls": "Sanic, new connection, TLS 1.3",
+        "tls-resumed": "Sanic, new connection, TLS 1.3 resumed",
+    }
+    kept = median("requests", "Sanic, keep-alive", "microseconds")
+    times = {
+        f"{key}-times": f"{median('requests', name, 'microseconds') / kept:.1f}"
+        for key, name in visits.items()
+    }
+    return (
+        kib
+        | times
+        | {
+            "kernel-kib": f"{kernel_kib():.1f} KiB",
+            "connections": f"{opened():,}",
+            "crossing": f"{crossing():.2f}",
+            "poll-times-stream": f"{cost_of('long polling') / cost_of('event stream'):.1f}",
+            "handshake-us": f"{costs()['handshake']:.0f} µs",
+            "files-held": f"{median('scale', '1,024 open files', 'held'):,.0f}",
+        }
+    )

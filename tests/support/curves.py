@@ -1,0 +1,57 @@
+"""Curves on two logarithmic axes, each with its name at its right end."""
+
+from math import floor, log10
+
+from .figures import WIDTH, figure, legend, line, number, shape, text
+
+
+def curves(series, points, crossing, axes, title, description):
+    """Draw functions, measured points, and where two of the functions cross.
+
+    series: [(name, function of x)]; points: [(x, y)], measured; crossing: (x, words).
+    axes: (x label, smallest and largest power of ten, and the same for y).
+    """
+    (x_label, x_low, x_high), (y_label, y_low, y_high) = axes
+    left, right, top, foot = 58, 92, 40, 230
+
+    def across(x):
+        return left + (log10(x) - x_low) / (x_high - x_low) * (WIDTH - left - right)
+
+    def up(y):
+        return foot - (log10(y) - y_low) / (y_high - y_low) * (foot - top)
+
+    def tick(power):
+        return f"{10**power:,}" if power >= 0 else f"{10**power:.{-power}f}"
+
+    shapes = [text(4, 12, y_label, "axis-name"), text(left, foot + 38, x_label, "axis-name")]
+    for power in range(x_low, x_high + 1):
+        x = across(10**power)
+        shapes += [line(x, top, x, foot, "grid"), text(x, foot + 20, tick(power), "tick", "middle")]
+    for power in range(y_low, y_high + 1):
+        y = up(10**power)
+        shapes += [line(left, y, WIDTH - right, y, "grid")]
+        shapes += [text(left - 6, y + 4, tick(power), "tick", "end")]
+    names = []
+    for name, function in series:
+        xs = [10 ** (x_low + step * (x_high - x_low) / 100) for step in range(101)]
+        inside = [(x, function(x)) for x in xs if y_low <= log10(function(x)) <= y_high]
+        corners = " ".join(f"{number(across(x))},{number(up(y))}" for x, y in inside)
+        shapes.append(("polyline", {"points": corners, "class": "formula"}, ""))
+        names.append((up(inside[-1][1]) + 4, name))
+    below = 0
+    for y, name in sorted(names):  # 17 units apart at least
+        below = max(y, below + 17)
+        shapes.append(text(WIDTH - right + 6, below, name, "note"))
+    if crossing:
+        x, words = crossing
+        shapes.append(line(across(x), top - 8, across(x), foot, "life"))
+        anchor = "start" if across(x) < WIDTH / 2 else "end"
+        shapes.append(text(across(x), top - 12, words, "note", anchor))
+    shapes += [shape("circle", "measured", cx=across(x), cy=up(y), r=4) for x, y in points]
+    shown, end = legend([("measured", "measured"), ("formula", "formula")], foot + 46)
+    return figure(end, shapes + shown, title, description)
+
+
+def decades(values):
+    """Return the powers of ten below the smallest and above the largest of some values."""
+    return floor(log10(min(values))), floor(log10(max(values))) + 1
