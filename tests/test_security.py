@@ -191,8 +191,8 @@ FIRST_MESSAGE = """(url) => new Promise((resolve) => {
 
 
 def test_a_program_may_send_any_origin(servers):
-    """Origin protects users of browsers: a program may send any Origin or none, and is accepted
-    with the cookie; without the cookie it is rejected with 401."""
+    """Origin protects users of browsers only: a program may send the server's own Origin or none,
+    and is accepted with the cookie; without the cookie it is rejected with 401."""
     server = servers["server.py"]
     cookie = {"Cookie": f"session={session_of(server)}"}
     for origin in None, server.url:
@@ -238,7 +238,8 @@ KINDS = {
 
 
 def outcomes(context, server, kind):
-    """Return {page: whether its handshake had the cookie, which is of some kind}."""
+    """Return {page: whether its handshake had the cookie, which is of some kind}, and whether a
+    link of a page of another site sends it."""
     context.clear_cookies()
     cookie = {"name": "session", "value": session_of(server), "url": server.url}
     page = context.new_page()
@@ -249,8 +250,12 @@ def outcomes(context, server, kind):
     found = {"the server's own": page.evaluate(FIRST_MESSAGE, ws(server, "/socket"))}
     found["another origin, the same site"] = visit(page, f"http://127.0.0.1:{OTHER_PORT}", server)
     found["another site"] = visit(page, f"http://localhost:{OTHER_PORT}", server)
+    sent = {origin: "coins" in str(message) for origin, message in found.items()}
+    page.evaluate("(url) => { location.href = url; }", f"{server.url}/actions")
+    page.wait_for_url(f"{server.url}/actions")
+    sent["a link from another site"] = "log in first" not in page.inner_text("body")
     page.close()
-    return {origin: "coins" in str(message) for origin, message in found.items()}
+    return sent
 
 
 @pytest.fixture(scope="module")
@@ -266,11 +271,13 @@ def same_site(servers, browser, other_origin, tmp_path_factory):
 
 
 def test_same_site_does_not_stop_another_origin_of_the_site(same_site, record):
-    """SameSite keeps the cookie from pages of another site, unless it is None and the browser
-    allows third-party cookies; another origin of the same site sends it even with Strict."""
-    own, other, cross = zip(*(row.values() for row in same_site.values()), strict=True)
+    """SameSite keeps the cookie from the handshakes of another site, unless it is None and the
+    browser allows third-party cookies; a link of another site sends it unless it is Strict;
+    another origin of the same site sends it even then."""
+    own, other, cross, link = zip(*(row.values() for row in same_site.values()), strict=True)
     assert all(own) and all(other)
     assert cross == (True, False, False, False, False)
+    assert link == (True, True, True, False, True)
     rows = [
         {"SameSite": kind} | {origin: "sent" if sent else "–" for origin, sent in row.items()}
         for kind, row in same_site.items()

@@ -109,7 +109,8 @@ async def login(request):
 @bp.on_request
 async def authenticate(request):
     """Reject pages of other origins, and requests without a session."""
-    origin = request.headers.get("Origin")  # programs send none
+    # A program may omit it or forge it: it protects users of browsers.
+    origin = request.headers.get("Origin")
     if origin not in (None, ORIGIN):
         raise Forbidden("pages of this origin are not allowed")
     request.ctx.user = find_user(request)
