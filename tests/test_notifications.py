@@ -19,7 +19,7 @@ from playwright.sync_api import expect
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from .support.messages import messages, table
+from .support.messages import messages, table, wire_list
 from .support.processes import (
     EXAMPLES,
     TIMEOUT,
@@ -520,8 +520,7 @@ def test_one_notification_on_the_wire(three, record):
                 f"{TRANSPORTS[name]} · {way} · {len(event.data)} bytes</p>"
                 f"<pre>{html.escape(words, quote=False)}</pre></li>"
             )
-    text = ['<ol class="wire" aria-label="One notification by three ways">', *blocks, "</ol>", ""]
-    record("notifications/wire.html", "\n".join(text))
+    record("notifications/wire.html", wire_list(blocks, "One notification by three ways"))
 
 
 SIDES = "client", "server"

@@ -17,6 +17,7 @@ from mkdocs.config import load_config
 from mkdocs.utils.meta import get_data
 
 from ..support.diffs import WRONG
+from ..support.messages import wire_list
 from ..support.processes import EXAMPLES, ROOT, environment, is_module, same_folder
 from ..support.prose import CLAIM, blocks, sentences, visible_words
 from ..support.recorder import SNIPPETS, pages, shown_on
@@ -605,3 +606,11 @@ def test_figures_are_not_searched():
         assert searched_figures(page) == [], name
     assert searched_figures('<figure class="pair" markdown="0">')
     assert not searched_figures('<figure markdown="0" data-search-exclude>')
+
+
+def test_recorded_html_has_no_blank_line():
+    """HTML that is recorded has no blank line, at which Markdown would end it in a fold."""
+    recorded = [path for path in SNIPPETS.glob("*/*.html")]
+    assert recorded
+    assert not [path.name for path in recorded if "\n\n" in path.read_text()]
+    assert "\n\n" not in wire_list(["<pre>a\n\n\nb</pre>"], "Blank lines")

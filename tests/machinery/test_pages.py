@@ -185,8 +185,8 @@ SEARCHES = {
     "thundering herd": "production/errors/#e-herd",
     "address already in use": "start/run/#address-in-use",
     "CSWSH": "reference/glossary/#cswsh",
-    "Last-Event-ID": "reference/glossary/#last-event-id",
-    "sticky session": "reference/glossary/#sticky",
+    "Last-Event-ID": "techniques/server-sent-events/#resuming",
+    "sticky session": "systems/load-balancing/#where-the-state-is",
 }
 
 # The sections that the search shows, without those that it folds under "more on this page".

@@ -167,6 +167,15 @@ def label(message):
     return " ".join(map(str, words))
 
 
+def wire_list(blocks, title):
+    """Return blocks of HTML as a list of messages.
+
+    It has no blank line, at which Markdown would end the HTML where it stands in a fold.
+    """
+    lines = [f'<ol class="wire" aria-label="{html.escape(title)}">', *blocks, "</ol>", ""]
+    return re.sub(r"\n(?=\n)", "\n&#10;", "\n".join(lines)).replace("&#10;\n", "&#10;")
+
+
 def transcript(found, title, parties=("client", "server")):
     """Return messages as HTML, one block a message, coloured by direction, with real bytes."""
     blocks = []
@@ -183,7 +192,7 @@ def transcript(found, title, parties=("client", "server")):
             f'<li class="{"up" if up else "down"}">'
             f"<p>{who} · connection {message.connection} · {size}</p><pre>{text}</pre></li>"
         )
-    return "\n".join([f'<ol class="wire" aria-label="{html.escape(title)}">', *blocks, "</ol>", ""])
+    return wire_list(blocks, title)
 
 
 def pieces(message):
@@ -265,8 +274,8 @@ def stream_transcript(found, title, start=None, unit=1, step=1):
         block = transcript([piece], title).splitlines()[1:-1]
         block[0] = block[0].replace(" bytes</p>", f" bytes{when}</p>")
         # The line break after a chunk is none of the event's.
-        blocks.append("\n".join(block).replace("\n\n\n</pre>", "\n\n</pre>"))
-    return "\n".join([f'<ol class="wire" aria-label="{html.escape(title)}">', *blocks, "</ol>", ""])
+        blocks.append("\n".join(block).replace("&#10;&#10;</pre>", "&#10;</pre>"))
+    return wire_list(blocks, title)
 
 
 def trace(found, unit, job, step=1):
