@@ -436,10 +436,7 @@ def test_key_lines_stand_in_a_program():
 
 # The shape of a page
 
-# Pages that do not have the shape yet, since they are being rewritten: to be emptied.
-REWRITTEN = set()
-FINISHED = {name: page for name, page in PAGES.items() if name not in REWRITTEN}
-PROSE = {name: page for name, page in FINISHED.items() if "reference/" not in name}
+PROSE = {name: page for name, page in PAGES.items() if "reference/" not in name}
 LONGEST = 1800  # words
 WIDEST = 60  # characters of a heading
 BANNED = re.compile(
@@ -447,11 +444,6 @@ BANNED = re.compile(
     r"|(hang(s|ing)?|hung) up|in vain|los(es?|ing) patience|lets? go)\b",
     re.IGNORECASE,
 )
-
-
-def test_pages_being_rewritten_exist():
-    """Each page that is excused from the shape of a page, since it is being rewritten, exists."""
-    assert set(PAGES) >= REWRITTEN
 
 
 def has_box(page):
@@ -505,7 +497,7 @@ def wide_headings(page):
 
 def test_headings_are_short():
     """A heading has at most 60 characters; a longer one fails."""
-    for name, page in FINISHED.items():
+    for name, page in PAGES.items():
         assert wide_headings(page) == [], name
     assert wide_headings(f"## {'x' * 61}") and not wide_headings(f"## `{'x' * 60}` {{ #short }}")
 
@@ -517,7 +509,7 @@ def banned(text):
 def test_banned_words_are_not_used():
     """Pages and the README do without the words that the site does not use, such as a form of
     *hand in* for *submit*; a page that has one fails."""
-    for name, page in {**FINISHED, "README.md": README}.items():
+    for name, page in {**PAGES, "README.md": README}.items():
         # Code has its own words.
         words = re.sub(r"`[^`]*`|\]\([^)]*\)|\]\[[^\]]*\]", "", page)
         words = re.sub(r"(?s)```.*?```|<!--.*?-->", "", words)
@@ -567,14 +559,14 @@ def alike(values):
 def test_pages_have_a_title_and_a_description_of_their_own():
     """Each page has a description of its own, for search engines and link previews, and a title
     that no other page has; a page without fails, as do two that share one."""
-    matter = {name: get_data(page)[1] for name, page in FINISHED.items()}
+    matter = {name: get_data(page)[1] for name, page in PAGES.items()}
     for name, data in matter.items():
         assert 50 <= len(data.get("description", "")) <= 200, name
-    for name in FINISHED:  # in mkdocs.yml these are named as the pages to which they belong
+    for name in PAGES:  # in mkdocs.yml these are named as the pages to which they belong
         if name.startswith(("reference/examples/", "reference/proofs/")):
             assert "title" in matter[name], name
     titles = [
-        data.get("title") or re.search(r"(?m)^# (.+)$", FINISHED[name])[1]
+        data.get("title") or re.search(r"(?m)^# (.+)$", PAGES[name])[1]
         for name, data in matter.items()
     ]
     assert not alike(data["description"] for data in matter.values())
@@ -602,7 +594,7 @@ def searched_figures(page):
 def test_figures_are_not_searched():
     """The labels of a figure stay out of the index of the search; a figure that is not excluded
     fails."""
-    for name, page in FINISHED.items():
+    for name, page in PAGES.items():
         assert searched_figures(page) == [], name
     assert searched_figures('<figure class="pair" markdown="0">')
     assert not searched_figures('<figure markdown="0" data-search-exclude>')
