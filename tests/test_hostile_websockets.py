@@ -83,14 +83,15 @@ def test_memory_and_tasks_stay_level_under_a_flood(hardened, reading):
 
 
 def assert_serves(row, program):
-    """Check that an honest client is served: it gets in, and its ping is answered."""
+    """Check that an honest client is served: it connects, and its ping gets a pong."""
     with row.open(program) as client:
         client.send(frame(PING, b"still there?"))
         client.wait_for(PONG, b"still there?")
 
 
 def test_pings_and_closes_pass_under_a_flood(hardened):
-    """Pings between messages of a flood are answered in order, and so is the Close at its end."""
+    """Pings between messages of a flood get their pongs in order, and the Close at its end gets a
+    Close."""
     row, program = hardened
     message = frame(TEXT, row.message(500).encode())
     with row.open(program) as client:
@@ -428,7 +429,7 @@ def outcome(row, program, *frames):
     with row.open(program) as client:
         with suppress(ConnectionError):
             client.send(*frames)
-            time.sleep(0.3)  # a ping of the same read would be answered in any case
+            time.sleep(0.3)  # a ping of the same read would get a pong in any case
             client.send(frame(PING, b"open"))
         for opcode, payload in client.frames():
             if opcode == PONG:

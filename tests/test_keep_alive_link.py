@@ -115,32 +115,31 @@ def measured(place):
             [[float(number) for number in line.split()] for line in block.splitlines()]
             for block in printed.split("\n\n")
         )
-        return here, conversations(here.link)[:11], each, one
+        return here, connections_on(here.link)[:11], each, one
 
     with ThreadPoolExecutor() as beside:
         return dict(zip(places, beside.map(measure, places), strict=True))
 
 
-def turns(log):
-    """Return how many turns a conversation took: round trips that its client waited for. A new
-    one begins with what the client sends after it heard something; one without an answer is
-    none."""
-    count, heard, asked = 0, True, False
+def round_trips(log):
+    """Return for how many round trips a client waited on a connection. A round trip begins with
+    the first packet that the client sends after it received one, and ends with the response."""
+    count, received, sent = 0, True, False
     for packet in log:
         if not packet.size and "S" not in packet.flags:  # only acknowledges, or ends
             continue
         up = packet.target in (53, PORT)
-        if up and not packet.arrived and heard:
-            heard, asked = False, True
-        elif not up and packet.arrived and asked:
-            count, heard, asked = count + 1, True, False
+        if up and not packet.arrived and received:
+            received, sent = False, True
+        elif not up and packet.arrived and sent:
+            count, received, sent = count + 1, True, False
         elif not up and packet.arrived:
-            heard = True
+            received = True
     return count
 
 
-def conversations(link):
-    """Return what was said on each TCP connection, in the order in which they were opened."""
+def connections_on(link):
+    """Return the packets of each TCP connection, in the order in which they were opened."""
     log = link.log
     ports = [p.source for p in log if p.flags == "S" and not p.arrived]
     return [[p for p in log if port in (p.source, p.target)] for port in ports]
@@ -150,7 +149,7 @@ def parts(connections, lookups):
     """Return the parts that a request on a new connection waited for: [(name, start, end)], in
     round trips. The fewest of several count: a busy machine may have waited twice for one
     thing."""
-    trips = min(map(turns, connections))
+    trips = min(map(round_trips, connections))
     ends = {"DNS": lookups, "TCP": lookups + 1, "TLS": lookups + trips - 1}
     ends["request"] = lookups + trips
     starts = [0, *ends.values()]
@@ -162,9 +161,9 @@ def parts(connections, lookups):
 
 
 def looked_up(link, start, end):
-    """Return how many lookups there were between two moments. Each asks for an IPv4 and an IPv6
+    """Return how many lookups there were between two moments. Each is for an IPv4 and an IPv6
     address, together."""
-    return turns([p for p in link.log if p.protocol == "udp" and start < p.at < end])
+    return round_trips([p for p in link.log if p.protocol == "udp" and start < p.at < end])
 
 
 def test_a_new_connection_costs_two_more_round_trips(measured):
@@ -188,11 +187,11 @@ def test_tls_1_3_costs_one_more(measured):
 def older(measured):
     """Return the parts of a request over TLS 1.2."""
     here = measured["https"][0]
-    before = len(conversations(here.link))
+    before = len(connections_on(here.link))
     curl = ["curl", "--silent", "--fail", "--output", "/dev/null", "--tls-max", "1.2"]
     for _ in range(2):
         here.run([*curl, f"https://{NAME}:{PORT}"])
-    return parts(conversations(here.link)[before:], 1)
+    return parts(connections_on(here.link)[before:], 1)
 
 
 def test_tls_1_2_costs_two_more(older):
@@ -203,8 +202,8 @@ def test_tls_1_2_costs_two_more(older):
 def test_a_reused_connection_costs_the_request(measured, older, record):
     """Over an open connection, a request takes one round trip, with TLS and without."""
     for _, connections, _, one in measured.values():
-        new = min(map(turns, connections[:10]))
-        assert turns(connections[10]) == new + 9
+        new = min(map(round_trips, connections[:10]))
+        assert round_trips(connections[10]) == new + 9
         assert all(line[1] == line[2] == 0 for line in one[1:])  # nothing to connect
     figure = waterfall(
         [
@@ -282,10 +281,15 @@ def test_ten_requests(measured, record):
         assert len(set(ports)) == 11
         packets = here.link.packets
         before, last = connections[9][0].at, connections[10][0].at
-        each = 10 * min(map(turns, connections[:10]))
+        each = 10 * min(map(round_trips, connections[:10]))
         for name, some, looked, took in [
             ("a connection each", ports[:10], looked_up(here.link, 0, before), each),
-            ("one for all", ports[10:], looked_up(here.link, before, last), turns(connections[10])),
+            (
+                "one for all",
+                ports[10:],
+                looked_up(here.link, before, last),
+                round_trips(connections[10]),
+            ),
         ]:
             took += looked
             plain = scheme == "http"
@@ -320,10 +324,10 @@ for version in ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3:
 def test_resuming_tls_1_3_saves_no_round_trip(measured):
     """Resuming a session saves a round trip of the handshake in TLS 1.2, and none in TLS 1.3."""
     here = measured["https"][0]
-    before = len(conversations(here.link))
+    before = len(connections_on(here.link))
     runs = [here.run([sys.executable, "-c", RESUME]).split() for _ in range(2)]
     assert runs[0] == runs[1] == ["False", "True"] * 2
-    took = [turns(connection) for connection in conversations(here.link)[before:]]
+    took = [round_trips(connection) for connection in connections_on(here.link)[before:]]
     # Of the turns of each connection, the first is TCP's and the last the request's.
     assert [min(both) - 2 for both in zip(took[:4], took[4:], strict=True)] == [2, 1, 1, 1]
 
@@ -464,7 +468,7 @@ def test_a_request_crosses_a_close_on_a_slow_link(place, record):
     close, reset = moments("server", "F")[0], moments("server", "R")[0]
     order = [*first, response[0], close[0], response[1], second[0], close[1], second[1], *reset]
     assert order == sorted(order)
-    # The next is the second connection's first: the other request reached nobody.
+    # The next is the first of the second connection: the other request was not processed.
     printed = here.run([sys.executable, "-c", TWO.replace("range(2)", "range(1)")])
     assert printed == '{"connection":2,"request":1}\n'
     # A row is left out, so that the text of the close does not lie over the response.
@@ -526,7 +530,7 @@ def test_keepalive_probes_detect_a_dead_peer(place, record):
             if p.source in ports and p.sequence == first[p.source] and p.flags == "A"
         ]
 
-    while len(probes()) < 2:  # answered, one after the other, and nothing happens
+    while len(probes()) < 2:  # acknowledged, one after the other, and nothing happens
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert with_probes.process.poll() is None

@@ -437,7 +437,7 @@ def test_does_not_reconnect_when_it_is_refused(canned_close, run, code):
 
 
 def test_a_ping_detects_a_frozen_server(start, follow):
-    """A frozen server answers no ping: the client closes the connection, and reconnects when the
+    """A frozen server sends no pong: the client closes the connection, and reconnects when the
     server runs again."""
     server = start(f"{TOPIC}/server.py", EVENT_INTERVAL=0.05)
     client = follow("client.py", URL=server.url, PING_INTERVAL=0.4, PING_TIMEOUT=0.4, COUNT=30)
@@ -451,7 +451,7 @@ def test_a_ping_detects_a_frozen_server(start, follow):
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_ping_detects_a_frozen_client(start, follow, name):
-    """A frozen client answers no ping: the server closes with 1011 and accepts another client
+    """A frozen client sends no pong: the server closes with 1011 and accepts another client
     instead; once it runs again, the first reconnects."""
     server = start(
         f"{TOPIC}/{name}",
@@ -510,7 +510,7 @@ def test_a_heartbeat_keeps_a_browser_connected(start, open_client_page):
 
 
 def test_a_browser_answers_pings_by_itself(start, tap, open_client_page):
-    """A browser answers the server's pings by itself, and no script of the page sees them."""
+    """A browser responds to the server's pings by itself, and no script of the page sees them."""
     wire = tap(start(f"{TOPIC}/server.py", EVENT_INTERVAL=0, PING_INTERVAL=0.2))
     page = open_client_page(wire.url)
     wire.wait_until(lambda events: [o for o, _ in frames(events, "client")].count(PONG) >= 3)

@@ -233,7 +233,7 @@ def test_the_sender_of_a_large_message_may_see_1006(start, name):
 
 def test_a_handler_that_only_sends_closes_healthy_clients(start, record):
     """Sanic closes a client that has sent a message to a handler that only sends with 1011,
-    although it answers each ping; a client that sends nothing stays connected."""
+    although it responds to each ping; a client that sends nothing stays connected."""
     server = start(
         f"{TOPIC}/wrong_server_push_only.py",
         EVENT_INTERVAL=0.05,
@@ -423,7 +423,7 @@ def rejected(server, number):
 
 def test_a_ping_does_not_detect_a_slow_consumer(start):
     """On websockets a ping that waits behind unread data closes nothing: without a timeout of
-    send(), a slow consumer stays connected, while an idle client that answers no ping is
+    send(), a slow consumer stays connected, while an idle client that sends no pong is
     closed."""
     server = start(
         f"{TOPIC}/server_websockets.py",

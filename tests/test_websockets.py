@@ -59,7 +59,7 @@ def servers(start_shared):
 
 @pytest.fixture(params=SERVERS)
 def server(request, servers):
-    """Return each of the two servers in turn: what is said of one is said of both."""
+    """Return each of the two servers in turn: a claim on one is a claim on both."""
     return servers[request.param]
 
 
@@ -165,9 +165,9 @@ def test_jobs_outlive_the_connection(server):
         token = send_request(ws, {"id": 1, "submit": {"seconds": 0.3}})["token"]
     with connect(address(server.url)) as ws:
         assert send_request(ws, {"id": 1, "status": token})["status"] == "pending"
-        while (answer := send_request(ws, {"id": 2, "status": token}))["status"] == "pending":
+        while (response := send_request(ws, {"id": 2, "status": token}))["status"] == "pending":
             pass
-        assert answer == {"id": 2, "token": token, "status": "done", "result": 42}
+        assert response == {"id": 2, "token": token, "status": "done", "result": 42}
 
 
 def test_a_result_is_pushed_to_its_client_only(server):
@@ -177,7 +177,7 @@ def test_a_result_is_pushed_to_its_client_only(server):
         mine |= {json.loads(one.recv(30))["token"]}
         other = send_request(two, {"id": 1, "submit": {"seconds": 0}})["token"]
         assert json.loads(two.recv(30))["token"] == other
-        # What comes next is the answer to what is asked next, so nothing else was sent.
+        # The next message is the response to the next request, so nothing else was sent.
         assert send_request(one, {"id": "last", "status": "?"})["id"] == "last"
         assert len(mine) == 1 and other not in mine
 
@@ -186,10 +186,11 @@ def test_many_jobs_at_once(talk):
     """A hundred jobs on one connection each get a response and a push, once."""
     for number in range(100):
         talk.send(json.dumps({"id": number, "submit": {"seconds": 0.1}}))
-    heard = [json.loads(talk.recv(30)) for _ in range(200)]
-    answers = [m for m in heard if "id" in m]
-    assert [m["id"] for m in answers] == list(range(100))
-    assert sorted(m["token"] for m in heard if "id" not in m) == sorted(m["token"] for m in answers)
+    received = [json.loads(talk.recv(30)) for _ in range(200)]
+    responses = [m for m in received if "id" in m]
+    assert [m["id"] for m in responses] == list(range(100))
+    pushed = sorted(m["token"] for m in received if "id" not in m)
+    assert pushed == sorted(m["token"] for m in responses)
 
 
 def test_stops_cleanly_with_sockets_open(start):
@@ -199,9 +200,9 @@ def test_stops_cleanly_with_sockets_open(start):
         server = start(f"websockets/{name}")
         with connect(address(server.url)) as ws:
             send_request(ws, {"id": 1, "submit": {"seconds": 60}})
-            told = time.monotonic()
+            begun = time.monotonic()
             assert server.stop() == 0
-            assert time.monotonic() - told < 10  # and not after the 15 seconds of Sanic's grace
+            assert time.monotonic() - begun < 10  # and not after the 15 seconds of Sanic's grace
             with pytest.raises(ConnectionClosed):
                 ws.recv(30)
             assert ws.close_code in (1000, 1001)
@@ -236,7 +237,7 @@ def test_a_client_that_vanishes_leaves_nothing(start):
                 FRAMES["decode"](read)
             FRAMES["decode"](read)  # the first of many pushes
             plain.sendall(goodbye)
-        for _ in range(8):  # in Sanic it is chance whether the handler still answers
+        for _ in range(8):  # in Sanic it is chance whether the handler still responds
             with raw(server) as (plain, _):
                 plain.sendall(job + goodbye)
                 while plain.recv(100):
@@ -285,8 +286,8 @@ def test_a_message_that_is_not_json_gets_an_error(talk, message):
     ids=repr,
 )
 def test_an_invalid_request_gets_an_error(talk, request_, request_id):
-    """The response to an invalid request has its id and says what to send; the connection stays
-    open."""
+    """The response to an invalid request has its id and describes a valid one; the connection
+    stays open."""
     assert send_request(talk, request_) == {"id": request_id, "error": USAGE}
     assert send_request(talk, {"id": 1, "submit": {"seconds": 0}})["status"] == "pending"
 
@@ -320,10 +321,10 @@ def raw(server, target="/jobs/socket", **headers):
         head = [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
         request = [f"GET {target} HTTP/1.1", f"Host: 127.0.0.1:{server.port}", *head, "", ""]
         plain.sendall("\r\n".join(request).encode())
-        answer = b""
-        while not answer.endswith(b"\r\n\r\n"):
-            answer += plain.recv(1)
-        yield plain, answer.decode().lower()
+        response = b""
+        while not response.endswith(b"\r\n\r\n"):
+            response += plain.recv(1)
+        yield plain, response.decode().lower()
 
 
 def test_the_handshake_by_hand(server, tap, run, record):
@@ -332,10 +333,10 @@ def test_the_handshake_by_hand(server, tap, run, record):
     wire = tap(server)
     result = run("websockets/handshake.py", URL=wire.url)
     assert result.returncode == 0, result.stderr
-    (question, answer) = exchanges(messages(wire.events))[0]
-    assert answer.status == 101
-    key = question.headers["sec-websocket-key"]
-    value = answer.headers["sec-websocket-accept"]
+    (request, response) = exchanges(messages(wire.events))[0]
+    assert response.status == 101
+    key = request.headers["sec-websocket-key"]
+    value = response.headers["sec-websocket-accept"]
     assert value == HANDSHAKE["accept_value"](key) == accept_key(key)
     assert len(base64.b64decode(key)) == 16
     # The example that the RFC gives.
@@ -345,7 +346,7 @@ def test_the_handshake_by_hand(server, tap, run, record):
 
 
 @contextmanager
-def answering(port, answer):
+def responding(port, response):
     """Yield the URL of a server that gives each connection the same bytes."""
     with socket.create_server(("127.0.0.1", port)) as listener:
 
@@ -357,7 +358,7 @@ def answering(port, answer):
                     return
                 with client:
                     client.recv(65536)
-                    client.sendall(answer)
+                    client.sendall(response)
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -376,7 +377,7 @@ WRONG_ACCEPT = (
 def test_a_wrong_accept_value_is_rejected(run, port, name):
     """A client that receives the accept value of another key closes the connection and reports
     it."""
-    with answering(port(), WRONG_ACCEPT) as url:
+    with responding(port(), WRONG_ACCEPT) as url:
         result = run(f"websockets/{name}", URL=url)
     assert result.returncode == 1
     assert "Sec-WebSocket-Accept" in result.stderr
@@ -385,7 +386,7 @@ def test_a_wrong_accept_value_is_rejected(run, port, name):
 def test_a_browser_rejects_a_wrong_accept_value(open_client_page, port):
     """A browser that receives the accept value of another key does not open the connection:
     1006."""
-    with answering(port(), WRONG_ACCEPT) as url:
+    with responding(port(), WRONG_ACCEPT) as url:
         page = open_client_page(url)
         page.click("#open")
         page.wait_for_selector("text=closed: 1006")
@@ -394,9 +395,9 @@ def test_a_browser_rejects_a_wrong_accept_value(open_client_page, port):
 
 def test_a_plain_get_is_426(server):
     """A plain `GET` of the WebSocket path gets `426` with the protocol to upgrade to."""
-    answer = httpx2.get(f"{server.url}/jobs/socket")
-    assert answer.status_code == 426
-    assert answer.headers["Upgrade"] == "websocket"
+    response = httpx2.get(f"{server.url}/jobs/socket")
+    assert response.status_code == 426
+    assert response.headers["Upgrade"] == "websocket"
 
 
 @pytest.mark.parametrize(
@@ -412,9 +413,9 @@ def test_a_bad_handshake_is_400(server, name, value):
     """A handshake without a key of 16 bytes, or without a version, gets `400`."""
     headers = UPGRADE | {name: value}
     sent = {key: each for key, each in headers.items() if each is not None}
-    answer = httpx2.get(f"{server.url}/jobs/socket", headers=sent)
-    assert answer.status_code == 400
-    assert name in answer.text
+    response = httpx2.get(f"{server.url}/jobs/socket", headers=sent)
+    assert response.status_code == 400
+    assert name in response.text
 
 
 def test_another_version_is_rejected_with_the_right_one(servers):
@@ -444,8 +445,8 @@ def test_other_methods_and_paths_are_rejected(server):
 
 def test_neither_server_checks_origin(server):
     """Neither server checks `Origin`: a page of any origin may open a connection."""
-    with raw(server, Origin="https://evil.example") as (_, answer):
-        assert answer.startswith("http/1.1 101")
+    with raw(server, Origin="https://evil.example") as (_, response):
+        assert response.startswith("http/1.1 101")
 
 
 def test_websockets_checks_origin_if_configured():
@@ -459,7 +460,7 @@ def test_websockets_checks_origin_if_configured():
 
 @contextmanager
 def library(handler=None, **options):
-    """Yield the URL of a server of the websockets library, an echo unless told otherwise."""
+    """Yield the URL of a server of the websockets library, an echo by default."""
 
     def echo(ws):
         for message in ws:
@@ -537,21 +538,21 @@ def test_every_type_of_frame(server, tap, run, record):
 
 
 def test_the_plain_socket_client_sends_a_pong(run):
-    """The client on a plain socket answers a ping with a pong that has the same payload."""
-    answered = threading.Event()
+    """The client on a plain socket responds to a ping with a pong that has the same payload."""
+    got_pong = threading.Event()
 
     def ping(ws):
         pong = ws.ping("are you?")
         for _ in ws:
             if pong.wait(30):
-                answered.set()
+                got_pong.set()
             for _ in range(2):
                 ws.send("{}")
 
     with library(ping) as url:
         result = run("websockets/frames.py", URL=url.replace("ws", "http"))
     assert result.returncode == 0, result.stderr
-    assert "sent     pong: 8 bytes" in result.stdout and answered.is_set()
+    assert "sent     pong: 8 bytes" in result.stdout and got_pong.is_set()
 
 
 def test_header_sizes(port, record):
@@ -674,7 +675,7 @@ def test_messages_cross(server, port, record):
     held = []
 
     async def hold(event):
-        """Keep the question and the news back until both have been sent."""
+        """Hold the request and the push back until both have been sent."""
         found = said(wire.events)
         if (
             found
@@ -690,7 +691,7 @@ def test_messages_cross(server, port, record):
             first = send_request(ws, {"id": 2, "status": token})
             second = json.loads(ws.recv(30))
     assert sorted(held) == ["2 status", "pushed done"]
-    # The question did not know that the job was done, so its answer comes after the news.
+    # The request was sent before the push arrived, so its response comes after the push.
     done = {"token": token, "status": "done", "result": 42}
     assert (first, second) == (done, {"id": 2} | done)
     found = said(wire.events)
@@ -733,10 +734,10 @@ def test_polls_while_results_are_pushed(runs, record, name):
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "results: [42, 42]"
     found = said(run.wire.events)
-    asked = [m.json["id"] for m in found if m.source == "client"]
-    heard = [m.json for m in found if m.source == "server"]
-    assert sorted(m["id"] for m in heard if "id" in m) == asked
-    assert [m["status"] for m in heard if "id" not in m] == ["done", "done"]
+    sent = [m.json["id"] for m in found if m.source == "client"]
+    received = [m.json for m in found if m.source == "server"]
+    assert sorted(m["id"] for m in received if "id" in m) == sent
+    assert [m["status"] for m in received if "id" not in m] == ["done", "done"]
     # After the first push the client went on asking about the other job.
     labels = [m.label for m in found]
     assert any(label.endswith("status") for label in labels[labels.index("pushed done") :])
@@ -757,8 +758,8 @@ def test_responses_in_any_order(run):
     pending = {"status": "pending"}
 
     def reverse(ws):
-        questions = [json.loads(ws.recv()) for _ in range(2)]
-        tokens = {q["id"]: f"job of {q['submit']['seconds']} s" for q in questions}
+        requests = [json.loads(ws.recv()) for _ in range(2)]
+        tokens = {q["id"]: f"job of {q['submit']['seconds']} s" for q in requests}
         for number in reversed(tokens):
             ws.send(json.dumps({"id": number, "token": tokens[number]} | pending))
         for token in tokens.values():
@@ -804,14 +805,14 @@ def test_duplicates_are_ignored(run):
     """A duplicate response or push is ignored."""
 
     def twice(ws):
-        answers = []
-        for question in map(json.loads, ws):
-            token = question.get("status", f"job {question['id']}")
-            answers.append({"id": question["id"], "token": token, "status": "pending"})
-            said = [answers[-1]] * 2
-            if len(answers) == 3:  # who asks again has heard what was answered before
-                said += answers[:2]
-                said += [a | {"status": "done", "result": 42} for a in answers[:2]] * 2
+        responses = []
+        for request in map(json.loads, ws):
+            token = request.get("status", f"job {request['id']}")
+            responses.append({"id": request["id"], "token": token, "status": "pending"})
+            said = [responses[-1]] * 2
+            if len(responses) == 3:  # the first two responses again
+                said += responses[:2]
+                said += [a | {"status": "done", "result": 42} for a in responses[:2]] * 2
             for message in said:
                 if message["status"] == "done":
                     message = {key: message[key] for key in message if key != "id"}
@@ -893,18 +894,18 @@ def test_what_compression_saves(servers, tap, record):
     """The same response three times: compressed it is smaller, and smaller still when the one
     before it was similar."""
     sizes = {}
-    question = json.dumps({"id": 7, "submit": {"seconds": "soon"}})
+    request = json.dumps({"id": 7, "submit": {"seconds": "soon"}})
     for compression in None, "deflate":
         wire = tap(servers["server_websockets.py"])
         with connect(address(wire.url), compression=compression) as ws:
-            answers = {json.dumps(send_request(ws, question)) for _ in range(3)}
-        assert len(answers) == 1
+            responses = {json.dumps(send_request(ws, request)) for _ in range(3)}
+        assert len(responses) == 1
         sizes[compression] = [len(m.data) for m in said(wire.events) if m.source == "server"]
     plain, small = sizes[None], sizes["deflate"]
     assert len(set(plain)) == 1
     assert plain[0] > small[0] > small[1] >= small[2]
     rows = [
-        {"answer": which, "bytes plain": one, "bytes compressed": other}
+        {"response": which, "bytes plain": one, "bytes compressed": other}
         for which, one, other in zip(("first", "second", "third"), plain, small, strict=True)
     ]
     record("websockets/compression.md", table(rows))
@@ -1020,9 +1021,9 @@ asyncio.run(main())
 def test_sanic_alone_omits_the_upgrade_header(small):
     """Without an error handler, Sanic's 426 lacks the `Upgrade` header and logs a traceback."""
     program = small(SANIC)
-    answer = httpx2.get(f"{program.url}/jobs/socket")
-    assert answer.status_code == 426
-    assert "Upgrade" not in answer.headers
+    response = httpx2.get(f"{program.url}/jobs/socket")
+    assert response.status_code == 426
+    assert "Upgrade" not in response.headers
     program.wait_for("Traceback")
 
 
@@ -1200,12 +1201,12 @@ def test_a_browser_hides_the_cause_of_a_failed_handshake(local, sanic, port):
 
 
 def test_a_browser_answers_pings(local):
-    """A browser answers a ping with a pong; no script of the page sees it."""
-    answered = threading.Event()
+    """A browser responds to a ping with a pong; no script of the page sees it."""
+    got_pong = threading.Event()
 
     def ping(ws):
         if ws.ping().wait(30):
-            answered.set()
+            got_pong.set()
         ws.send("now")
         for _ in ws:
             pass
@@ -1219,7 +1220,7 @@ def test_a_browser_answers_pings(local):
                })""",
             url,
         )
-    assert heard == "now" and answered.is_set()
+    assert heard == "now" and got_pong.is_set()
 
 
 # The panel
@@ -1240,7 +1241,7 @@ def test_the_panel_is_live(live, open_page):
     client.get_by_text("push:").wait_for()
     client.locator("#close").click()
     client.get_by_text("closed: 1000").wait_for()
-    # The upgrade and two questions; an answer to each, and the push.
+    # The upgrade and two requests; a response to each, and the push.
     assert page.locator(".panel-wire polygon.up").count() == 3
     assert page.locator(".panel-wire polygon.down").count() == 4
     assert "pushed done" in page.locator(".panel-wire text.down").all_text_contents()

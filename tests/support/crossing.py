@@ -36,7 +36,7 @@ class Wire:
         self.relay(client, server)
 
     def relay(self, client, server):
-        """Carry what one side says to the other, and its end as well."""
+        """Carry the bytes of each side to the other, and its end as well."""
         back = threading.Thread(target=pump, args=[server, client], daemon=True)
         back.start()
         pump(client, server)

@@ -1,4 +1,4 @@
-"""What a hostile client leaves behind in a server: tasks, descriptors and memory."""
+"""Count the tasks, descriptors and memory that a hostile client leaves in a server."""
 
 import os
 import re

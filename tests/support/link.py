@@ -85,7 +85,7 @@ def parse(packet, at, arrived):
 
 
 class Resolver(asyncio.DatagramProtocol):
-    """Answers every question for an IPv4 address with FAR, and others with nothing."""
+    """Responds to each lookup of an IPv4 address with FAR, and to others with no address."""
 
     def connection_made(self, transport):
         self.transport = transport

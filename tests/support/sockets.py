@@ -1,4 +1,4 @@
-"""What one side of a WebSocket said, and a client that says nothing and reads nothing."""
+"""The frames that one side of a WebSocket sent, and a client that sends and reads nothing."""
 
 import socket
 
@@ -23,7 +23,7 @@ def frames(events, source, connection=1):
 
 
 def closings(events, connection=1):
-    """Return {who: code} for the close frames on a connection, in the order in which they went.
+    """Return {side: code} for the close frames on a connection, in the order in which they passed.
 
     A close frame without a code counts as 1005.
     """
@@ -71,7 +71,7 @@ def silent(port, path):
 
 
 class RawWebSocket:
-    """A WebSocket by hand, which sends whatever frames it is told to, right or wrong.
+    """A WebSocket by hand, which sends any frames, valid or not.
 
     `RawWebSocket(port, path, headers)` opens it, and expects 101.
     """

@@ -1,4 +1,4 @@
-"""Draws what a request waits for, one part after the other, as bars over round trips."""
+"""Draw the parts of a request's duration, in sequence, as bars over round trips."""
 
 from .figures import figure, line, rect, text
 
@@ -6,7 +6,7 @@ from .figures import figure, line, rect, text
 def waterfall(rows, title, description):
     """Draw rows of parts: [(name, [(part, start, end)])], in round trips.
 
-    The parts are "DNS", "TCP", "TLS" and "request"; the last is drawn as what was wanted.
+    The parts are "DNS", "TCP", "TLS" and "request"; the last has a colour of its own.
     """
     left, right, top, step = 8, 352, 34, 52
     longest = max(end for _, parts in rows for _, _, end in parts)
