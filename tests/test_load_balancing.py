@@ -704,6 +704,16 @@ def test_the_cookie_belongs_to_the_load_balancer(start, start_proxy, port, three
     assert b"INSTANCE" not in b"".join(event.data for event in wire.events)
 
 
+def test_no_shared_cache_may_store_the_cookie(start_proxy, port, canned):
+    """A cacheable response to which HAProxy adds the cookie becomes `Cache-Control: private`, and
+    one to a client that has the cookie stays as it was."""
+    canned((200, {"ETag": '"1"'}, "x"), number=(number := port()))
+    ports = {8000: port()} | dict.fromkeys(INSTANCES.values(), number)
+    with httpx2.Client(base_url=start_proxy(f"{TOPIC}/haproxy_sticky.cfg", ports).url) as client:
+        assert client.get("/").headers["Cache-Control"] == "private"
+        assert "Cache-Control" not in client.get("/").headers
+
+
 # What else it can do
 
 

@@ -58,8 +58,8 @@ def test_without_upgrade_no_websocket_opens(start, before, record):
 
 
 def test_with_upgrade_a_websocket_opens(instance, before, tap):
-    """With the `map`, a WebSocket opens, and a plain request keeps its connection to the
-    instance."""
+    """With the `map`, a WebSocket opens, and a plain request keeps its connection to the instance;
+    both have the `Host` of the client."""
     wire = tap(instance)
     proxy = before(f"{TOPIC}/nginx.conf", wire.port)
     with socket_at(proxy.url) as ws:
@@ -72,6 +72,7 @@ def test_with_upgrade_a_websocket_opens(instance, before, tap):
     assert len({message.connection for message in asked}) == 2
     heads = [message.data.lower() for message in asked]
     assert b"connection: upgrade\r\n" in heads[0]
+    assert all(b"\r\nhost: 127.0.0.1\r\n" in head for head in heads)
     assert not [head for head in heads[1:] if b"connection:" in head]
 
 
