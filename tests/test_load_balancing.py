@@ -111,7 +111,7 @@ def hold(tmp_path_factory):
         def hold(url, **options):
             example = EXAMPLES / TOPIC / "client_hardened.py"
             home = copy_isolated(example, tmp_path_factory.mktemp("holder") / "alone")
-            options = environment(URL=url, BACKOFF=0.1, **options)
+            options = environment(URL=url, BASE_DELAY=0.1, **options)
             client = Program(argv(example), home, options)
             running.callback(client.stop, signal.SIGKILL)
             return client
@@ -418,7 +418,7 @@ def dismissing(port):
 def test_the_client_waits_before_it_reconnects(run, dismissing):
     """A client whose connections were closed waits before it reconnects."""
     url, given = dismissing(200)
-    ended = run(f"{TOPIC}/client_hardened.py", URL=url, COUNT=3, SECONDS=2, BACKOFF=10**6)
+    ended = run(f"{TOPIC}/client_hardened.py", URL=url, COUNT=3, SECONDS=2, BASE_DELAY=10**6)
     assert ended.returncode == 0
     assert given == [200] * 3
 
@@ -437,7 +437,7 @@ def test_the_backoff_doubles_and_resets(dismissing):
 
     bounds = [1, 1, 2, 4, 8, 12, 12, 1]
     client = client_of(
-        TOPIC, "client_hardened.py", URL=url, BACKOFF=1, random=SimpleNamespace(uniform=uniform)
+        TOPIC, "client_hardened.py", URL=url, BASE_DELAY=1, random=SimpleNamespace(uniform=uniform)
     )
     held = client.Connections(1)
     with pytest.raises(EOFError):

@@ -3,6 +3,7 @@
 import asyncio
 import html
 import json
+import resource
 import runpy
 import signal
 import sqlite3
@@ -10,7 +11,7 @@ import time
 from contextlib import closing, suppress
 from itertools import pairwise
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from types import SimpleNamespace
 
 import httpx2
@@ -825,6 +826,64 @@ def test_a_duplicate_is_kept_once(serving, run, tmp_path):
     assert result.stdout.count(" (duplicate)") == 2
 
 
+@pytest.mark.parametrize("space", [0, 10])
+def test_what_is_not_stored_is_not_acknowledged(serving, follow, tmp_path, space):
+    """A notification of which nothing, or only a part, can be written because the disk is full is
+    not acknowledged: the client ends with one line, and its inbox has whole lines only."""
+    inbox, acknowledged, limited = tmp_path / "inbox", [], Event()
+
+    def handler(socket):
+        with suppress(ConnectionClosed):
+            for number in 1, 2:
+                socket.send(json.dumps(ONE | {"id": number}))
+                acknowledged.append(json.loads(socket.recv(TIMEOUT))["ack"])
+                limited.wait(TIMEOUT)
+
+    client = follow("client.py", URL=serving(handler), INBOX=inbox)
+    wait_until(lambda: acknowledged)
+    size = inbox.stat().st_size + space
+    _, hard = resource.prlimit(client.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(client.process.pid, resource.RLIMIT_FSIZE, (size, hard))
+    limited.set()
+    assert client.wait() == 1
+    assert client.output.splitlines()[-1].startswith(f"cannot store it in {inbox}: ")
+    assert acknowledged == [1]
+    assert inbox.read_text() == json.dumps(ONE) + "\n"
+
+
+def test_two_clients_do_not_share_an_inbox(server, follow, run, tmp_path):
+    """A second client of the same inbox ends with one line, so that no notification is stored
+    twice; with an inbox of its own it receives them as well."""
+    inbox = tmp_path / "inbox"
+    options = {"URL": server.url, "TOPICS": "twice", "USER_ID": "eve"}
+    first = follow("client.py", INBOX=inbox, **options)
+    wait_until(inbox.exists)
+    (number,) = publish(server, "hello", to="topics/twice")
+    first.wait_for("hello")
+    result = run(f"{TOPIC}/client.py", INBOX=inbox, **options)
+    assert (result.returncode, result.stderr) == (1, f"{inbox}: another client uses this file\n")
+    second = follow("client.py", INBOX=tmp_path / "another", **options)
+    wait_until((tmp_path / "another").exists)
+    (another,) = publish(server, "again", to="topics/twice")
+    first.wait_for("again")
+    second.wait_for("again")
+    stored = [json.loads(line)["id"] for line in inbox.read_text().splitlines()]
+    assert stored == [number, another]
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_a_fresh_client_of_a_trimmed_log_begins_with_the_oldest(start, run, name):
+    """A client that has received nothing begins with the oldest notification that is kept, after
+    others have been trimmed."""
+    server = start(f"{TOPIC}/server.py", MAX_EVENTS=5)
+    numbers = publish(server, *map(str, range(14)))
+    options = {"TOPICS": "news", "USER_ID": "fresh", "COUNT": 5}
+    result = run(f"{TOPIC}/{name}", URL=server.url, **options)
+    assert result.stdout == "".join(
+        f"{number} topics/news: {text}\n" for text, number in enumerate(numbers[-5:], 9)
+    )
+
+
 def test_a_duplicate_in_a_stream_is_shown_once(canned, run):
     """A server-sent event that is received twice is shown once."""
     events = "".join(
@@ -1038,9 +1097,15 @@ def part(name, section):
 
 
 def test_the_clients_have_one_policy_of_retries():
-    """The delay before a retry has the same text in each client, and so has the check of a status
-    in both that use HTTP."""
+    """The delay before a retry has the same text in each client, also in those of other topics that
+    hold a WebSocket, and so has the check of a status in both that use HTTP."""
     assert len({part(name, "backoff_delay") for name in CLIENTS}) == 1
+    for name in (
+        "reliable_websockets/client",
+        "scaling_out/client",
+        "load_balancing/client_hardened",
+    ):
+        assert part("client.py", "backoff_delay") in (EXAMPLES / f"{name}.py").read_text()
     assert len({part(name, "check_status") for name in CLIENTS[1:]}) == 1
 
 
@@ -1203,6 +1268,33 @@ def test_a_browser_drops_duplicates(serving, open_client_page):
     page = open_client_page(serving(handler))
     wait_until(lambda: acknowledged == [1, 1, 2])
     unread(page, 2)
+
+
+def test_two_tabs_of_a_browser(server, open_client_page):
+    """Of two tabs one is connected, and the other shows what it stores: each notification once,
+    and none unread again that was read in either; when the first is closed the other connects."""
+    options = {"topics": "tabs", "user": "tabs"}
+    first = open_client_page(server.url, **options)
+    first.wait_for_selector("text=connected")
+    second = first.context.new_page()
+    second.goto(first.url)
+    second.wait_for_selector("text=waiting for another tab")
+    publish(server, "1", "2", to="topics/tabs")
+    for page in first, second:
+        unread(page, 2)
+    second.click("#read")
+    unread(first, 0)
+    publish(server, "3", to="topics/tabs")
+    for page in first, second:
+        unread(page, 1)
+        assert shown(page) == [f"topics/tabs: {number}" for number in range(1, 4)]
+    first.close()
+    second.wait_for_selector("text=connected")
+    publish(server, "4", to="topics/tabs")
+    unread(second, 2)
+    assert shown(second) == [f"topics/tabs: {number}" for number in range(1, 5)]
+    second.reload()
+    unread(second, 2)
 
 
 def test_a_browser_detects_silence(start, open_client_page):

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import json
 import random
 import re
 import runpy
@@ -16,6 +17,7 @@ from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx2
@@ -280,11 +282,42 @@ def test_an_unknown_id_is_rejected(start, run, name):
     4410."""
     server = start(f"{TOPIC}/{name}", EVENT_INTERVAL=3600, MAX_EVENTS=10)
     latest = round(time.time() / 3600)
-    for after in latest - 11, latest + 9, 0, -1, "x", "9" * 5000, "%0a", "\u0663", "0.0":
+    for after in latest - 11, latest + 9, -1, "x", "9" * 5000, "%0a", "\u0663", "0.0":
         with connect(f"{server.url.replace('http', 'ws')}/events?after={after}") as client:
             with pytest.raises(ConnectionClosed):
                 client.recv(TIMEOUT)
             assert client.close_code == 4410
+
+
+@pytest.mark.parametrize("name", ["server.py", "server_hardened.py"])
+def test_after_4410_the_client_starts_with_the_oldest_event(start, run, serving, name):
+    """After 4410 the hardened client prints how many events it has missed, and starts again with
+    the oldest that the server has."""
+    server = start(f"{TOPIC}/{name}", EVENT_INTERVAL=1, MAX_EVENTS=10)
+    latest = round(time.time())
+    queries = []
+
+    def handler(websocket):
+        queries.append(urlsplit(websocket.request.path).query)
+        if len(queries) == 1:
+            websocket.send(json.dumps({"id": latest - 100, "text": "tick"}))
+        elif len(queries) == 2:
+            websocket.close(4410, "no events after this id")
+        else:  # as the server of this topic does
+            with connect(f"{server.url.replace('http', 'ws')}/events?{queries[-1]}") as upstream:
+                for _ in range(9):
+                    websocket.send(upstream.recv(TIMEOUT))
+
+    result = run(f"{TOPIC}/client_hardened.py", URL=serving(handler), COUNT=10, BACKOFF=0.01)
+    assert result.returncode == 0, result.stderr
+    assert queries == ["", f"after={latest - 100}", "after=0"]
+    lines = result.stdout.splitlines()
+    missed = next(line for line in lines if line.startswith("missed"))
+    numbers = [int(line.split()[0]) for line in lines if line.endswith(" tick")]
+    assert numbers[0] == latest - 100
+    assert numbers[1:] == list(range(numbers[1], numbers[1] + 9))
+    assert latest - 10 < numbers[1] <= latest  # of the past, if the machine is not stalled
+    assert missed == f"missed {numbers[1] - numbers[0] - 1} events"
 
 
 def test_a_connection_is_not_a_success(serving, run, start_client, record):

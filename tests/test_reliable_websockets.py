@@ -5,6 +5,7 @@ import html
 import importlib
 import json
 import re
+import resource
 import runpy
 import signal
 import time
@@ -239,6 +240,60 @@ def test_an_accepted_event_survives_the_server(start, tmp_path):
     with connect(ws(server)) as socket:
         assert json.loads(socket.recv(TIMEOUT)) == {"id": 1, "text": "kept"}
     assert publish(server, "next") == [2]
+
+
+@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("space", [0, 10])
+def test_what_is_not_stored_is_not_accepted(start, tmp_path, name, space):
+    """An event of which nothing, or only a part, can be written because the disk is full is neither
+    accepted nor sent: the response is 507, or the close code 1011; when there is space again the
+    log continues, and after a kill it contains what was accepted."""
+    log = tmp_path / "events.log"
+    server = start(f"{TOPIC}/{name}", EVENT_INTERVAL=0, LOG=log)
+
+    def send(text):
+        if name == "server.py":
+            response = httpx2.post(f"{server.url}/events", json={"text": text})
+            return response.json()["id"] if response.status_code == 201 else response.status_code
+        with connect(ws(server, "/events")) as socket:
+            socket.send(json.dumps({"text": text}))
+            try:
+                return json.loads(socket.recv(TIMEOUT))["id"]
+            except ConnectionClosed as closed:
+                return closed.rcvd.code
+
+    def limit(size):
+        _, hard = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (size, hard))
+
+    assert send("one") == 1
+    limit(log.stat().st_size + space)
+    assert send("lost") == (507 if name == "server.py" else 1011)
+    limit(resource.RLIM_INFINITY)
+    assert send("two") == 2
+    server.stop(signal.SIGKILL)
+    server = start(f"{TOPIC}/{name}", EVENT_INTERVAL=0, PORT=server.port, LOG=log)
+    with connect(ws(server)) as socket:
+        received = [json.loads(socket.recv(TIMEOUT)) for _ in range(2)]
+    assert received == [{"id": 1, "text": "one"}, {"id": 2, "text": "two"}]
+
+
+def test_two_tabs_show_each_event_once(canned_events, open_client_page):
+    """Two tabs share nothing: each shows each event once."""
+    texts = [json.dumps({"id": number, "text": "tick"}) for number in (1, 2, 2, 3)]
+    first = open_client_page(canned_events(*texts))
+    second = first.context.new_page()
+    second.goto(first.url)
+    for page in first, second:
+        page.wait_for_selector("text=3 tick")
+        assert page.locator("#events li").all_inner_texts() == ["1 tick", "2 tick", "3 tick"]
+
+
+@pytest.mark.parametrize("text", ["tick", "null", '{"id": "1"}', "[" * 10**5])
+def test_the_browser_reports_a_server_of_other_messages(canned_events, open_client_page, text):
+    """A page that receives a message other than an event reports it, and does not reconnect."""
+    page = open_client_page(canned_events(text))
+    page.wait_for_selector("text=/^not a server of events$/")
 
 
 def test_duplicates_are_ignored(canned_events, follow, open_client_page):

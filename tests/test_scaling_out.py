@@ -493,9 +493,32 @@ def test_duplicates_are_skipped(port):
 
 
 def test_a_refused_client_does_not_reconnect(gateways):
-    """A client that is closed with 4410 or 1008 does not reconnect."""
-    for after in "1-1", "x":
-        client = client_of(TOPIC, MAX_FAILURES=5)
-        crowd = Crowd(client, [[gateways[0].url.replace("http", "ws")]], after, "never")
-        assert crowd.end() == [[]]
-        assert crowd.output == []
+    """A client that is closed with 1008 does not reconnect."""
+    client = client_of(TOPIC, MAX_FAILURES=5)
+    crowd = Crowd(client, [[gateways[0].url.replace("http", "ws")]], "x", "never")
+    assert crowd.end() == [[]]
+    assert crowd.output == []
+
+
+def test_a_client_with_an_expired_cursor_begins_with_the_oldest(serving, run):
+    """After 4410 a client prints that events are missing, and resumes with the oldest of the log;
+    it prints each event once."""
+    queries = []
+
+    def handler(socket):
+        queries.append(socket.request.path.partition("?")[2])
+        if len(queries) == 2:
+            socket.close(4410, "the log has no event 7-0")
+            return
+        for id in ["7-0"] if len(queries) == 1 else ["14-0", "15-0"]:
+            socket.send(json.dumps({"id": id, "text": id}))
+        if len(queries) > 2:
+            for _ in socket:
+                pass
+
+    result = run(f"{TOPIC}/client.py", URL=serving(handler), COUNT=3, BASE_DELAY=0.01)
+    assert result.returncode == 0, result.stderr
+    assert queries == ["after=0-0", "after=7-0", "after=0-0"]
+    assert "events are missing, the log has no event 7-0" in result.stdout
+    lines = [line for line in result.stdout.splitlines() if line.endswith("-0")]
+    assert lines == ["7-0", "14-0", "15-0"]

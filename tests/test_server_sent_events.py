@@ -1043,6 +1043,23 @@ def test_an_event_resets_the_failure_count(canned, monkeypatch):
     assert delays == [(0, 1), (1, 7), (0, 0.05), (1, 7), (0, 0.05)]
 
 
+def test_a_heartbeat_resets_the_failure_count(canned, monkeypatch):
+    """A heartbeat resets the count of failures in a row of the hardened client, although it is no
+    event; a stream without a byte does not."""
+    client = importlib.import_module(f"examples.{HERE}.client_hardened")
+    counts = []
+    monkeypatch.setattr(client, "backoff_delay", lambda failures, _: counts.append(failures) or 0)
+    failed, heartbeat, empty = (503, {}, {}), (200, SSE, ": heartbeat\n\n"), (200, SSE, "")
+    server = canned(failed, failed, heartbeat, failed, empty, heartbeat, NO_MORE)
+
+    async def read():
+        async with httpx2.AsyncClient(verify=False) as http:
+            return [event async for event in client.stream_events(http, server.url)]
+
+    assert run_in_thread(read()) == []
+    assert counts == [0, 1, 0, 1, 2, 0]
+
+
 def test_retry_after_may_be_a_date():
     """The hardened client accepts Retry-After in seconds and as a date, also one in the past."""
     client = importlib.import_module(f"examples.{HERE}.client_hardened")

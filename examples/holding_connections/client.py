@@ -48,7 +48,7 @@ async def main():
 if __name__ == "__main__":
     try:
         asyncio.run(main())
-    except httpx2.HTTPError as error:
+    except (ImportError, httpx2.HTTPError) as error:
         sys.exit(f"cannot reach {URL}: {error!r}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -60,7 +60,7 @@ def parse_number(response, name):
     """Return the number in a JSON object; raise ProtocolError."""
     try:
         number = response.raise_for_status().json()[name]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise ProtocolError(f"no {name} in the response") from error
     if type(number) is not int:
         raise ProtocolError(f"{name} is not a number: {number!r}")
@@ -83,6 +83,9 @@ def main():
 if __name__ == "__main__":
     try:
         main()
+    except (ImportError, ValueError) as error:
+        names = [n for n in os.environ if n.lower().endswith("_proxy")]
+        sys.exit(f"cannot use {' or '.join(names)}: {error}")
     except httpx2.HTTPStatusError as error:
         sys.exit(f"{URL} responded with {error.response.status_code}")
     except httpx2.HTTPError as error:

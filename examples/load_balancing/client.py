@@ -40,7 +40,7 @@ async def main():
 if __name__ == "__main__":
     try:
         asyncio.run(main())
-    except (OSError, WebSocketException) as error:
+    except (ImportError, OSError, WebSocketException) as error:
         sys.exit(f"cannot reach {URL}: {error!r}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -60,7 +60,7 @@ try:
     # The server ends the hold, so the client waits for longer.
     with httpx2.Client(timeout=WAIT + 10) as client:
         print("done:", poll_until_done(client, submit_job(client)))
-except (httpx2.HTTPError, ProtocolError) as error:
+except (ImportError, httpx2.HTTPError, ProtocolError) as error:
     raise SystemExit(f"{URL}: {error}") from None
 except KeyboardInterrupt:
     raise SystemExit(130) from None

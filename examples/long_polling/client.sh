@@ -13,7 +13,8 @@ WAIT=${WAIT:-25}
 # --8<-- [start:client]
 # The server ends the hold, so curl waits for longer.
 request() {
-  curl --silent --show-error --fail --max-time $((WAIT + 10)) "$@"
+  curl --silent --show-error --fail --location \
+    --max-time $((WAIT + 10)) "$@"
 }
 
 not_a_job_server() {
@@ -32,7 +33,9 @@ case $location in
 esac
 
 while true; do
+  # A poll may be repeated, the submission not.
   job=$(request --header "Prefer: wait=$WAIT" \
+    --retry 5 --retry-connrefused --retry-max-time 600 \
     --write-out ' %header{preference-applied}' "$job_url")
   printf '%s\n' "$job"
   case $(printf %s "$job" | tr -d ' \t\r\n') in

@@ -79,7 +79,7 @@ if __name__ == "__main__":
         print("no new messages")
     except httpx2.HTTPStatusError as error:
         sys.exit(f"{URL} responded with {error.response.status_code}")
-    except httpx2.HTTPError as error:
+    except (ImportError, httpx2.HTTPError) as error:
         sys.exit(f"cannot reach {URL}: {error!r}")
     except (CursorExpired, ProtocolError) as error:
         sys.exit(f"{URL} is not a feed: {error}")

@@ -57,7 +57,7 @@ def poll_until_done(client, url):
 try:
     with httpx2.Client() as client:
         print("done:", poll_until_done(client, submit_job(client)))
-except (httpx2.HTTPError, ProtocolError) as error:
+except (ImportError, httpx2.HTTPError, ProtocolError) as error:
     raise SystemExit(f"{URL}: {error}") from None
 except KeyboardInterrupt:
     raise SystemExit(130) from None

@@ -17,6 +17,7 @@ until stopped, or until MAX_FAILURES attempts in a row have failed.
 """
 
 import asyncio
+import fcntl
 import json
 import os
 import random
@@ -30,6 +31,7 @@ from websockets.asyncio.client import connect
 from websockets.client import process_exception
 from websockets.exceptions import (
     ConnectionClosed,
+    InvalidProxy,
     InvalidStatus,
     WebSocketException,
 )
@@ -54,6 +56,10 @@ class CursorExpired(Exception):
 
 class RetryError(Exception):
     """Retrying does not help, or has not helped."""
+
+
+class StorageError(Exception):
+    """A notification could not be stored."""
 
 
 # --8<-- [start:backoff_delay]
@@ -89,6 +95,14 @@ def retry_after(value):
 # --8<-- [end:backoff_delay]
 
 
+def suggested_delay(error):
+    """Return the delay that a rejected handshake suggests, or None."""
+    if isinstance(error, InvalidStatus):
+        values = error.response.headers.get_all("Retry-After")
+        return retry_after(values[0]) if values else None
+    return None
+
+
 # --8<-- [start:parse_notification]
 def parse_notification(data):
     """Return a notification, or raise ProtocolError."""
@@ -113,12 +127,17 @@ def parse_message(message):
 class Inbox:
     """The notifications received: one line each, in a file.
 
-    `last` is the id of the last one, or None if there is none.
+    `last` is the id of the last one, or None if there is none. One
+    client at a time uses the file, or both would add each line.
     """
 
     def __init__(self, path):
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         self.file = os.open(path, flags, 0o600)
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"{path}: another client uses this file")
         self.last = None
         with open(path, encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
@@ -128,11 +147,21 @@ class Inbox:
                     sys.exit(f"{path}: line {number} is damaged")
 
     def add(self, notification):
-        """Store a notification; return whether it is new."""
+        """Store a notification; return whether it is new.
+
+        Raise StorageError if the disk is full.
+        """
         if self.last is not None and notification["id"] <= self.last:
             return False  # a duplicate, which the server may send
-        line = json.dumps(notification) + "\n"
-        os.write(self.file, line.encode())
+        line = json.dumps(notification).encode() + b"\n"
+        size = os.fstat(self.file).st_size
+        try:
+            written = os.write(self.file, line)
+        except OSError as error:
+            raise StorageError(error) from error
+        if written < len(line):
+            os.ftruncate(self.file, size)
+            raise StorageError("no space for the whole line")
         self.last = notification["id"]
         return True
 # --8<-- [end:inbox]
@@ -171,11 +200,8 @@ async def follow(inbox, handle):
         except (OSError, TimeoutError, WebSocketException) as error:
             if is_final(error):
                 raise
+            suggested = suggested_delay(error)
             problem = error
-            if isinstance(error, InvalidStatus):
-                headers = error.response.headers
-                values = [*headers.get_all("Retry-After"), ""]
-                suggested = retry_after(values[0])
         print(f"reconnecting: {problem}", flush=True)
         await asyncio.sleep(backoff_delay(failures, suggested))
         failures += 1
@@ -231,6 +257,11 @@ if __name__ == "__main__":
         asyncio.run(main())
     except RetryError as error:
         sys.exit(f"gave up on {URL}: {error}")
+    except StorageError as error:
+        sys.exit(f"cannot store it in {INBOX}: {error}")
+    except (ImportError, InvalidProxy) as error:
+        names = [n for n in os.environ if n.lower().endswith("_proxy")]
+        sys.exit(f"cannot use {' or '.join(names)}: {error}")
     except InvalidStatus as error:
         status = error.response.status_code
         sys.exit(f"{URL} responded with {status}, not a WebSocket")

@@ -51,6 +51,21 @@ class RetryError(Exception):
     """Retrying does not help, or has not helped."""
 
 
+# --8<-- [start:open_client]
+def open_client(**options):
+    """Return an HTTP client that follows redirects.
+
+    It uses the proxies that the environment names; one that it
+    cannot use ends the program.
+    """
+    try:
+        return httpx2.AsyncClient(follow_redirects=True, **options)
+    except (ImportError, ValueError) as error:
+        names = [n for n in os.environ if n.lower().endswith("_proxy")]
+        sys.exit(f"cannot use {' or '.join(names)}: {error}")
+# --8<-- [end:open_client]
+
+
 # --8<-- [start:backoff_delay]
 def backoff_delay(failures, suggested=None):
     """Return how many seconds to wait before the next attempt.
@@ -176,7 +191,7 @@ async def main():
         print("{id} {to}: {text}".format(**notification), flush=True)
         return len(received) == COUNT
 
-    async with httpx2.AsyncClient(timeout=TIMEOUT) as client:
+    async with open_client(timeout=TIMEOUT) as client:
         await follow(client, handle)
 
 

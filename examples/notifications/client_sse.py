@@ -22,7 +22,6 @@ import random
 import sys
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from time import monotonic
 
 import httpx2
 
@@ -48,6 +47,21 @@ class CursorExpired(Exception):
 
 class RetryError(Exception):
     """Retrying does not help, or has not helped."""
+
+
+# --8<-- [start:open_client]
+def open_client(**options):
+    """Return an HTTP client that follows redirects.
+
+    It uses the proxies that the environment names; one that it
+    cannot use ends the program.
+    """
+    try:
+        return httpx2.AsyncClient(follow_redirects=True, **options)
+    except (ImportError, ValueError) as error:
+        names = [n for n in os.environ if n.lower().endswith("_proxy")]
+        sys.exit(f"cannot use {' or '.join(names)}: {error}")
+# --8<-- [end:open_client]
 
 
 # --8<-- [start:backoff_delay]
@@ -130,7 +144,7 @@ async def follow(client, handle):
     """
     last, failures = 0, 0
     while failures < MAX_FAILURES:
-        suggested, started = None, monotonic()
+        suggested = stream = None
         try:
             async with client.sse(
                 f"{URL}/notifications/events",
@@ -138,6 +152,8 @@ async def follow(client, handle):
                 headers={"Last-Event-ID": str(last)},
             ) as source:
                 check_status(source.response)
+                stream = source.response
+                stream.encoding = "utf-8-sig"  # a BOM may come first
                 async for event in source:
                     if not event.data:
                         continue
@@ -157,7 +173,8 @@ async def follow(client, handle):
             raise  # retrying does not help
         except httpx2.TransportError as error:
             problem = type(error).__name__
-        if monotonic() - started > 60:  # heartbeats, if no events
+        # Heartbeats count, too. They are comments, which httpx2 skips.
+        if stream and stream.num_bytes_downloaded:
             failures = 0
         print(f"reconnecting: {problem}", flush=True)
         await asyncio.sleep(backoff_delay(failures, suggested))
@@ -174,7 +191,7 @@ async def main():
         print("{id} {to}: {text}".format(**notification), flush=True)
         return len(received) == COUNT
 
-    async with httpx2.AsyncClient(timeout=TIMEOUT) as client:
+    async with open_client(timeout=TIMEOUT) as client:
         await follow(client, handle)
 
 

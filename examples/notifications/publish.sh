@@ -13,7 +13,8 @@ set -eu
 
 # --8<-- [start:publish]
 URL=${URL:-http://127.0.0.1:8000}
-KEY=${KEY:-$(date +%s)-$$}  # unique enough for one computer
+# 128 random bits: no other publisher uses the same key.
+KEY=${KEY:-$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')}
 curl --fail-with-body --silent --show-error \
   --header 'Content-Type: application/json' \
   --header "Idempotency-Key: $KEY" \

@@ -59,7 +59,8 @@ async def main():
 if __name__ == "__main__":
     try:
         asyncio.run(main())
-    except (InvalidURI, ValueError) as error:  # also of host or port
+    except (ImportError, InvalidURI, ValueError) as error:
+        # ValueError: the host or the port; ImportError: a SOCKS proxy
         sys.exit(f"cannot connect to {URL}: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -29,6 +29,7 @@ from websockets.client import process_exception
 from websockets.datastructures import MultipleValuesError
 from websockets.exceptions import (
     ConnectionClosed,
+    InvalidProxy,
     InvalidStatus,
     WebSocketException,
 )
@@ -44,6 +45,10 @@ MAX_RETRY_AFTER = 600  # s; beyond it, give up
 
 class RetryError(Exception):
     """Another attempt would fail as well, or enough have failed."""
+
+
+class CursorExpired(Exception):
+    """The server cannot resume after the last event."""
 
 
 class ProtocolError(Exception):
@@ -75,7 +80,7 @@ def backoff_delay(failures, at_least):
 # --8<-- [start:receive_events]
 async def receive_events(url):
     """Yield each event once, over as many connections as it takes."""
-    failures, query = 0, ""
+    failures, query, last, expired = 0, "", 0, False
     while failures < TRIES:
         at_least = 0
         try:
@@ -85,14 +90,18 @@ async def receive_events(url):
                 ping_timeout=PING_TIMEOUT,
                 close_timeout=1,  # s: a dead server sends no Close
             ) as websocket:
-                async for message in websocket:
-                    number, text = parse_event(message)
-                    failures = 0  # not before an event has arrived
-                    query = f"?after={number}"
-                    yield number, text
+                with suppress(ConnectionClosed):
+                    async for message in websocket:
+                        number, text = parse_event(message)
+                        failures = 0  # not before an event has arrived
+                        if expired:
+                            print(f"missed {number - last - 1} events")
+                        last, expired = number, False
+                        query = f"?after={number}"
+                        yield number, text
             check_close(websocket)
-        except ConnectionClosed:
-            check_close(websocket)
+        except CursorExpired:
+            query, expired = "?after=0", True  # the oldest event
         except InvalidStatus as error:
             at_least = check_status(error.response)
         except (OSError, WebSocketException) as error:
@@ -112,9 +121,12 @@ RETRY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 def check_close(websocket):
     """Print the close code; raise RetryError if it is permanent."""
     code, reason = websocket.close_code, websocket.close_reason
-    if code == 1008 or code >= 4000:  # but not 1001, 1012, 1013 …
+    # These are permanent, but not 1001, 1012, 1013 …
+    if code == 1008 or (code >= 4000 and code != 4410):
         raise RetryError(f"closed with {code} {reason!r}")
     print(f"closed with {code}", flush=True)
+    if code == 4410:
+        raise CursorExpired
 
 
 def check_status(response):
@@ -146,7 +158,7 @@ def retry_after(response):
         return float(value)
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+    except (OverflowError, ValueError):
         return None
     # The form of asctime() names no time zone: it is GMT as well.
     delay = date.replace(tzinfo=UTC) - datetime.now(UTC)
@@ -170,6 +182,9 @@ if __name__ == "__main__":
         asyncio.run(main())
     except RetryError as error:
         sys.exit(f"gave up: {error}")
+    except (ImportError, InvalidProxy) as error:
+        names = [n for n in os.environ if n.lower().endswith("_proxy")]
+        sys.exit(f"cannot use {' or '.join(names)}: {error}")
     except ProtocolError as error:
         sys.exit(f"{URL} is not a server of events: {error}")
     except (ValueError, WebSocketException) as error:

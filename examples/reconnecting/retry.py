@@ -38,6 +38,19 @@ class ProtocolError(Exception):
     """The response is not that of a server of orders."""
 
 
+def open_client(**options):
+    """Return an HTTP client that follows redirects.
+
+    It uses the proxies that the environment names; one that it
+    cannot use ends the program.
+    """
+    try:
+        return httpx2.AsyncClient(follow_redirects=True, **options)
+    except (ImportError, ValueError) as error:
+        names = [n for n in os.environ if n.lower().endswith("_proxy")]
+        sys.exit(f"cannot use {' or '.join(names)}: {error}")
+
+
 # --8<-- [start:retry_after]
 def retry_after(response):
     """Return the seconds that Retry-After specifies, or None.
@@ -50,7 +63,7 @@ def retry_after(response):
         return float(value)
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+    except (OverflowError, ValueError):
         return None
     # The form of asctime() names no time zone: it is GMT as well.
     delay = date.replace(tzinfo=UTC) - datetime.now(UTC)
@@ -133,7 +146,7 @@ async def count_orders(client):
 async def main():
     async with (
         asyncio.timeout(DEADLINE),
-        httpx2.AsyncClient(base_url=URL) as client,
+        open_client(base_url=URL) as client,
     ):
         before = await count_orders(client)
         for _ in range(2):

@@ -140,6 +140,8 @@ async def send_events(request, ws):
     """
     latest = round(time.time() / EVENT_INTERVAL)
     after = request.args.get("after", str(latest))
+    if after == "0":  # the oldest that is kept
+        after = str(latest - MAX_EVENTS)
     if after not in map(str, range(latest - MAX_EVENTS, latest + 1)):
         await ws.close(4410, "no events after this id")
         return

@@ -19,11 +19,14 @@ import os
 import random
 import sys
 from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 from websockets.asyncio.client import connect
 from websockets.client import process_exception
 from websockets.exceptions import (
     ConnectionClosed,
+    InvalidProxy,
     InvalidStatus,
     WebSocketException,
 )
@@ -35,16 +38,47 @@ PING_TIMEOUT = float(os.environ.get("PING_TIMEOUT", 20))  # s
 # --8<-- [start:backoff_delay]
 BASE_DELAY = float(os.environ.get("BASE_DELAY", 5))  # s
 MAX_FAILURES = int(os.environ.get("MAX_FAILURES", 10))  # in a row
+MAX_RETRY_AFTER = 600  # seconds
 
 
-def backoff_delay(failures):
-    """Return how many seconds to wait after so many failures in a row.
+def backoff_delay(failures, suggested=None):
+    """Return how many seconds to wait before the next attempt.
 
-    Random, so that clients that were disconnected together do not
-    reconnect together; the limit doubles up to 12 * BASE_DELAY.
+    As long as Retry-After suggests, and a little longer, so that not
+    all clients return together. Without it a random time of up to
+    BASE_DELAY, which each failure in a row doubles, up to 12 times it.
     """
-    return random.uniform(0, BASE_DELAY * min(2**failures, 12))
+    if suggested is None:
+        return random.uniform(0, BASE_DELAY * min(2**failures, 12))
+    # Neither a flood, if it is 0 or in the past, nor for ever.
+    delay = min(max(0.5, suggested), MAX_RETRY_AFTER)
+    return delay * random.uniform(1, 1.1)
+
+
+def retry_after(value):
+    """Return the seconds to wait by a Retry-After, or None.
+
+    It is a number or one of three forms of a date (RFC 9110 §10.2.3
+    and §5.6.7), all in GMT. Anything else is ignored.
+    """
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+    except (OverflowError, ValueError):
+        return None
+    # The form of asctime() names no time zone: it is GMT as well.
+    delay = date.replace(tzinfo=UTC) - datetime.now(UTC)
+    return delay.total_seconds()
 # --8<-- [end:backoff_delay]
+
+
+def suggested_delay(error):
+    """Return the delay that a rejected handshake suggests, or None."""
+    if isinstance(error, InvalidStatus):
+        values = error.response.headers.get_all("Retry-After")
+        return retry_after(values[0]) if values else None
+    return None
 
 
 class RetryError(Exception):
@@ -81,6 +115,7 @@ async def follow(url, handle):
     """
     seen, expired, failures, ever_connected = 0, 0, 0, False
     while failures < MAX_FAILURES:
+        suggested = None
         try:
             async with connect(
                 f"{url}/events?after={seen}",
@@ -108,8 +143,9 @@ async def follow(url, handle):
         except (OSError, TimeoutError, WebSocketException) as error:
             if not ever_connected or is_final(error):
                 raise
+            suggested = suggested_delay(error)
         # However the connection ended, and even if cleanly: wait.
-        await asyncio.sleep(backoff_delay(failures))
+        await asyncio.sleep(backoff_delay(failures, suggested))
         failures += 1
     raise RetryError(f"{failures} failures in a row")
 # --8<-- [end:follow]
@@ -164,6 +200,9 @@ async def main():
 if __name__ == "__main__":
     try:
         asyncio.run(main())
+    except (ImportError, InvalidProxy) as error:
+        names = [n for n in os.environ if n.lower().endswith("_proxy")]
+        sys.exit(f"cannot use {' or '.join(names)}: {error}")
     except InvalidStatus as error:
         status = error.response.status_code
         sys.exit(f"{URL} responded with {status}, not a WebSocket")

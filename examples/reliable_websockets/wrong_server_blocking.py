@@ -14,6 +14,7 @@ of other clients are closed with 1011.
 """
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -75,9 +76,16 @@ class EventLog:
         self.updated = asyncio.Event()
 
     def publish(self, text):
-        """Append an event, wake all waiting tasks; return the event."""
+        """Append an event, wake all waiting tasks; return the event.
+
+        Raises OSError if it cannot be stored: the disk is full.
+        """
         event = {"id": self.last + 1, "text": text}
-        os.write(self.file, json.dumps(event).encode() + b"\n")
+        line = json.dumps(event).encode() + b"\n"
+        size = os.fstat(self.file).st_size
+        if os.write(self.file, line) < len(line):  # a part of it
+            os.ftruncate(self.file, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.events.append(event)
         self.last = event["id"]
         self.updated.set()  # wakes all tasks that wait now
@@ -138,6 +146,8 @@ async def publish_messages(websocket):
             log.publish(filter_text(text))
     except ProtocolError as error:
         await websocket.close(1008, str(error))
+    except OSError as error:
+        await websocket.close(1011, f"not stored: {error.strerror}")
     except ConnectionClosed:
         pass
 # --8<-- [end:publish]
@@ -200,7 +210,8 @@ async def publish_ticks():
     """Stand in for events that happen elsewhere."""
     while EVENT_INTERVAL:
         await asyncio.sleep(EVENT_INTERVAL)
-        log.publish("tick")
+        with suppress(OSError):  # the disk is full
+            log.publish("tick")
 
 
 def complete_rejection(connection, request, response):

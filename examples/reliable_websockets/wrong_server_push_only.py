@@ -15,11 +15,13 @@ closes the connection with 1011, although the client is alive.
 """
 
 import asyncio
+import errno
 import json
 import os
 import re
 import resource
 from collections import deque
+from contextlib import suppress
 from itertools import islice
 
 from sanic import BadRequest, Blueprint, Request, Sanic
@@ -94,9 +96,16 @@ class EventLog:
         self.updated = asyncio.Event()
 
     def publish(self, text):
-        """Append an event, wake all waiting tasks; return the event."""
+        """Append an event, wake all waiting tasks; return the event.
+
+        Raises OSError if it cannot be stored: the disk is full.
+        """
         event = {"id": self.last + 1, "text": text}
-        os.write(self.file, json.dumps(event).encode() + b"\n")
+        line = json.dumps(event).encode() + b"\n"
+        size = os.fstat(self.file).st_size
+        if os.write(self.file, line) < len(line):  # a part of it
+            os.ftruncate(self.file, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.events.append(event)
         self.last = event["id"]
         self.updated.set()  # wakes all tasks that wait now
@@ -142,7 +151,8 @@ async def publish_ticks(log):
     """Stand in for events that happen elsewhere."""
     while EVENT_INTERVAL:
         await asyncio.sleep(EVENT_INTERVAL)
-        log.publish("tick")
+        with suppress(OSError):  # the disk is full
+            log.publish("tick")
 
 
 # --8<-- [start:publish]
@@ -159,7 +169,13 @@ def parse_event(body):
 @bp.post("/events")
 async def publish(request):
     """Append an event; 201 means that the log contains it."""
-    event = request.app.ctx.log.publish(parse_event(request.json))
+    text = parse_event(request.json)
+    try:
+        event = request.app.ctx.log.publish(text)
+    except OSError as error:
+        raise SanicException(
+            f"not stored: {error.strerror}", status_code=507, quiet=True
+        ) from None
     return json_response({"id": event["id"]}, status=201)
 # --8<-- [end:publish]
 

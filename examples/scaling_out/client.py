@@ -21,12 +21,15 @@ import random
 import re
 import sys
 from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from itertools import cycle
 
 from websockets.asyncio.client import connect
 from websockets.client import process_exception
 from websockets.exceptions import (
     ConnectionClosed,
+    InvalidProxy,
     InvalidStatus,
     WebSocketException,
 )
@@ -38,23 +41,58 @@ PING_TIMEOUT = float(os.environ.get("PING_TIMEOUT", 20))  # s
 OPEN_TIMEOUT = float(os.environ.get("OPEN_TIMEOUT", 30))  # s
 BASE_DELAY = float(os.environ.get("BASE_DELAY", 5))  # s
 MAX_FAILURES = int(os.environ.get("MAX_FAILURES", 10))  # in a row
+MAX_RETRY_AFTER = 600  # seconds
 
 
 class RetryError(Exception):
     """Reconnecting does not help, or has not helped."""
 
 
+class CursorExpired(Exception):
+    """The log does not contain what comes after the last event."""
+
+
 class ProtocolError(Exception):
     """The server sent a message that is not an event."""
 
 
-def backoff_delay(failures):
-    """Return how many seconds to wait after so many failures in a row.
+def backoff_delay(failures, suggested=None):
+    """Return how many seconds to wait before the next attempt.
 
-    Random, so that clients that were disconnected together do not
-    reconnect together; the limit doubles up to 12 * BASE_DELAY.
+    As long as Retry-After suggests, and a little longer, so that not
+    all clients return together. Without it a random time of up to
+    BASE_DELAY, which each failure in a row doubles, up to 12 times it.
     """
-    return random.uniform(0, BASE_DELAY * min(2**failures, 12))
+    if suggested is None:
+        return random.uniform(0, BASE_DELAY * min(2**failures, 12))
+    # Neither a flood, if it is 0 or in the past, nor for ever.
+    delay = min(max(0.5, suggested), MAX_RETRY_AFTER)
+    return delay * random.uniform(1, 1.1)
+
+
+def retry_after(value):
+    """Return the seconds to wait by a Retry-After, or None.
+
+    It is a number or one of three forms of a date (RFC 9110 §10.2.3
+    and §5.6.7), all in GMT. Anything else is ignored.
+    """
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+    except (OverflowError, ValueError):
+        return None
+    # The form of asctime() names no time zone: it is GMT as well.
+    delay = date.replace(tzinfo=UTC) - datetime.now(UTC)
+    return delay.total_seconds()
+
+
+def suggested_delay(error):
+    """Return the delay that a rejected handshake suggests, or None."""
+    if isinstance(error, InvalidStatus):
+        values = error.response.headers.get_all("Retry-After")
+        return retry_after(values[0]) if values else None
+    return None
 
 
 # --8<-- [start:parse]
@@ -103,6 +141,7 @@ async def follow(urls, handle, seen="0-0", say=print):
     """
     failures, ever_connected = 0, False
     for url in cycle(urls):  # after a failure, at the next one
+        suggested = None
         try:
             async with connect(
                 f"{url}/events?after={seen}",
@@ -121,21 +160,31 @@ async def follow(urls, handle, seen="0-0", say=print):
                         seen = event["id"]
                         if handle(event):
                             return
-                code = websocket.close_code
-                if code == 1008 or code >= 4000:
-                    reason = websocket.close_reason
-                    raise RetryError(f"closed with {code}: {reason}")
-                say(f"closed with {code}, reconnecting", flush=True)
+                say(check_close(websocket), flush=True)
+        except CursorExpired as error:
+            say(f"{error}: starting with the oldest event", flush=True)
+            seen = "0-0"
         except (OSError, TimeoutError, WebSocketException) as error:
             tried_all = url == urls[-1]
             if not ever_connected and tried_all:
                 raise
             if is_final(error):
                 raise
+            suggested = suggested_delay(error)
         failures += 1
         if failures == MAX_FAILURES:
             raise RetryError(f"{failures} failures in a row")
-        await asyncio.sleep(backoff_delay(failures - 1))
+        await asyncio.sleep(backoff_delay(failures - 1, suggested))
+
+
+def check_close(websocket):
+    """Describe how a connection was closed; raise if it is final."""
+    code, reason = websocket.close_code, websocket.close_reason
+    if code == 4410:
+        raise CursorExpired(f"events are missing, {reason}")
+    if code == 1008 or code >= 4000:
+        raise RetryError(f"closed with {code}: {reason}")
+    return f"closed with {code}, reconnecting"
 # --8<-- [end:follow]
 
 
@@ -155,6 +204,9 @@ async def main():
 if __name__ == "__main__":
     try:
         asyncio.run(main())
+    except (ImportError, InvalidProxy) as error:
+        names = [n for n in os.environ if n.lower().endswith("_proxy")]
+        sys.exit(f"cannot use {' or '.join(names)}: {error}")
     except InvalidStatus as error:
         status = error.response.status_code
         sys.exit(f"{URL} responded with {status}")

@@ -22,7 +22,11 @@ from urllib.parse import urlsplit
 
 import httpx2
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidProxy,
+    WebSocketException,
+)
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
 KEY = os.environ.get("KEY", "alice-key")
@@ -116,6 +120,9 @@ if __name__ == "__main__":
         asyncio.run(main())
     except httpx2.HTTPStatusError as error:
         sys.exit(f"{URL} responded with {error.response.status_code}")
+    except (ImportError, InvalidProxy, ValueError) as error:
+        names = [n for n in os.environ if n.lower().endswith("_proxy")]
+        sys.exit(f"cannot use {' or '.join(names)}: {error}")
     except ProtocolError as error:
         sys.exit(f"{URL} is not a server of events: {error}")
     except (OSError, WebSocketException, httpx2.HTTPError) as error:

@@ -63,7 +63,7 @@ if __name__ == "__main__":
         sys.exit(f"{URL} responded with {error.response.status_code}")
     except (httpx2.SSEError, ProtocolError) as error:
         sys.exit(f"{URL} is not a job server: {error}")
-    except httpx2.HTTPError as error:
+    except (ImportError, httpx2.HTTPError) as error:
         sys.exit(f"cannot reach {URL}: {error!r}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -11,33 +11,47 @@ URL=${URL:-http://127.0.0.1:8000}
 SECONDS_OF_WORK=${SECONDS_OF_WORK:-4.5}
 
 # --8<-- [start:client]
-send_request() { curl --silent --show-error --fail "$@"; }
+send_request() {
+  curl --silent --show-error --fail --location "$@"
+}
+
+not_a_job_server() {
+  echo "$URL is not a job server: $1" >&2
+  exit 1
+}
 
 location=$(send_request --json "{\"seconds\": $SECONDS_OF_WORK}" \
   --output /dev/null --write-out '%header{location}' "$URL/jobs")
-if [ -z "$location" ]; then
-  echo "$URL is not a job server: no Location" >&2
-  exit 1
-fi
+case $location in
+  '') not_a_job_server "no Location" ;;
+  *://*) job_url=$location ;;
+  //*) job_url=${URL%%//*}$location ;;
+  /*) job_url=$(echo "$URL" | cut -d/ -f1-3)$location ;;
+  *) job_url=$URL/$location ;;  # relative to $URL/jobs
+esac
 
 # --no-buffer: pass each event on as it arrives, not 16 kB at once.
-# The last line says that curl reached the end of the stream.
+# END says that curl reached the end of the stream.
+CR=$(printf '\r') BOM=$(printf '\357\273\277') END=$(printf '\004')
 {
-  send_request --no-buffer "$URL$location" && printf '\nend: \n'
+  send_request --no-buffer "$job_url" && echo "$END"
 } | {
-  while read -r field value; do
-    case $field in
-      event:) event=$value ;;
-      data:)
-        echo "$event $value"
+  event=message data=
+  while IFS= read -r line; do
+    line=${line#"$BOM"} line=${line%"$CR"}
+    value=${line#*:}
+    value=${value# } # the blank after the colon is optional
+    case $line in
+      *"$END") not_a_job_server "the stream ended early" ;;
+      event:*) event=$value ;;
+      data:*) data=$value ;;
+      '') # an empty line ends an event
+        [ -z "$data" ] || echo "$event $data"
         case $event in
           done) exit 0 ;;
           failed) exit 1 ;;
         esac
-        ;;
-      end:)
-        echo "$URL is not a job server: the stream ended early" >&2
-        exit 1
+        event=message data=
         ;;
     esac
   done

@@ -88,7 +88,7 @@ def retry_after(response):
         return float(value)
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+    except (OverflowError, ValueError):
         return None
     # The form of asctime() names no time zone: it is GMT as well.
     delay = date.replace(tzinfo=UTC) - datetime.now(UTC)
@@ -100,7 +100,7 @@ async def stream_events(client, url):
     """Yield each event once, over as many connections as it takes."""
     last, reconnect_after, failures = {}, 1.0, 0
     while True:
-        at_least = reconnect_after
+        at_least, stream = reconnect_after, None
         try:
             async with client.sse(url, headers=last) as source:
                 response = source.response
@@ -108,6 +108,8 @@ async def stream_events(client, url):
                     return  # there are no more events
                 if response.status_code not in RETRY_STATUSES:
                     response.raise_for_status()
+                    stream = response
+                    stream.encoding = "utf-8-sig"  # skips a BOM
                     async for event in source:
                         if event.retry is not None:
                             reconnect_after = event.retry / 1000
@@ -115,7 +117,6 @@ async def stream_events(client, url):
                         if event.id:
                             last = {"Last-Event-ID": event.id}
                         if event.data:
-                            failures = 0  # this connection works
                             yield event
                     problem = "the stream ended"
                 else:
@@ -125,6 +126,9 @@ async def stream_events(client, url):
             raise  # not an event stream: reconnecting does not help
         except httpx2.TransportError as error:
             problem = type(error).__name__
+        # Something arrived, if only a heartbeat: httpx2 skips those.
+        if stream and stream.num_bytes_downloaded:
+            failures = 0
         print(f"{problem}: reconnecting", flush=True)
         await asyncio.sleep(backoff_delay(failures, at_least))
         failures += 1

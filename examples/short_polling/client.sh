@@ -33,7 +33,8 @@ esac
 while sleep "$INTERVAL"; do
   # A poll may be repeated, the submission not. curl obeys
   # Retry-After, and backs off without it.
-  job=$(request --retry 5 --retry-connrefused "$job_url")
+  job=$(request --retry 5 --retry-connrefused \
+    --retry-max-time 600 "$job_url")
   printf '%s\n' "$job"
   case $(printf %s "$job" | tr -d ' \t\r\n') in
     *'"status":"pending"'*) ;;

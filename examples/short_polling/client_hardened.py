@@ -69,7 +69,7 @@ def retry_after(response):
         return float(value)
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+    except (OverflowError, ValueError):
         return None
     # The form of asctime() names no time zone: it is GMT as well.
     delay = date.replace(tzinfo=UTC) - datetime.now(UTC)

@@ -105,7 +105,7 @@ if __name__ == "__main__":
         asyncio.run(main())
     except httpx2.HTTPStatusError as error:
         sys.exit(f"{URL} responded with {error.response.status_code}")
-    except httpx2.HTTPError as error:
+    except (ImportError, httpx2.HTTPError) as error:
         sys.exit(f"cannot reach {URL}: {error}")
     except ProtocolError as error:
         sys.exit(f"{URL} is not a job server: {error}")

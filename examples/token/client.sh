@@ -33,7 +33,8 @@ esac
 # --8<-- [start:poll]
 poll() {
   # A poll may be repeated, the submission not.
-  job=$(request --retry 5 --retry-connrefused "$job_url")
+  job=$(request --retry 5 --retry-connrefused \
+    --retry-max-time 600 "$job_url")
   case $(printf %s "$job" | tr -d ' \t\r\n') in
     *'"status":"pending"'* | *'"status":"done"'*)
       printf '%s\n' "$job" ;;

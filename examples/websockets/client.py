@@ -62,7 +62,7 @@ if __name__ == "__main__":
         asyncio.run(main())
     except (InvalidHandshake, ProtocolError) as error:
         sys.exit(f"{URL} is not a job server: {error}")
-    except (OSError, WebSocketException) as error:
+    except (ImportError, OSError, WebSocketException) as error:
         sys.exit(f"cannot reach {URL}: {error!r}")
     except KeyboardInterrupt:
         sys.exit(130)

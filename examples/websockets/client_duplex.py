@@ -23,7 +23,11 @@ from collections import defaultdict
 from contextlib import suppress
 
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidHandshake, WebSocketException
+from websockets.exceptions import (
+    InvalidHandshake,
+    InvalidProxy,
+    WebSocketException,
+)
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
 SECONDS = float(os.environ.get("SECONDS", 4.5))  # the longer job
@@ -133,6 +137,9 @@ async def main():
 if __name__ == "__main__":
     try:
         asyncio.run(main())
+    except (ImportError, InvalidProxy) as error:
+        names = [n for n in os.environ if n.lower().endswith("_proxy")]
+        sys.exit(f"cannot use {' or '.join(names)}: {error}")
     except (InvalidHandshake, ProtocolError) as error:
         sys.exit(f"{URL} is not a job server: {error}")
     except (OSError, WebSocketException) as error:

@@ -109,7 +109,11 @@ class Connection:
         self.log("sent", opcode, payload, final, len(frame))
 
     def receive(self, *wanted):
-        """Return the next payload with a wanted opcode."""
+        """Return the next message with a wanted opcode.
+
+        A text may be in several frames, with pings between them.
+        """
+        kind, message = None, b""
         while True:
             opcode, payload, final = decode(self.read)
             head = 2 if len(payload) <= 125 else 4
@@ -120,8 +124,15 @@ class Connection:
             if opcode == CLOSE and CLOSE not in wanted:
                 self.send(CLOSE, payload[:2])
                 raise ConnectionError("the server sent a close frame")
-            if opcode in wanted:
+            if opcode in wanted and opcode >= CLOSE:
                 return payload
+            if opcode < CLOSE:
+                kind = kind if opcode == CONTINUATION else opcode
+                message += payload
+                if final and kind in wanted:
+                    return message
+                if final:
+                    message = b""
 
     def log(self, direction, opcode, payload, final, size):
         more = "" if final else ", not final"

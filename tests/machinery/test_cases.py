@@ -29,7 +29,7 @@ def test_the_cases_of_each_program_are_counted(record):
     )
     counts = Counter()
     for line in listed.stdout.splitlines():
-        if found := re.match(r"tests/(\w+)\.py::\w+\[.*?(\w+/[\w.]+\.(?:py|sh))\b", line):
+        if found := re.match(r"tests/(\w+)\.py::\w+\[.*?(\w+/[\w.]+\.(?:py|sh|html))\b", line):
             counts[found[2], MODULES[found[1]]] += 1
     programs = sorted({program for program, _ in counts})
     assert len(programs) > 30
