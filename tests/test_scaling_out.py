@@ -510,8 +510,8 @@ def test_a_client_with_an_expired_cursor_begins_with_the_oldest(serving, run):
         if len(queries) == 2:
             socket.close(4410, "the log has no event 7-0")
             return
-        for id in ["7-0"] if len(queries) == 1 else ["14-0", "15-0"]:
-            socket.send(json.dumps({"id": id, "text": id}))
+        for number in ["7-0"] if len(queries) == 1 else ["14-0", "15-0"]:
+            socket.send(json.dumps({"id": number, "text": number}))
         if len(queries) > 2:
             for _ in socket:
                 pass
