@@ -162,7 +162,7 @@ async def send_events(request, ws):
 async def discard_messages(ws):
     """Receive what the client sends.
 
-    A message that nobody receives blocks the pongs that follow it.
+    A message that is not received blocks the pongs that follow it.
     """
     async for _ in ws:
         pass

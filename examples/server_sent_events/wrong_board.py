@@ -4,7 +4,7 @@
 # ///
 r"""WRONG: writes a text into a stream of lines as it is.
 
-This is board.py with another format_event(): whoever may post may
+This is board.py with another format_event(): a user who may post may
 forge events.
 
 - Run: `uv run wrong_board.py`

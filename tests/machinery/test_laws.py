@@ -506,9 +506,24 @@ def banned(text):
     return [found[0] for found in BANNED.finditer(text)]
 
 
+def docstrings():
+    """Return the docstrings of all programs and proofs, by name."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    python = [path for path in PROGRAMS if path.suffix == ".py"]
+    found = {
+        f"{path.relative_to(EXAMPLES)}: {getattr(node, 'name', '')}": ast.get_docstring(node) or ""
+        for path in python
+        for node in ast.walk(source(path))
+        if isinstance(node, kinds)
+    }
+    return found | proofs()
+
+
 def test_banned_words_are_not_used():
-    """Pages and the README do without the words that the site does not use, such as a form of
-    *hand in* for *submit*; a page that has one fails."""
+    """Pages, the README and docstrings do without a short list of words for which the field has
+    others; one that has such a word fails."""
+    for name, text in docstrings().items():
+        assert banned(text) == [], name
     for name, page in {**PAGES, "README.md": README}.items():
         # Code has its own words.
         words = re.sub(r"`[^`]*`|\]\([^)]*\)|\]\[[^\]]*\]", "", page)

@@ -83,7 +83,7 @@ def test_serves_folders_heads_and_errors(live, site):
 
 
 def test_serves_this_machine_only(live):
-    """The server listens on the loopback address, so that nobody else can reach it."""
+    """The server listens on the loopback address, so that no other machine can reach it."""
     with socket.socket() as elsewhere, pytest.raises(OSError):
         elsewhere.connect(("127.0.0.2", live.port))
 

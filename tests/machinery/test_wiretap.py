@@ -138,7 +138,7 @@ def test_passes_a_reset_on(side):
 
 
 def test_a_dead_server_is_a_reset():
-    """When nobody listens behind the tap, the client is reset and not left waiting."""
+    """When no server listens behind the tap, the client is reset and not left waiting."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         with Tap(unused.getsockname()[1]) as tap:
