@@ -3,12 +3,9 @@
 import json
 import socket
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
-from subprocess import CompletedProcess
-from typing import NamedTuple
 
 import httpx2
 import pytest
@@ -17,7 +14,7 @@ from .support.diffs import functions
 from .support.messages import counts, exchanges, label, messages, table, trace, transcript
 from .support.messages import late as in_halves
 from .support.sequence import sequence_diagram
-from .support.wiretap import Tap
+from .support.wiretap import Run
 
 HELD = {"Prefer": "wait=20"}
 
@@ -38,13 +35,6 @@ def hardened(start_shared):
 
 
 BOTH = pytest.mark.parametrize("name", ["server.py", "server_hardened.py"])
-
-
-class Run(NamedTuple):
-    """A client that runs beside the proofs: the wire it talks over, and how it ended."""
-
-    wire: Tap
-    result: Callable[[], CompletedProcess]  # waits for the end
 
 
 @pytest.fixture(scope="module", autouse=True)

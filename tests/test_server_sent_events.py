@@ -5,15 +5,12 @@ import json
 import re
 import signal
 import socket
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import pairwise
 from pathlib import Path
-from subprocess import CompletedProcess
-from typing import NamedTuple
 
 import httpx2
 import pytest
@@ -43,7 +40,7 @@ from .support.processes import (
 )
 from .support.sequence import sequence_diagram
 from .support.threads import run_in_thread
-from .support.wiretap import Cut, Tap
+from .support.wiretap import Cut, Run, Tap
 
 HERE = "server_sent_events"
 SERVERS = ["server.py", "server_hardened.py"]
@@ -61,13 +58,6 @@ def server(start_shared):
 def hardened(start_shared):
     """Return the hardened server; its clients reconnect after a moment."""
     return start_shared(f"{HERE}/server_hardened.py", RECONNECT_MS=50)
-
-
-class Run(NamedTuple):
-    """A client that runs beside the proofs: the wire it talks over, and how it ended."""
-
-    wire: Tap
-    result: Callable[[], CompletedProcess]  # waits for the end
 
 
 def cut_after(words):

@@ -5,12 +5,9 @@ import json
 import os
 import runpy
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from subprocess import CompletedProcess
-from typing import NamedTuple
 
 import httpx2
 import pytest
@@ -21,20 +18,13 @@ from .support.messages import counts, exchanges, label, late, messages, table, t
 from .support.processes import EXAMPLES, wait_until
 from .support.sequence import sequence_diagram
 from .support.threads import run_in_thread
-from .support.wiretap import Tap
+from .support.wiretap import Run
 
 
 @pytest.fixture(scope="module")
 def server(start_shared):
     """Return the quick-start server, running."""
     return start_shared("short_polling/server.py")
-
-
-class Run(NamedTuple):
-    """A client that runs beside the proofs: its wire, and how it ended."""
-
-    wire: Tap
-    result: Callable[[], CompletedProcess]  # waits for the end
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -18,9 +18,9 @@ import httpx2
 import pytest
 from websockets.sync.client import connect
 
-from .machinery.test_wiretap import Peer, everything
 from .support.hostile import reset
 from .support.parts import require_program, skip_or_fail
+from .support.peer import Peer, everything
 from .support.processes import (
     EXAMPLES,
     TIMEOUT,

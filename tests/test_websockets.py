@@ -13,11 +13,8 @@ import sys
 import threading
 import time
 from asyncio import Barrier
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from subprocess import CompletedProcess
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import httpx2
@@ -42,7 +39,7 @@ from .support.messages import exchanges, messages, table, trace
 from .support.processes import EXAMPLES, READY, Program, assert_clean_output, environment
 from .support.recorder import stable
 from .support.sequence import sequence_diagram, trace_of
-from .support.wiretap import Event, Tap
+from .support.wiretap import Event, Run, Tap
 
 SERVERS = ["server.py", "server_websockets.py"]
 
@@ -80,13 +77,6 @@ def send_request(ws, request):
     """Send a request, as JSON unless it is text or bytes; return the next message."""
     ws.send(request if isinstance(request, str | bytes) else json.dumps(request))
     return json.loads(ws.recv(30))
-
-
-class Run(NamedTuple):
-    """A client that runs beside the proofs: the wire it talks over, and how it ended."""
-
-    wire: Tap
-    result: Callable[[], CompletedProcess]  # waits for the end
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,6 +8,7 @@ import pytest
 
 from ..support.hostile import reset
 from ..support.messages import counts, exchanges, messages
+from ..support.peer import Peer, everything
 from ..support.wiretap import Event, Tap
 
 REQUESTS = (
@@ -19,40 +20,6 @@ ANSWERS = (
     b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\n{}"
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n"
 )
-
-
-class Peer:
-    """A plain listening socket; each connection is handed to `serve` in a thread."""
-
-    def __init__(self, serve):
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.port = self.listener.getsockname()[1]
-        self.serve = serve
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._one, args=(client,), daemon=True).start()
-
-    def _one(self, client):
-        with client:
-            self.serve(client)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        # shutdown wakes the thread in accept(); close alone would not.
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-
-
-def everything(sock):
-    return b"".join(iter(lambda: sock.recv(65536), b""))
 
 
 def pieces(data, rng):

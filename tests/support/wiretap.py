@@ -11,8 +11,11 @@ It runs in a thread of its own.
 import asyncio
 import inspect
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from subprocess import CompletedProcess
 from time import monotonic
+from typing import NamedTuple
 
 from examples.tools import tap
 
@@ -107,3 +110,10 @@ class Cut:
     """The connection is to end after so many bytes of what just came."""
 
     length: int
+
+
+class Run(NamedTuple):
+    """A client that runs beside the proofs: the wire it talks over, and how it ended."""
+
+    wire: Tap
+    result: Callable[[], CompletedProcess]  # waits for the end
