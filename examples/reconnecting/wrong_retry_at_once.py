@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["httpx2==2.16.2"]
 # ///
-"""WRONG: repeats a request at once, whatever Retry-After says.
+"""WRONG: repeats a request at once, and ignores Retry-After.
 
 This is retry.py, which reads Retry-After and does not wait.
 

@@ -5,8 +5,8 @@
 """The job server of server.py with what production adds.
 
 It limits streams, events and jobs, reports failed jobs and missed
-events, tells clients when there is nothing more to come, and asks
-them to reconnect at different times when it stops.
+events, stops a client with 204 when there are no more events, and
+spreads the reconnects of its clients when it stops.
 
 - Run: `uv run server_hardened.py`
 - or: `pip install sanic==25.12.1 && python server_hardened.py`
@@ -167,7 +167,7 @@ async def create_job(request):
 
 # --8<-- [start:reject]
 def reject(request, reason):
-    """Reject a request with 503, and say when to retry."""
+    """Reject a request with 503 and Retry-After."""
     request.stream.keep_alive = False  # its descriptor is needed
     # At random, so that rejected clients do not return together.
     headers = {"Retry-After": str(random.randint(5, 15))}
