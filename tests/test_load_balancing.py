@@ -831,6 +831,44 @@ def test_tls_termination(tls):
         connect(f"{proxy.url.replace('http', 'ws')}/socket")
 
 
+@pytest.mark.parametrize(("alpn", "most"), [("http/1.1", 6), ("h2,http/1.1", 12)])
+def test_http2_lifts_the_limit_of_six_streams(
+    start_proxy, port, start, browser, tmp_path, alpn, most
+):
+    """With `alpn h2,http/1.1` in haproxy_tls.cfg a browser has twelve event streams and a WebSocket
+    open at once; with `alpn http/1.1` it has six of the streams, and the WebSocket."""
+    subprocess.run([sys.executable, "-m", "trustme", "--quiet"], cwd=tmp_path, check=True)
+    parts = (tmp_path / name for name in ("server.pem", "server.key"))
+    (pem := tmp_path / "site.pem").write_text("".join(part.read_text() for part in parts))
+    instance = start(f"{TOPIC}/server_hardened.py", DRAIN_DELAY=0, CLOSE_SPREAD=0)
+    changes = {"crt site.pem": f"crt {pem}", "alpn http/1.1": f"alpn {alpn}"}
+    ports = {8000: port(), 8001: instance.port, 8002: instance.port}
+    proxy = start_proxy(f"{TOPIC}/haproxy_tls.cfg", ports, **changes)
+    url = proxy.url.replace("http", "https")
+    with browser.new_context(ignore_https_errors=True) as context:
+        page = context.new_page()
+        page.goto(f"{url}/health")
+        page.evaluate(
+            """([streams, sockets]) => {
+                window.opened = { stream: 0, socket: 0 };
+                const open = (kind) => () => { opened[kind] += 1; };
+                window.kept = [];
+                const socket = new WebSocket(sockets + "/socket");
+                socket.onopen = open("socket");
+                kept.push(socket);
+                for (let number = 0; number < 12; number += 1) {
+                    const stream = new EventSource(streams + "/events");
+                    stream.onopen = open("stream");
+                    kept.push(stream);
+                }
+            }""",
+            [url, url.replace("https", "wss")],
+        )
+        page.wait_for_function(f"opened.stream === {most} && opened.socket === 1")
+        wait_until(lambda: metric(instance, "instance_connections") == most + 1)
+        assert page.evaluate("opened.stream") == most
+
+
 def test_least_connections_with_tls(tls):
     """The TLS configuration places WebSockets by least connections, too: when those on one of two
     instances end, the next ones go there."""

@@ -569,7 +569,8 @@ def test_an_event_in_the_log_and_the_queue_is_sent_once():
                 pages.append(await anext(events))
         assert not hub.subscribers
         hub.writer.cancel()
-        hub.thread.shutdown()
+        hub.writing.shutdown()
+        hub.reading.shutdown()
         return [[number for number, _ in page] for page in pages]
 
     hub = None
@@ -747,7 +748,7 @@ def test_the_log_is_written_ahead_and_synced(tmp_path):
     store = program["Store"](tmp_path / "store.db")
     assert store.db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert store.db.execute("PRAGMA synchronous").fetchone() == (2,)
-    store.db.close()
+    store.close()
 
 
 def test_all_or_none_of_a_commit_is_stored(tmp_path):
@@ -759,7 +760,33 @@ def test_all_or_none_of_a_commit_is_stored(tmp_path):
         store.append([("topics/a", "3", None), ("topics/a", None, None)], {})
     assert [row[0] for row in store.after(0, {"topics/a"})] == [1, 2]
     assert store.append([("topics/a", "3", None)], {}) == [(3, True)]
-    store.db.close()
+    store.close()
+
+
+def test_catching_up_does_not_delay_commits(tmp_path):
+    """A notification is stored and delivered while a page of the log is read for a client."""
+    program = loaded(f"{TOPIC}/server.py")
+    done, reading = Event(), Event()
+
+    class Store(program["Store"]):
+        def after(self, last, channels):
+            reading.set()
+            assert done.wait(TIMEOUT)  # until the commit
+            return super().after(last, channels)
+
+    async def publish_meanwhile():
+        hub = program["Hub"](Store(tmp_path / "log.db"))
+        async with hub.subscribe({"topics/a"}, 0, close=None) as pages:
+            page = asyncio.create_task(anext(pages))
+            assert await asyncio.to_thread(reading.wait, TIMEOUT)
+            async with asyncio.timeout(TIMEOUT / 2):
+                stored = await hub.publish("topics/a", "meanwhile")
+            done.set()
+            await page
+        await hub.close()
+        return stored
+
+    assert run_in_thread(publish_meanwhile()) == (1, True)
 
 
 def test_catch_up_reads_one_page_by_the_index(tmp_path):
@@ -770,16 +797,16 @@ def test_catch_up_reads_one_page_by_the_index(tmp_path):
     channels = ["users/ann", "topics/a", "topics/b"]
     store.append([(channels[n % 3], f"{n}", None) for n in range(1, 400)], {})
     statements = []
-    store.db.set_trace_callback(statements.append)
+    store.reader.set_trace_callback(statements.append)
     assert [row[0] for row in store.after(7, channels)] == list(range(8, 108))
     assert [row[0] for row in store.after(0, channels[1:2])] == list(range(1, 300, 3))
-    store.db.set_trace_callback(None)
+    store.reader.set_trace_callback(None)
     for statement in statements:
-        plan = [row[3] for row in store.db.execute(f"EXPLAIN QUERY PLAN {statement}")]
+        plan = [row[3] for row in store.reader.execute(f"EXPLAIN QUERY PLAN {statement}")]
         steps = [step for step in plan if "log" in step]
         assert set(steps) == {"SEARCH log USING INDEX log_by_channel (channel=? AND id>?)"}
         assert not [step for step in plan if "TEMP B-TREE" in step or "SCAN" in step]
-    store.db.close()
+    store.close()
 
 
 # The client

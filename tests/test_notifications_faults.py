@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import sqlite3
+import subprocess
 import time
 from collections import Counter
 from contextlib import ExitStack, closing, suppress
@@ -327,6 +328,17 @@ def received(socket):
         return socket.recv(2**20)
     except ConnectionResetError:
         return b""
+
+
+@pytest.mark.parametrize("topic", ["notifications", "scaling_out"])
+def test_the_keys_of_the_shell_publishers_differ(topic):
+    """The idempotency keys of publish.sh differ, also of publishers that have the same process id
+    and run in the same second."""
+    text = (EXAMPLES / topic / "publish.sh").read_text()
+    (recipe,) = re.findall(r"\$\([^()]*\)", text)
+    script = f'for _ in $(seq 200); do echo "{recipe}"; done'  # all in one process
+    keys = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert len(set(keys.split())) == 200
 
 
 # Limits, and what is counted

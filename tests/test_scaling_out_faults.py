@@ -4,13 +4,15 @@ import re
 import signal
 import socket
 import threading
-from contextlib import suppress
+import time
+from contextlib import ExitStack, suppress
 
 import pytest
 from redis import Redis
+from websockets.sync.client import connect
 
 from .support.crowd import Crowd, client_of
-from .support.events import WEB, publish_until_accepted
+from .support.events import WEB, publish_until_accepted, receive_texts
 from .support.processes import TIMEOUT, wait_until
 
 TOPIC = "scaling_out"
@@ -144,6 +146,24 @@ def test_a_gateway_is_frozen(cluster):
     assert_all_received(crowd)
     cluster.gateways[0].send(signal.SIGCONT)
     publish_until_accepted([cluster.gateways[0].url], "thawed", timeout=TIMEOUT)
+
+
+def test_a_short_stall_disconnects_no_client(cluster, start_proxy, port):
+    """A gateway that is frozen for three seconds keeps its clients, with the health checks of
+    haproxy.cfg: no client is disconnected, and each receives the event that follows."""
+    ports = {8001: cluster.gateways[0].port, 8002: port()}
+    proxy = start_proxy(f"{TOPIC}/haproxy.cfg", {8000: port()} | ports)
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(connect(f"ws://127.0.0.1:{proxy.port}/events")) for _ in range(5)
+        ]
+        for client in clients:
+            client.recv(TIMEOUT)
+        cluster.gateways[0].send(signal.SIGSTOP)
+        time.sleep(3)
+        cluster.gateways[0].send(signal.SIGCONT)
+        publish_until_accepted([proxy.url], "after the stall", timeout=TIMEOUT)
+        assert [receive_texts(client, 1) for client in clients] == [["after the stall"]] * 5
 
 
 @pytest.mark.parametrize("name", ["haproxy", "nginx"])

@@ -334,6 +334,29 @@ def test_a_problem_is_named(start, start_redis, options, status, problem):
     gateway.wait_for(f"WARNING: {problem}: ")
 
 
+def test_a_cluster_is_distinguished(start, start_redis):
+    """In a Redis cluster, a key and its event are on one node. A node without slots, and keys that
+    are on two nodes, are a configuration that is wrong, and not an outage."""
+    node = start_redis("--cluster-enabled", "yes")
+    place = GATEWAY | {"REDIS": address(node)}
+    gateway = start(f"{TOPIC}/gateway.py", **place)
+    responses = [publish_with_key(gateway)]
+    with Redis(port=node.port) as client:
+        client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+        wait_until(lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
+    responses.append(publish_with_key(gateway))
+    crossing = {"once:{{{stream}}}:{key}": "once:{key}"}
+    responses.append(publish_with_key(start(f"{TOPIC}/gateway.py", changes=crossing, **place)))
+    assert [response.status_code for response in responses] == [500, 201, 500]
+    for response in responses[::2]:
+        assert response.json()["message"] == "the log is misconfigured"
+
+
+def publish_with_key(gateway):
+    headers = {"Idempotency-Key": "a key"}
+    return WEB.post(f"{gateway.url}/events", json={"text": "x"}, headers=headers)
+
+
 def test_what_is_counted(start, redis):
     """A gateway counts its clients, those that resumed, those whose event was trimmed, and those
     that it disconnected because they do not read."""

@@ -253,6 +253,41 @@ def test_haproxy_has_no_defaults(tmp_path, record):
     record("timeouts/haproxy.txt", "\n".join(lines[:4]) + "\n")
 
 
+SERVERS = [name for name in named("server*.py", "environ") if "/wrong_" not in name]
+SERVERS += [name for name in named("*.py", "app.run(") if name not in SERVERS]
+
+
+@pytest.mark.parametrize("name", [name for name in SERVERS if "/wrong_" not in name])
+def test_every_server_keeps_the_rules(name):
+    """Each server ends a hold before its own response timeout, and its heartbeats and pings are at
+    most half of 60 seconds, the default idle timeout of most proxies."""
+    text = (EXAMPLES / name).read_text()
+    holds = settings(text, "MAX_WAIT|HOLD")
+    if re.search(r"RESPONSE_TIMEOUT = (MAX_WAIT|HOLD) \+ 5", text):
+        holds = {}
+    assert all(hold < DEFAULT_CONFIG["RESPONSE_TIMEOUT"] for hold in holds.values()), holds
+    intervals = settings(text, r"(?:EVENT_INTERVAL|PING_INTERVAL|HEARTBEAT\w*)")
+    assert all(interval <= 30 for interval in intervals.values()), intervals
+
+
+def settings(text, pattern):
+    """Return {name: seconds} for the settings of a program, with or without a variable for each."""
+    found = re.findall(rf"(?m)^({pattern}) = (?:\w+\(.*?, )?([\d.]+)", text)
+    return {name: float(value) for name, value in found}
+
+
+HOLDING = named("client*.py", '"Prefer"')
+
+
+@pytest.mark.parametrize("name", HOLDING)
+def test_every_client_waits_longer_than_the_server(name):
+    """Each client that has its requests held waits longer than it asks the server to hold them."""
+    text = (EXAMPLES / name).read_text()
+    hold = settings(text, "WAIT").get("WAIT") or float(re.search(r"wait=(\d+)", text)[1])
+    (read,) = re.findall(r"timeout=WAIT \+ (\d+)|read=(\d+)", text)
+    assert hold < (hold + float(read[0]) if read[0] else float(read[1]))
+
+
 @pytest.mark.parametrize("name", STREAMS)
 def test_an_event_stream_begins_at_once(start, name):
     """Each event stream of the hardened servers sends its first bytes at once, also if there is no

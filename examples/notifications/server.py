@@ -107,6 +107,12 @@ class Store:
                 name TEXT PRIMARY KEY,
                 acknowledged INTEGER NOT NULL);
         """)
+        # In WAL mode, one that reads does not wait for a commit.
+        self.reader = sqlite3.connect(path, check_same_thread=False)
+
+    def close(self):
+        self.db.close()
+        self.reader.close()
 
     def state(self):
         """Return the last id, and {user: id acknowledged}."""
@@ -160,7 +166,7 @@ class Store:
             " WHERE channel = ? AND id > ?"
         )
         query = " UNION ALL ".join([of_channel] * len(channels))
-        return self.db.execute(
+        return self.reader.execute(
             f"{query} ORDER BY id LIMIT {PAGE_SIZE}",
             [value for name in channels for value in (name, last)],
         ).fetchall()
@@ -192,13 +198,20 @@ def format_message(event_id, channel, text):
     return dumps({"id": event_id, "to": channel, "text": text})
 
 
+async def call(thread, method, *arguments):
+    """Call a method of the store without blocking the event loop."""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(thread, method, *arguments)
+
+
 # --8<-- [start:hub]
 class Hub:
     """Stores events, and delivers them to subscribers."""
 
     def __init__(self, store):
         self.store = store
-        self.thread = ThreadPoolExecutor(1)  # for all that blocks
+        self.writing = ThreadPoolExecutor(1)  # a thread for commits
+        self.reading = ThreadPoolExecutor(1)  # one for catching up
         self.last, self.acknowledged = store.state()
         self.new_acks = {}  # {user: id}, not in the store yet
         self.new_events = asyncio.Queue()
@@ -206,13 +219,6 @@ class Hub:
         self.connections = 0
         self.draining = False
         self.writer = asyncio.create_task(self.write())
-
-    async def in_thread(self, method, *arguments):
-        """Call a method of the store without blocking the loop."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self.thread, method, *arguments
-        )
 
     def resume(self, user, after):
         """Return the id after which a user's events begin.
@@ -260,8 +266,8 @@ class Hub:
             events = [event for event, _ in batch]
             acks, self.new_acks = self.new_acks, {}
             try:
-                results = await self.in_thread(
-                    self.store.append, events, acks
+                results = await call(
+                    self.writing, self.store.append, events, acks
                 )
             except sqlite3.Error as error:
                 self.new_acks = acks | self.new_acks
@@ -321,8 +327,8 @@ class Hub:
 
     async def pages(self, subscriber, last, silence):
         """Yield what follows in the log, then what is queued."""
-        while events := await self.in_thread(
-            self.store.after, last, subscriber.channels
+        while events := await call(
+            self.reading, self.store.after, last, subscriber.channels
         ):
             last = events[-1][0]
             yield [(e[0], format_message(*e)) for e in events]
@@ -361,9 +367,12 @@ class Hub:
         """Save what was acknowledged, and close the store."""
         self.writer.cancel()
         with suppress(sqlite3.Error):
-            await self.in_thread(self.store.append, [], self.new_acks)
-        self.thread.shutdown()
-        self.store.db.close()
+            await call(
+                self.writing, self.store.append, [], self.new_acks
+            )
+        self.writing.shutdown()
+        self.reading.shutdown()
+        self.store.close()
 # --8<-- [end:hub]
 
 
