@@ -4,7 +4,6 @@ import fcntl
 import json
 import re
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -399,19 +398,20 @@ def site(tmp_path_factory, worker_id):
     with open(f"{folder}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
+            partial = folder.with_name("site-partial")  # until it is complete
             built = subprocess.run(
-                ["make", "--silent", "pages", f"SITE={folder}"],
+                ["make", "--silent", "pages", f"SITE={partial}"],
                 cwd=ROOT,
                 env=environment(),
                 capture_output=True,
                 text=True,
             )
             if built.returncode or "WARNING" in built.stderr:
-                shutil.rmtree(folder, ignore_errors=True)
                 pytest.fail(built.stderr)
-            index = folder / "search/search_index.json"
+            index = partial / "search/search_index.json"
             index.rename(f"{folder}-search.json")
             index.write_text(json.dumps(NO_INDEX))
+            partial.rename(folder)
     return folder
 
 

@@ -161,7 +161,7 @@ def submit(store, owner, key, job):
         raise SanicException(
             message,
             status_code=status,
-            quiet=True,  # no traceback in the log: not our fault
+            quiet=True,  # no traceback: it is the client's error
             headers={"Retry-After": retry_after(seconds)},
         ) from None
     response = respond(store, added, 202)

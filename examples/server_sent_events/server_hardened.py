@@ -224,7 +224,7 @@ async def send_events(request, job, last):
     stream = await request.respond(
         content_type="text/event-stream",
         headers={
-            # No cache may respond in our place, no proxy compress:
+            # No cache may respond instead, and no proxy compress:
             # it would wait until it has enough.
             "Cache-Control": "no-cache, no-transform",
             "X-Accel-Buffering": "no",  # nginx: pass it on at once

@@ -112,14 +112,15 @@ async def authenticate(request):
 async def create_job(request):
     """Start a job, or find the one that this request started."""
     parameters, owner = parse_job(request.json), request.ctx.owner
-    key = (owner, request.headers.get("Idempotency-Key"))
+    idempotency_key = request.headers.get("Idempotency-Key")
+    key = owner, idempotency_key
     if key in tokens:
         token = tokens[key]
         if jobs[token].parameters != parameters:
             raise SanicException(
                 "this Idempotency-Key was used for another request",
                 status_code=422,
-                quiet=True,  # no traceback in the log: not our fault
+                quiet=True,  # no traceback: it is the client's error
             )
     elif job_count[owner] >= MAX_JOBS_PER_OWNER:
         raise SanicException(
@@ -133,7 +134,7 @@ async def create_job(request):
         jobs[token] = job = Job(owner, parameters, PENDING)
         job.task = asyncio.create_task(run_and_expire(token, key))
         job_count[owner] += 1
-        if key[1] is not None:
+        if idempotency_key is not None:
             tokens[key] = token
     # The path of this request, so that it holds under any prefix.
     location = f"{request.path}/{token}"

@@ -447,7 +447,7 @@ async def create_job(request):
         raise SanicException(
             f"you have {count} jobs: wait until some expire",
             status_code=429,
-            quiet=True,  # no traceback in the log: not our fault
+            quiet=True,  # no traceback: it is the client's error
             headers={"Retry-After": "60"},
         )
     job = {

@@ -98,7 +98,7 @@ async def poll_until_done(channel, name, seconds):
     job = {"submit": {"seconds": seconds}}
     response = await channel.send_request(job)
     token = response["token"]
-    push = asyncio.ensure_future(channel.wait_for(token))
+    push = asyncio.create_task(channel.wait_for(token))
     while not push.done():
         print(f"{name}: {response['status']}", flush=True)
         due += INTERVAL
