@@ -448,6 +448,21 @@ def test_the_backoff_doubles_and_resets(dismissing):
 # A limit, and what is counted
 
 
+def test_a_socket_that_arrives_while_draining_is_closed_with_1012(start):
+    """A WebSocket that is opened while an instance drains is closed with 1012, as the others are,
+    so that its client connects to another instance."""
+    instance = start(f"{TOPIC}/server_hardened.py", DRAIN_DELAY=0, CLOSE_SPREAD=5)
+    url = instance.url.replace("http", "ws") + "/socket"
+    with ExitStack() as stack:
+        for _ in range(20):  # the last of them is closed after some seconds
+            stack.enter_context(connect(url)).recv(TIMEOUT)
+        instance.send(signal.SIGTERM)
+        wait_until(lambda: httpx2.get(f"{instance.url}/health").status_code == 503)
+        with connect(url) as late, pytest.raises(ConnectionClosed) as closed:
+            late.recv(TIMEOUT)
+        assert closed.value.rcvd.code == 1012
+
+
 def test_a_full_instance_rejects_clients(start):
     """An instance that holds MAX_CONNECTIONS clients rejects another WebSocket, stream or held poll
     with 503 and Retry-After, and counts each; health checks and short requests get through; when a

@@ -1070,6 +1070,45 @@ def test_the_client_gives_up_at_its_deadline(server, run):
     assert (result.returncode, result.stderr) == (1, "the job was not done within 0.5 s\n")
 
 
+def test_a_page_of_another_origin_may_send_last_event_id(hardened):
+    """A preflight is answered with Last-Event-ID among the headers that a page may send, so that a
+    client that uses fetch can resume."""
+    token = httpx2.post(f"{hardened.url}/jobs", json={"seconds": 0}).json()["token"]
+    response = httpx2.options(
+        f"{hardened.url}/jobs/{token}/events",
+        headers={
+            "Origin": "https://other.example",
+            "Access-Control-Request-Method": "GET",
+            "Access-Control-Request-Headers": "last-event-id",
+        },
+    )
+    assert response.is_success
+    assert response.headers["Access-Control-Allow-Origin"] == "*"
+    allowed = response.headers["Access-Control-Allow-Headers"].lower().split(", ")
+    assert "last-event-id" in allowed
+
+
+def test_a_board_keeps_no_more_than_its_queue(start):
+    """A subscriber that does not read makes the board keep no more than MAX_QUEUE notices."""
+    board = start(f"{HERE}/board.py", MAX_QUEUE=10)
+    with socket.socket() as slow, httpx2.Client() as publisher:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", board.port))
+        slow.sendall(b"GET /notices HTTP/1.1\r\nHost: x\r\n\r\n")
+
+        def publish():
+            notice = publisher.post(f"{board.url}/notices", content=b"x" * 9_900)
+            return notice.json()["subscribers"]
+
+        wait_until(lambda: publish() == 1)
+        for _ in range(500):  # what the kernel takes, and what is in the queue
+            publish()
+        before = board.status("VmRSS")
+        for _ in range(1_500):
+            publish()
+        assert board.status("VmRSS") < before + 5_000  # KiB, of 15,000
+
+
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_stopping_server_ends_its_streams(start, tap, name):
     """On SIGTERM each stream ends properly, with its last chunk, and the server exits at once; the
