@@ -490,7 +490,7 @@ def test_a_stream_with_cr_only(run, canned, name):
 
 NOTIFIED = json.dumps(NOTIFICATION)
 NOTIFICATION_FORMS = {
-    "a byte order mark": f"\ufeffid: 1\ndata: {NOTIFIED}\n\n",
+    "a byte order mark": f"\ufeffdata: {NOTIFIED}\nid: 1\n\n",
     "CR LF": f"id: 1\r\ndata: {NOTIFIED}\r\n\r\n",
     "CR": f"id: 1\rdata: {NOTIFIED}\r\r: hello\r\r",
     "no blank": f"id:1\ndata:{NOTIFIED}\n\n",
