@@ -103,7 +103,7 @@ def test_polling_has_no_side_effect(server):
 @pytest.mark.parametrize("name", JOB_SERVERS)
 def test_tokens_cannot_be_guessed(start, name):
     """A token is 22 characters of an alphabet of 64, and all of several hundred differ."""
-    url = start(name, MAX_JOBS_PER_OWNER=1000).url
+    url = start(name, MAX_JOBS_PER_OWNER=1000, MAX_PER_OWNER=1000).url
     with httpx2.Client(base_url=url, headers=ALICE) as client:
         tokens = [client.post("/jobs", json={"seconds": 0}).json()["token"] for _ in range(200)]
     assert len(set(tokens)) == 200
