@@ -14,7 +14,6 @@ import sys
 from collections import Counter
 from contextlib import ExitStack, closing, contextmanager
 from inspect import signature
-from pathlib import Path
 
 import httpx2
 import pytest
@@ -34,6 +33,7 @@ from .support.processes import (
     Program,
     copy_isolated,
     environment,
+    established,
     named,
     wait_until,
 )
@@ -507,14 +507,6 @@ def proxied(start_shared, assembled_shared, port):
     start_proxy, _ = assembled_shared
     few = {"fe_conn gt 450": "fe_conn gt 10", "maxconn 480": "maxconn 20"}
     return server, start_proxy(f"{TOPIC}/haproxy.cfg", {8000: port(), 8001: server.port}, **few)
-
-
-def established(end, port):
-    """Return how many connections the kernel has whose local or remote end is a port."""
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    fields = [line.split()[1:4] for line in lines]
-    number = ("local", "remote").index(end)
-    return sum(line[number].endswith(f":{port:04X}") and line[2] == "01" for line in fields)
 
 
 def test_a_proxy_uses_two_sockets_per_client(proxied):
