@@ -18,7 +18,7 @@ import random
 import resource
 import signal
 
-from websockets.asyncio.server import serve
+from websockets.asyncio.server import broadcast, serve
 from websockets.exceptions import ConnectionClosed
 
 HOST = os.environ.get("HOST", "127.0.0.1")
@@ -64,10 +64,7 @@ async def hold(connection):
     try:
         async for message in connection:
             if message == "release":
-                await asyncio.gather(
-                    *(ws.send("done") for ws in held),
-                    return_exceptions=True,  # some may be closed
-                )
+                broadcast(held, "done")  # skips those that are closed
     except ConnectionClosed:
         pass
     finally:

@@ -499,8 +499,9 @@ async def stream_messages(request, ws):
             channels, last, ws.end_connection
         ) as pages:
             async for page in pages:
-                heartbeat = 0, dumps({"heartbeat": hub.last})
-                for _, message in page or [heartbeat]:
+                if not page:  # nothing for some time: a heartbeat
+                    page = [(0, dumps({"heartbeat": hub.last}))]
+                for _, message in page:
                     async with asyncio.timeout(SEND_TIMEOUT):
                         await ws.send(message)
     except TimeoutError:  # the client does not read

@@ -54,7 +54,7 @@ def one(load, name, plan):
                 opened = size
                 server.settle()
                 send(TEXT, size, 2)  # to warm up
-                reply, used = send(TEXT, size, 10)
+                reply, used = send(TEXT, size, 5)
                 unsaturated(reply)
                 found[str(size)] = {
                     "seconds": statistics.median(reply["seconds"]),

@@ -24,7 +24,7 @@ PACKAGES = (
     *("sanic", "websockets", "aiohttp", "starlette", "uvicorn"),
     *("uvloop", "httptools", "picows", "redis"),
 )
-IDLE = 0.02  # of a processor: below it, the server has nothing more to do
+IDLE = 0.05  # of a processor: below it, the server has nothing more to do
 
 
 class NotMeasured(Exception):
@@ -108,10 +108,12 @@ class Server(Process):
 
     def settle(self):
         """Return once the server does nothing more."""
-        end, before = time.monotonic() + 20, self.cpu()
+        end, before, quiet = time.monotonic() + 20, self.cpu(), 0
         while time.monotonic() < end:
-            time.sleep(0.25)
-            if (now := self.cpu()) - before < 0.25 * IDLE:
+            time.sleep(0.1)
+            now = self.cpu()
+            quiet = quiet + 1 if now - before < 0.1 * IDLE else 0
+            if quiet == 2:
                 return
             before = now
         raise NotMeasured("the server did not become idle within 20 s")

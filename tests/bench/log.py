@@ -7,6 +7,7 @@ append-only file. Both write to the disk that holds this repository.
 import runpy
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 from redis import Redis
@@ -28,6 +29,12 @@ CONTENDERS = {
     "SQLite, catch-up without the index": ("SQLite", "no index", 0),
     "Redis, catch-up": ("Redis", "everysec", 0),
 }
+
+
+@cache
+def store_of_the_example():
+    """Return the class that stores events in SQLite; the module can be loaded once."""
+    return runpy.run_path(str(EXAMPLES / "notifications/server.py"))["Store"]
 
 
 def one(load, name, plan):
@@ -57,7 +64,7 @@ def timed(catch_up):
 
 
 def sqlite(folder, how, batch, plan):
-    store = runpy.run_path(str(EXAMPLES / "notifications/server.py"))["Store"](folder / "log.db")
+    store = store_of_the_example()(folder / "log.db")
     if batch:
         store.db.execute(f"PRAGMA synchronous = {how}")
         events = [("topics/news", "an event", None)] * batch

@@ -27,9 +27,9 @@ def one(load, name, plan):
         try:
             load.ask("open", kind="socket", port=server.port, path=path, count=size)
             before = server.pss()
-            time.sleep(1.5)
+            time.sleep(1)
             began, used = load.ask("state"), server.cpu()
-            unsaturated(load.ask("wait", seconds=2 if plan["mode"] == "quick" else 5))
+            unsaturated(load.ask("wait", seconds=1 if plan["mode"] == "quick" else 4))
             ended, used = load.ask("state"), server.cpu() - used
             grown = server.pss() - before
         finally:

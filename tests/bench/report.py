@@ -423,12 +423,14 @@ def check_rows():
         slope, base = fitted(points[:2])
         words = f"MiB with {last:,} connections, from {first:,} and {second:,}, {name}"
         add(words, base + slope * last, points[2][1])
-    for name in ("notifications/broadcast.py", OURS):
-        small, large = (
-            middle([run[str(size)]["seconds"] * 1000 for run in runs("broadcast", name)])
-            for size in (first, last)
-        )
-        add(f"ms for a broadcast to {last:,}, from {first:,}, {name}", small * last / first, large)
+    for name in ("aiohttp", "notifications/broadcast.py", OURS):
+        points = [
+            (x, middle([run[str(x)]["seconds"] * 1000 for run in runs("broadcast", name)]))
+            for x in (first, second, last)
+        ]
+        slope, base = fitted(points[:2])
+        words = f"ms for a broadcast to {last:,}, from {first:,} and {second:,}, {name}"
+        add(words, base + slope * last, points[2][1])
     return rows
 
 
@@ -494,7 +496,7 @@ def goal_rows():
                 "goal": words,
                 "is": f"{sign} {bound:g}",
                 "measured": f"{found:.2f}",
-                "": verdict,
+                "verdict": verdict,
             }
         )
     return rows
@@ -510,14 +512,23 @@ def machine_rows():
         "Python": of["python"],
         "packages": ", ".join(f"{name} {number}" for name, number in of["packages"].items()),
         "run": f"{plan['mode']}, {plan['repeats']} of each, up to {plan['sizes'][-1]:,} connections"
-        f", {plan['seconds'] / 60:.0f} minutes",
+        f", {sum(results()['seconds'].values()) / 60:.0f} minutes",
     }
     return [{"what": name, "value": value} for name, value in rows.items()]
 
 
 def shown(rows):
-    """Return rows as a table, with a dash for each number that was not measured."""
-    return re.sub(r"\bnan\b%?", "–", table(rows))
+    """Return rows as a table, words to the left, and a dash where nothing was measured."""
+    head, line, *body = table(rows).splitlines(keepends=True)
+    columns = list(zip(*(row.split(" | ") for row in body), strict=True))
+    ends = line.strip("| \n").split(" | ")
+    ends = [
+        "--:"
+        if end == "--:" and any(re.match(r"[|\s]*[-+<]?\d", cell) for cell in column)
+        else "---"
+        for end, column in zip(ends, columns, strict=True)
+    ]
+    return re.sub(r"\bnan\b%?", "–", "".join([head, f"| {' | '.join(ends)} |\n", *body]))
 
 
 def one_value(numbers):

@@ -1,13 +1,13 @@
 """Growth: what a publish costs with more topics and a longer log; the first limit that is met."""
 
 import resource
-import runpy
 import tempfile
 import time
 from pathlib import Path
 
-from ..support.processes import EXAMPLES, ROOT
+from ..support.processes import ROOT
 from .harness import NotMeasured, Server
+from .log import store_of_the_example
 
 FILES = 1_024  # the limit on open files that most shells and services start with
 TOPICS = (10, 100, 1_000)
@@ -43,9 +43,8 @@ def with_topics(load, number, plan):
 
 def with_rows(load, number, plan):
     """Publish to a log of some length, and read a page from its middle; return the cost of both."""
-    store = runpy.run_path(str(EXAMPLES / "notifications/server.py"))["Store"]
     with tempfile.TemporaryDirectory(dir=ROOT) as folder:
-        log = store(Path(folder) / "log.db")
+        log = store_of_the_example()(Path(folder) / "log.db")
         log.append([(f"topics/{n % 100}", "an event", None) for n in range(number)], {})
         used = time.thread_time()
         for _ in range(200):
