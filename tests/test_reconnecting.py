@@ -345,11 +345,11 @@ def test_a_connection_is_not_a_success(serving, run, start_client, record):
     ("name", "expected"),
     [("client.py", [0, 1, 2, 3, 4]), ("wrong_counts_connect.py", [0, 0, 0, 0, 0])],
 )
-def test_the_delay_grows_while_no_message_arrives(serving, monkeypatch, name, expected):
+def test_the_delay_grows_while_no_message_arrives(start, monkeypatch, name, expected):
     """While a server accepts and closes connections, the client counts the failures; one that
     counts a connection as a success computes each delay as if it were the first."""
-    url = serving(lambda websocket: websocket.close(1013))
-    counted = failures_of(module(monkeypatch, name, URL=url), 5)
+    server = start("reliable_websockets/server.py", MAX_CONNECTIONS=0)
+    counted = failures_of(module(monkeypatch, name, URL=server.url), 5)
     assert counted == expected
 
 
