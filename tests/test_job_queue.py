@@ -211,8 +211,8 @@ def loaded(server, store):
 def test_queue_length_and_delay(server, store, tmp_path, record):
     """Two jobs arrive for each one that is done. With a limit of ten the queue stays at nine and no
     job waits for more than nine others; without, both grow with each job."""
-    limited = loaded(server(MAX_QUEUE=10, MAX_PER_OWNER=1000), store)
-    endless = loaded(server(MAX_QUEUE=1000, MAX_PER_OWNER=1000), store)
+    limited = loaded(server(MAX_QUEUE=10, MAX_JOBS_PER_OWNER=1000), store)
+    endless = loaded(server(MAX_QUEUE=1000, MAX_JOBS_PER_OWNER=1000), store)
     assert max(limited[0]) == 9 and max(limited[1]) == 9
     assert endless[0][:ROUNDS] == list(range(1, ROUNDS + 1))
     assert max(endless[1]) == ROUNDS
@@ -277,7 +277,7 @@ def test_wrong_parameters_are_400(server, job):
 def test_a_share_of_the_queue(server):
     """An owner whose share of the queue is full gets 429 with Retry-After; another one is
     served. When the queue itself is full, both get 503."""
-    running = server(MAX_PER_OWNER=2, MAX_QUEUE=3)
+    running = server(MAX_JOBS_PER_OWNER=2, MAX_QUEUE=3)
     responses = [submit(running, 10) for _ in range(3)] + [submit(running, 10, BOB)] * 1
     assert [response.status_code for response in responses] == [202, 202, 429, 202]
     assert submit(running, 10, BOB).status_code == 503
@@ -287,7 +287,7 @@ def test_a_share_of_the_queue(server):
 def test_retry_after_is_measured(server, store, tmp_path):
     """Retry-After comes from the rate at which the last jobs ended: ten jobs that took ten seconds
     each, three jobs that wait."""
-    running = server(MAX_PER_OWNER=3)
+    running = server(MAX_JOBS_PER_OWNER=3)
     for number in range(11):
         submit(running, key=str(number))
         finish_next(store)
@@ -441,7 +441,7 @@ def test_a_worker_that_stops_gives_its_job_back(server, worker, number):
 def test_two_hundred_clients_at_once(server, worker):
     """Two hundred clients submit a job at once to a queue for fifty with two workers: each gets 202
     or 503, and each accepted job is done once."""
-    running = server(MAX_QUEUE=50, MAX_PER_OWNER=1000)
+    running = server(MAX_QUEUE=50, MAX_JOBS_PER_OWNER=1000)
     workers = [worker() for _ in range(2)]
     with ThreadPoolExecutor(50) as pool:
         responses = list(pool.map(lambda _: submit(running, 0.01), range(200)))

@@ -32,7 +32,7 @@ PORT = int(os.environ.get("PORT", 8000))
 FILE = os.environ.get("FILE", "jobs.db")
 # --8<-- [start:limits]
 MAX_QUEUE = int(os.environ.get("MAX_QUEUE", 1000))  # waiting jobs
-MAX_PER_OWNER = int(os.environ.get("MAX_PER_OWNER", 100))
+MAX_JOBS_PER_OWNER = int(os.environ.get("MAX_JOBS_PER_OWNER", 100))
 RESULT_TTL = float(os.environ.get("RESULT_TTL", 3600))  # seconds
 # --8<-- [end:limits]
 MAX_PRIORITY = 9
@@ -150,7 +150,9 @@ async def create_job(request):
 def submit(store, owner, key, job):
     """Add a job to the queue; return the response."""
     try:
-        added = store.submit(owner, key, job, MAX_QUEUE, MAX_PER_OWNER)
+        added = store.submit(
+            owner, key, job, MAX_QUEUE, MAX_JOBS_PER_OWNER
+        )
     except Rejected as rejected:
         message, status = rejected.args
         waiting = store.waiting()
