@@ -14,7 +14,7 @@ import pytest
 from .support.diffs import diff, functions
 from .support.figures import chart, readable_alone
 from .support.messages import counts, exchanges, label, late, messages, table, trace, transcript
-from .support.processes import EXAMPLES, established, wait_until
+from .support.processes import EXAMPLES, LEFT, OPEN, established, wait_until
 from .support.sequence import sequence_diagram
 from .support.threads import run_in_thread
 from .support.wiretap import Run
@@ -498,7 +498,7 @@ def test_a_client_that_leaves_holds_nothing(server):
         job = client.post(f"{server.url}/jobs", json={"seconds": 2}).headers["Location"]
         assert client.get(f"{server.url}{job}").status_code == 200
         assert established("local", server.port) >= 1
-    wait_until(lambda: established("local", server.port) == 0)
+    wait_until(lambda: established("local", server.port, states=(OPEN, LEFT)) == 0)
     assert poll_until_done(f"{server.url}{job}").json()["status"] == "done"
 
 

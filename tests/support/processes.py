@@ -298,12 +298,15 @@ def loaded(name, **options):
         return runpy.run_path(str(EXAMPLES / name), **options)
 
 
-def established(end, port):
+OPEN, LEFT = "01", "08"  # in /proc/net/tcp: ESTABLISHED, CLOSE_WAIT (only the peer has closed)
+
+
+def established(end, port, states=(OPEN,)):
     """Return how many connections the kernel has whose local or remote end is a port."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     fields = [line.split()[1:4] for line in lines]
     number = ("local", "remote").index(end)
-    return sum(line[number].endswith(f":{port:04X}") and line[2] == "01" for line in fields)
+    return sum(line[number].endswith(f":{port:04X}") and line[2] in states for line in fields)
 
 
 def copy_isolated(example, folder):
