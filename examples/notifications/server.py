@@ -116,9 +116,11 @@ class Store:
 
     def state(self):
         """Return the last id, and {user: id acknowledged}."""
-        last = self.db.execute("SELECT max(id) FROM log").fetchone()[0]
-        users = self.db.execute("SELECT name, acknowledged FROM users")
-        return last or 0, dict(users)
+        log = self.reader.execute("SELECT max(id) FROM log")
+        users = self.reader.execute(
+            "SELECT name, acknowledged FROM users"
+        )
+        return log.fetchone()[0] or 0, dict(users)
 
     def append(self, events, acknowledged):
         """Store all events, (channel, text, key), or none of them.
