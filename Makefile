@@ -26,13 +26,10 @@ serve: build
 build: .venv/ready
 	@$(MAKE) --silent pages
 
-# The site, from packages that are there. Its search finds text and not code: what stands in <pre>
-# would be two thirds of the index, and would hide the headings.
+# The site, from packages that are there.
 pages: published
 	@$(BIN)/mkdocs build --strict --site-dir $(SITE)
-	@sed -E 's|<pre>(<code>)?[^<]*(</code>)?</pre>||g' $(SITE)/search/search_index.json \
-	  > $(SITE)/search_index.json
-	@mv $(SITE)/search_index.json $(SITE)/search/search_index.json
+	@$(BIN)/python -m publish.finish $(SITE)
 
 # The site publishes the programs and the recordings as files, beside its pages.
 published:

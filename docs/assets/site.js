@@ -17,3 +17,24 @@ function reach() {
     else block.removeAttribute("tabindex");
 }
 new ResizeObserver(reach).observe(document.body);
+
+// A program in a fold or an unopened tab is a file of its own, loaded when that is opened.
+async function load(link) {
+  const response = await fetch(link.href);
+  if (response.ok && link.isConnected) link.outerHTML = await response.text();
+}
+function loadIn(element) {
+  element?.querySelectorAll("a.program").forEach(load);
+}
+document.addEventListener("toggle", ({ target }) => target.open && loadIn(target), true);
+document.addEventListener("change", ({ target }) => loadIn(target.closest(".tabbed-set")));
+document.querySelectorAll(".tabbed-set > :checked:not(:first-child)").forEach((input) => loadIn(input.parentNode));
+
+// Offline after the first visit: ../sw.js keeps what was loaded, and then the rest.
+const root = new URL("..", import.meta.url);
+if ("serviceWorker" in navigator && !navigator.connection?.saveData)
+  addEventListener("load", async () => {
+    await navigator.serviceWorker.register(new URL("sw.js", root));
+    const { active } = await navigator.serviceWorker.ready;
+    active.postMessage("keep all");
+  });

@@ -78,7 +78,8 @@ def watched_pages(browser):
         if request.failure != "net::ERR_ABORTED":  # the browser left the page
             problems.append(f"{request.failure}: {request.url}")
 
-    with browser.new_context() as context:
+    # Without the service worker, which loads the whole site.
+    with browser.new_context(service_workers="block") as context:
 
         def open_page(url):
             page = context.new_page()

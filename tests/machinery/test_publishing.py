@@ -1,0 +1,145 @@
+"""What `publish/finish.py` makes of the built site, for any static host."""
+
+import gzip
+import json
+import re
+from pathlib import Path
+
+import pytest
+from lxml import html
+
+from ..support.processes import EXAMPLES, ROOT
+from ..support.recorder import pages
+
+CONTENT = sorted(
+    str(path.relative_to(ROOT / "docs").with_suffix(""))
+    for path in pages()
+    if path.relative_to(ROOT / "docs").parts[0] in {"start", "techniques", "systems", "production"}
+)
+
+
+def parsed(path):
+    return html.fromstring(path.read_bytes())
+
+
+def published(site):
+    """Return the pages of the built site."""
+    return [path for path in site.rglob("index.html") if not path.is_relative_to(site / "examples")]
+
+
+def squeezed(text):
+    """Return the letters and digits of a text."""
+    return re.sub(r"[\W_]+", "", text)
+
+
+def test_pages_allow_the_scripts_of_the_site_only(site):
+    """Each page has a Content-Security-Policy that allows scripts of the site's own files and
+    inline scripts by their hash, and no evaluation of text."""
+    for path in published(site):
+        (policy,) = parsed(path).xpath("//meta[@http-equiv='Content-Security-Policy']/@content")
+        (scripts,) = re.findall(r"script-src ([^;]*)", policy)
+        allowed = {"'self'", "'wasm-unsafe-eval'"}
+        assert {each for each in scripts.split() if not each.startswith("'sha256-")} == allowed
+        assert policy.startswith("default-src 'none'")
+
+
+def test_a_program_in_a_fold_is_loaded_when_it_is_opened(static, open_page):
+    """A folded program is requested when its fold is opened, and not before; its text is that of
+    the file, and it can be copied."""
+    page = open_page(f"{static.url}/techniques/webhooks/")
+    requested = []
+    page.on("request", lambda request: requested.append(request.url))
+    fold = page.locator("details", has_text="The whole of server_hardened.py").last
+    assert fold.locator("pre").count() == 0
+    fold.locator("summary").click()
+    fold.locator("pre").wait_for()
+    assert len([url for url in requested if "program-" in url]) == 1
+    program = (EXAMPLES / "webhooks/server_hardened.py").read_text()
+    shown = re.sub(r"(?m)^ *# --8<-- .*\n", "", program)
+    assert squeezed(fold.locator("pre").text_content()) == squeezed(shown)
+    assert fold.locator("button[data-clipboard-target]").count() == 1
+
+
+def test_without_javascript_a_fold_links_to_its_program(static, browser):
+    """Without JavaScript the link in a fold leads to the program."""
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(f"{static.url}/techniques/webhooks/")
+        link = page.locator("a.program").last
+        page.goto(f"{static.url}/techniques/webhooks/{link.get_attribute('href')}")
+        assert "def poll_overdue" in page.text_content("pre")
+
+
+@pytest.mark.parametrize("name", CONTENT)
+def test_a_page_as_markdown_has_the_text_of_the_page(site, name):
+    """The Markdown of a page has every heading, paragraph, cell and program that the page shows."""
+    page = parsed(site / name / "index.html").find(".//article")
+    for each in page.xpath(".//a[@class='headerlink'] | .//svg | .//*[contains(@class, 'panel')]"):
+        each.drop_tree()
+    markdown = (site / name / "index.md").read_text()
+    prose = re.sub(r"(?ms)^ *```.*?^ *```$", "", markdown)
+    links = re.sub(
+        r"\]\([^)]*\)", "", re.sub(r"`[^`]*`", lambda code: re.sub("[<>&]", "", code[0]), prose)
+    )
+    words = squeezed(re.sub(r"<[^>]+>", "", html.fromstring(f"<p>{links}</p>").text_content()))
+    for tag in ("h1", "h2", "h3", "p", "td", "th", "summary"):
+        for element in page.iter(tag):
+            if not element.xpath(".//a[@class='program']"):
+                shown = squeezed(element.text_content())
+                assert shown in words, element.text_content()
+    code = squeezed(markdown)
+    for pre in page.iter("pre"):
+        assert squeezed(pre.text_content()) in code, pre.text_content()
+    for fragment in (site / name).glob("program-*.html"):
+        assert squeezed(parsed(fragment).find(".//code").text_content()) in code
+
+
+def test_all_pages_are_listed_for_programs_that_read(site):
+    """`llms.txt` lists each page with its description, and the Markdown that it links to exists."""
+    listed = re.findall(r"(?m)^- \[.+\]\((.+)\): .{50,}$", (site / "llms.txt").read_text())
+    assert {site / path for path in listed} == {p.with_suffix(".md") for p in published(site)}
+    for path in listed:
+        text = re.sub(r"(?ms)^ *```.*?^ *```$", "", (site / path).read_text())
+        assert "\n::: " not in text and "<svg" not in text
+        for link in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):
+            assert (site / path).parent.joinpath(link).exists(), (path, link)
+
+
+def test_a_page_is_light(site):
+    """The HTML of a page has at most 25 KiB when it is compressed."""
+    for name in CONTENT:
+        size = len(gzip.compress((site / name / "index.html").read_bytes(), mtime=0))
+        assert size <= 25 * 1024, (name, size)
+
+
+def test_nothing_is_published_that_no_browser_requests(site):
+    """The site has no source maps and no languages that its search does not use."""
+    assert not [*site.rglob("*.map"), *site.rglob("lunr")]
+
+
+def test_link_previews(site):
+    """Each page has the title and the description of a link preview."""
+    for path in published(site):
+        found = {
+            name: parsed(path).xpath(f"//meta[@property='og:{name}']/@content")
+            for name in ("title", "description", "type", "site_name")
+        }
+        assert all(len(values) == 1 for values in found.values()), path
+
+
+def test_the_site_is_readable_offline(static, browser):
+    """After the first visit all pages, the search and the replay of a recording work without the
+    server."""
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(f"{static.url}/start/token/")
+        kept = "caches.open('site').then(cache => cache.keys()).then(keys => keys.length)"
+        listed = json.loads((Path(static.folder) / "offline.json").read_text())
+        while page.evaluate(kept) < len(listed):
+            page.wait_for_timeout(100)
+        context.set_offline(True)
+        page.goto(f"{static.url}/systems/job-queues/")
+        assert page.text_content("h1").startswith("Job queues")
+        page.fill("input.md-search__input", "webhook")
+        page.goto(f"{static.url}/techniques/short-polling/")
+        page.locator(".panel[data-state=replay]").wait_for()
