@@ -100,10 +100,22 @@ def complete_head(page, site_name):
     head.insert(1, E.meta({"http-equiv": "Content-Security-Policy", "content": policy(page)}))
 
 
+def drop_blank_lines(page):
+    """Drop the blank lines that the templates of the theme leave."""
+    for element in page.iter():
+        if element.tag not in {"pre", "script", "textarea"}:
+            for name in "text", "tail":
+                text = getattr(element, name)
+                blank = text and "\n" in text and not text.strip()
+                if blank and not element.xpath("ancestor-or-self::pre"):
+                    setattr(element, name, "\n")
+
+
 def finish_page(path, site_name):
     page = html.document_fromstring(path.read_text())
     move_programs(page, path.parent)
     complete_head(page, site_name)
+    drop_blank_lines(page)
     path.write_text(html.tostring(page, encoding="unicode", doctype="<!doctype html>"))
 
 

@@ -156,7 +156,9 @@ def test_the_token_panel_is_live(live, open_page):
     client.get_by_text("404 {").wait_for()
     assert page.locator(".panel-wire polygon.down").count() == 3
     # The browser's console reports the 404 that was asked for, and nothing else.
-    assert all("made-up" in each or "404" in each for each in open_page.problems)
+    assert all("made-up" in each or "404" in each for each in open_page.problems), (
+        open_page.problems
+    )
     open_page.problems.clear()
     page.set_viewport_size(PHONE)
     inside = page.frames[1]

@@ -64,6 +64,9 @@ def replay(open_page, url):
     return page
 
 
+BLOCKED = "Service Worker registration blocked by Playwright"
+
+
 @contextmanager
 def watched_pages(browser):
     """Yield open(url) -> page; fail on an error in a console, a failed request, and a request
@@ -78,12 +81,16 @@ def watched_pages(browser):
         if request.failure != "net::ERR_ABORTED":  # the browser left the page
             problems.append(f"{request.failure}: {request.url}")
 
+    def on_message(message):
+        if message.type in {"error", "warning"} and not message.text.startswith(BLOCKED):
+            problems.append(message.text)
+
     # Without the service worker, which loads the whole site.
     with browser.new_context(service_workers="block") as context:
 
         def open_page(url):
             page = context.new_page()
-            page.on("console", lambda m: m.type in {"error", "warning"} and problems.append(m.text))
+            page.on("console", on_message)
             page.on("pageerror", lambda error: problems.append(str(error)))
             page.on("response", lambda r: r.status >= 400 and problems.append(r.url))
             page.on("requestfailed", on_failure)
