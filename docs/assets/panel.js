@@ -328,9 +328,10 @@ function alone(panel, isLive) {
 
 const panels = document.querySelectorAll(".panel");
 if (panels.length) {
-  // Both kinds of server have this file, with different contents.
-  const response = await fetch(new URL("assets/live.json", root));
-  const { live: isLive } = await response.json();
+  // Both kinds of server have this file, with different contents. Offline there is none.
+  const { live: isLive } = await fetch(new URL("assets/live.json", root))
+    .then((response) => response.json())
+    .catch(() => ({ live: false }));
   for (const panel of panels)
     if (panel.dataset.trace) (isLive ? live : replay)(panel);
     else alone(panel, isLive);
