@@ -23,12 +23,12 @@ async function load(link) {
   const response = await fetch(link.href);
   if (response.ok && link.isConnected) link.outerHTML = await response.text();
 }
-function loadIn(element) {
+function loadPrograms(element) {
   element?.querySelectorAll("a.program").forEach(load);
 }
-document.addEventListener("toggle", ({ target }) => target.open && loadIn(target), true);
-document.addEventListener("change", ({ target }) => loadIn(target.closest(".tabbed-set")));
-document.querySelectorAll(".tabbed-set > :checked:not(:first-child)").forEach((input) => loadIn(input.parentNode));
+document.addEventListener("toggle", ({ target }) => target.open && loadPrograms(target), true);
+document.addEventListener("change", ({ target }) => loadPrograms(target.closest(".tabbed-set")));
+document.querySelectorAll(".tabbed-set > :checked:not(:first-child)").forEach((input) => loadPrograms(input.parentNode));
 
 // Offline after the first visit: ../sw.js keeps what was loaded, and then the rest.
 const root = new URL("..", import.meta.url);
