@@ -268,8 +268,8 @@ def pongs(events):
 
 
 def test_a_blocked_event_loop_closes_healthy_connections(start, record):
-    """While the message of one client blocks the event loop, the ping of another one is not
-    answered: it closes with 1011, although neither network nor server is down."""
+    """While the message of one client blocks the event loop, the ping of another client gets no
+    pong: that client closes with 1011, although neither network nor server is down."""
     server = start(f"{TOPIC}/wrong_server_blocking.py", EVENT_INTERVAL=0, FILTER_TIME=3)
     with connect(ws(server), **SHORT_PINGS) as healthy, connect(ws(server)) as busy:
         busy.send('{"text": "hello"}')

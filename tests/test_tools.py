@@ -281,7 +281,7 @@ def test_hold_and_release(server, start_tap):
 
 
 def test_drop(server, start_tap):
-    """`--drop` swallows what the server sends, its end included, until the key d; the connection
+    """`--drop` discards what the server sends, its end included, until the key d; the connection
     stays open."""
     tap = start_tap(server.port, "--drop")
     with tap.connect() as sock:
