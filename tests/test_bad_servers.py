@@ -12,10 +12,18 @@ CLIENTS = sorted(
     for path in EXAMPLES.glob(kind)
     # Those of other topics submit no jobs; their proofs are with their topics.
     if path.parent.name
-    in {"token", "short_polling", "long_polling", "server_sent_events", "websockets"}
+    in {
+        "job_queue",
+        "long_polling",
+        "server_sent_events",
+        "short_polling",
+        "token",
+        "webhooks",
+        "websockets",
+    }
 )
 # Those that send more than one request; on a WebSocket there are no further status codes.
-POLLING = [name for name in CLIENTS if not name.startswith("websockets/")]
+POLLING = [name for name in CLIENTS if not name.startswith(("webhooks/", "websockets/"))]
 
 
 @pytest.fixture(params=CLIENTS)

@@ -15,6 +15,7 @@ It runs until the job is done, or until you stop it with Ctrl-C.
 
 import os
 import time
+from contextlib import suppress
 
 import httpx2
 
@@ -29,12 +30,10 @@ class ProtocolError(Exception):
 # --8<-- [start:parse_job]
 def parse_job(response):
     """Return the job that a response contains."""
-    response.raise_for_status()
-    try:
-        job = response.json()
+    with suppress(KeyError, RecursionError, TypeError, ValueError):
+        job = response.json() if response.is_success else {}
         return {"pending": job, "done": job}[job["status"]]
-    except (KeyError, RecursionError, TypeError, ValueError):
-        raise ProtocolError(f"it sent {response.text[:40]!r}") from None
+    raise ProtocolError(f"not a job: {response} {response.text[:40]!r}")
 # --8<-- [end:parse_job]
 
 

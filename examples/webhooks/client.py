@@ -12,6 +12,7 @@
 """
 
 import os
+from contextlib import suppress
 
 import httpx2
 
@@ -19,13 +20,22 @@ URL = os.environ.get("URL", "http://127.0.0.1:8000")
 CALLBACK = os.environ.get("CALLBACK", "http://127.0.0.1:8001/webhooks")
 SECONDS = float(os.environ.get("SECONDS", 1.5))  # length of the job
 
+
+class ProtocolError(Exception):
+    """The response is not that of a job server."""
+
+
+def parse_token(response):
+    """Return the token of a job that was accepted."""
+    with suppress(KeyError, RecursionError, TypeError, ValueError):
+        job = response.json() if response.is_success else {}
+        return {"pending": job}[job["status"]]["token"]
+    raise ProtocolError(f"not a job: {response} {response.text[:40]!r}")
+
+
 job = {"seconds": SECONDS, "callback": CALLBACK}
 try:
-    response = httpx2.post(f"{URL}/jobs", json=job)
-    response.raise_for_status()
-    token = response.json()["token"]
-except httpx2.HTTPError as error:
+    token = parse_token(httpx2.post(f"{URL}/jobs", json=job))
+except (httpx2.HTTPError, ProtocolError) as error:
     raise SystemExit(f"{URL}: {error}") from None
-except (KeyError, TypeError, ValueError):
-    raise SystemExit(f"{URL} is not a job server") from None
 print("submitted:", token)
