@@ -3,8 +3,8 @@
 #
 # Run:    sh submit.sh
 # Try:    SECONDS_OF_WORK=20 KEY=bob-key sh submit.sh
-# Needs:  server_hardened.py, running; its address is in URL
-#         (default http://127.0.0.1:8000)
+# Needs:  server_hardened.py (or run_all.py), running; its address is
+#         in URL (default http://127.0.0.1:8000)
 # Source: 202 Accepted, RFC 9110 §15.3.3
 set -eu
 

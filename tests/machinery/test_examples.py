@@ -78,6 +78,8 @@ def test_runs_alone(name, place, registry, shared_server, port, record):
     if "cluster.py" in example.read_text():  # it starts these
         require_program("redis-server")
         require_program("haproxy")
+    if "run_all.py" in example.read_text():
+        require_program("redis-server")
     if ready := [words for words in UNTIL_STOPPED if words in example.read_text()]:
         program = Program(["sh", "-c", f"exec {command}"], folder, environment(PORT=port()))
         program.wait_for(*ready)
