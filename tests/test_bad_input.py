@@ -1,4 +1,4 @@
-"""A job server rejects bad input with the right 4xx, and says in JSON what was wrong."""
+"""A job server rejects bad input with the right 4xx, and states in JSON what was wrong."""
 
 import http.client
 import json

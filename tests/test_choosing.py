@@ -46,7 +46,7 @@ def wires(runs):
 
 
 def test_the_same_job_by_every_technique(wires, record):
-    """On the same job, each technique has costs of its own, the same in every run."""
+    """On the same job, the counts of each technique are the same in every run."""
     record(
         "choosing/costs.md",
         table(
@@ -74,8 +74,8 @@ def test_what_each_client_prints(runs, record):
 
 
 def test_only_short_polling_is_late(wires):
-    """A technique that holds a request, a stream or a WebSocket open learns of the result at once;
-    short polling learns of it with its next request."""
+    """A technique that holds a request, a stream or a WebSocket open receives the result less
+    than half an interval late; short polling receives it with its next request."""
     found = {name: late(conversation(wire.events), 2 * JOB, 2) for name, wire in wires.items()}
     assert found.pop("short_polling") == "0.5"
     assert set(found.values()) == {"0"}

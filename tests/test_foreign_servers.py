@@ -291,7 +291,7 @@ def test_a_handshake_is_retried_after_retry_after(follower, serving):
 
 @pytest.mark.parametrize("value", ["3600", in_an_hour()], ids=["seconds", "date"])
 def test_a_long_retry_after_ends_at_the_deadline(client, canned, value):
-    """A client that is told to return in an hour does not return earlier; it ends at its deadline
+    """A client whose Retry-After is an hour does not retry earlier; it ends at its deadline
     with one line."""
     _, run_client = client
     server = canned(SUBMITTED, (503, {"Retry-After": value}, "busy"))
@@ -304,7 +304,7 @@ def test_a_long_retry_after_ends_at_the_deadline(client, canned, value):
 @pytest.mark.parametrize("value", ["3600", in_an_hour()], ids=["seconds", "date"])
 @pytest.mark.parametrize("script", [s for s in SCRIPTS if s not in STREAMS], indirect=True)
 def test_a_long_retry_after_ends_curl(script, canned, value):
-    """A shell client that is told to return in an hour ends at once with an error, instead of
+    """A shell client whose Retry-After is an hour ends at once with an error, instead of
     returning earlier."""
     _, run_script = script
     server = canned(SUBMITTED, (503, {"Retry-After": value}, "busy"))

@@ -73,7 +73,7 @@ HALF_BODY = b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\nx"
 
 @pytest.mark.parametrize("path", ["/nothing", "/jobs", "/events", "/release"])
 def test_a_body_that_never_arrives_is_closed(server, path):
-    """A request whose body does not arrive is answered with an error within the response timeout,
+    """A request whose body does not arrive gets an error within the response timeout,
     whether the path exists or not, and its connection is closed."""
     before = Level.of(server)
     with socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as client:

@@ -291,7 +291,7 @@ def test_the_panel_is_live(live, open_page):
 
 
 def test_the_panel_says_that_it_needs_the_live_site(static, open_page):
-    """On a static host the panel says that it needs the live site."""
+    """On a static host the panel reports that it needs the live site."""
     page = open_page(f"{static.url}/techniques/keep-alive/")
     assert "make serve" in page.inner_text(".panel")
     assert page.locator(".panel iframe").count() == 0
@@ -403,7 +403,7 @@ def test_polling_with_and_without_keep_alive(
 
 
 def test_a_websocket_ping_is_a_frame(tap):
-    """A WebSocket ping is a frame of the protocol, bytes on the wire that the other side responses
+    """A WebSocket ping is a frame of the protocol, bytes on the wire; the peer's library responds
     with a pong by itself."""
 
     class Here:

@@ -580,7 +580,7 @@ def test_a_cursor_from_before_a_restart_is_410(start, canned, run):
 
 @pytest.mark.parametrize("after", ["x", "-1", "1.5", "9" * 20, "\u0663", "1\n"])
 def test_an_invalid_cursor_is_400(feed, after):
-    """A cursor that is not a number of ASCII digits is a 400 that says what a cursor is."""
+    """A cursor that is not a number of ASCII digits is a 400 that explains what a cursor is."""
     response = poll_feed(feed, after)
     assert response.status_code == 400
     assert response.json()["message"] == "after is the id of a message, or 0"

@@ -505,7 +505,7 @@ def test_another_origin_must_allow_reading(page, canned):
 
 
 def test_an_event_source_sends_get_without_custom_headers(page, canned):
-    """An EventSource sends GET without custom headers: it ignores options that ask for others."""
+    """An EventSource sends GET without custom headers: it ignores options that request others."""
     server = canned(NO_MORE)
     page.evaluate(
         """(url) => new Promise((resolve) => {
@@ -1071,8 +1071,8 @@ def test_the_client_gives_up_at_its_deadline(server, run):
 
 
 def test_a_page_of_another_origin_may_send_last_event_id(hardened):
-    """A preflight is answered with Last-Event-ID among the headers that a page may send, so that a
-    client that uses fetch can resume."""
+    """The response to a preflight has Last-Event-ID among the headers that a page may send, so that
+    a client that uses fetch can resume."""
     token = httpx2.post(f"{hardened.url}/jobs", json={"seconds": 0}).json()["token"]
     response = httpx2.options(
         f"{hardened.url}/jobs/{token}/events",

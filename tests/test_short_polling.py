@@ -66,7 +66,7 @@ def poll_until_done(url):
 
 
 def test_the_server_responds_at_once(server):
-    """The server responds to every poll at once: to twenty of them while the job runs."""
+    """The server responds to each of twenty polls while the job is still running."""
     job = submit_job(server.url, 60)
     assert {httpx2.get(job).json()["status"] for _ in range(20)} == {"pending"}
 
@@ -585,14 +585,14 @@ def sweep(runs):
 
 
 def test_requests_are_length_over_interval(sweep):
-    """A client polls length/interval times, and on average half a time more."""
+    """A client sends length/interval + ½ polls on average."""
     for row in sweep:
         assert row["requests"] == row["length/interval"] + 0.5
 
 
 def test_late_by_half_an_interval_on_average(sweep):
-    """The client receives the result half an interval late on average, and at most one interval
-    late."""
+    """The client receives the result half an interval late on average, and three quarters of an
+    interval in the worse of two cases."""
     for row in sweep:
         assert row["mean late"] == 0.5
         assert row["worst late"] == 0.75  # the worse of two jobs

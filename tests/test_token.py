@@ -1,4 +1,4 @@
-"""The token: the server responds before the job is done, and says where to poll."""
+"""The token: the server responds before the job is done, and returns the URL to poll."""
 
 import re
 import signal
@@ -255,7 +255,7 @@ def test_a_request_without_an_api_key_is_401(hardened):
 
 
 def test_a_result_expires(impatient):
-    """A result is kept for a while, then its token is a 410 that says what to do, then a 404."""
+    """A result is kept for a while, then its token is a 410 with advice, then a 404."""
     submitted = submit_job(impatient, ALICE, seconds=0)
     assert poll_until(impatient, submitted, "done", ALICE).json()["result"] == 42
     gone = poll_until(impatient, submitted, 410, ALICE)

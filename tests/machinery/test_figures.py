@@ -290,7 +290,7 @@ def test_colours_have_a_legend(name):
 
 
 def test_a_logarithmic_scale_is_labelled():
-    """The figure of the timers says that its scale is logarithmic, and has its powers of ten."""
+    """The figure of the timers states that its scale is logarithmic, and has its powers of ten."""
     texts = [text for tag, _, text in parts(FIGURES["timeouts/ladders.svg"])[1] if tag == "text"]
     assert {"logarithmic scale", "1 s", "10 s", "100 s", "1,000 s"} <= set(texts)
 

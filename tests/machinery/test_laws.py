@@ -214,7 +214,7 @@ def test_every_recording_is_used_and_made(record):
 
 
 def test_recordings_say_where_they_come_from(record):
-    """Each recorded folder says which programs, versions and tests it came from."""
+    """Each recorded folder states which programs, versions and tests it came from."""
     made = recorded_names()
     for folder in sorted({name.split("/")[0] for name in made} - {"proofs"}):
         needed = sorted({need for path in PROGRAMS for need in needs(path, folder)})
@@ -368,7 +368,8 @@ def test_examples_name_their_dependencies():
 
 
 def test_examples_meet_at_one_port():
-    """Servers listen on port 8000 and clients ask there, unless they are told otherwise."""
+    """Servers listen on port 8000 and clients connect to it, unless the environment names another
+    one."""
     for path in PROGRAMS:
         if path.suffix in {".conf", ".cfg"}:
             continue  # a proxy listens there, and has servers behind it
@@ -382,7 +383,7 @@ def test_examples_meet_at_one_port():
 
 
 def test_examples_say_how_to_run_them():
-    """Each program says at its top what it shows, how to run it, and its source; a module, which
+    """Each program states at its top what it shows, how to run it, and its source; a module, which
     programs use it."""
     for path in PROGRAMS:
         head = path.read_text()[:1500]

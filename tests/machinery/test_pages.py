@@ -65,7 +65,7 @@ def visit(request, live, reader, tab):
 
 
 def test_no_other_host_is_asked(visit, live, reader):
-    """No page asks any other host for anything, fails to load something or logs an error."""
+    """No page sends a request to another host, fails to load something or logs an error."""
     assert reader.hosts == {f"127.0.0.1:{live.port}"}
     assert not reader.problems
 

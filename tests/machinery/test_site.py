@@ -46,7 +46,7 @@ def test_a_program_runs_from_its_address(live, tmp_path, registry):
 
 
 def test_the_examples_hold_under_a_prefix(live):
-    """Mounted under a prefix, the example servers hand out locations that hold there."""
+    """Mounted under a path prefix, the example servers return Locations with that prefix."""
     for name in "token", "short_polling", "long_polling":
         submitted = httpx2.post(f"{live.url}/live/{name}/jobs", json={"seconds": 60})
         location = submitted.headers["Location"]
@@ -191,7 +191,7 @@ def test_a_held_request_is_replayed(static, open_page):
 
 
 def test_the_panel_replays(static, open_page):
-    """On a static host the panel says that it replays, and plays the recorded run."""
+    """On a static host the panel states that it replays, and plays the recorded run."""
     page = replay(open_page, f"{static.url}/techniques/short-polling/")
     assert "Replay." in page.inner_text(".panel")
     assert page.inner_text(".panel output") == "6 requests"

@@ -57,7 +57,7 @@ def test_forwards_every_byte_unchanged():
 
 
 def test_passes_a_half_close_on():
-    """A client that has finished sending still gets its answer through the tap."""
+    """A client that has finished sending still gets its response through the tap."""
 
     def answer_at_the_end(client):
         client.sendall(everything(client).upper())
