@@ -5,6 +5,7 @@
 - removes what no browser requests: source maps, and languages that the search does not use
 - takes code out of the index of the search
 - moves programs in closed folds and unopened tabs into files, which are loaded when they are opened
+- keeps the theme from asking the host of the repository for its number of stars
 - writes `robots.txt`, and what a page's head lacks: link previews, a Content-Security-Policy
 - writes each page as Markdown beside it, and lists them all in `llms.txt`
 - lists what the site needs offline, for `sw.js`
@@ -100,6 +101,13 @@ def complete_head(page, site_name):
     head.insert(1, E.meta({"http-equiv": "Content-Security-Policy", "content": policy(page)}))
 
 
+def keep_at_home(page):
+    """Take the mark off the link to the repository by which the theme's script finds it, to request
+    the number of its stars from another host."""
+    for link in page.xpath("//*[@data-md-component='source']"):
+        del link.attrib["data-md-component"]
+
+
 def drop_blank_lines(page):
     """Drop the blank lines that the templates of the theme leave."""
     for element in page.iter():
@@ -115,6 +123,7 @@ def finish_page(path, site_name):
     page = html.document_fromstring(path.read_text())
     move_programs(page, path.parent)
     complete_head(page, site_name)
+    keep_at_home(page)
     drop_blank_lines(page)
     path.write_text(html.tostring(page, encoding="unicode", doctype="<!doctype html>"))
 

@@ -35,6 +35,7 @@ from .support.processes import (
     run_to_end,
 )
 from .support.recorder import Recorder
+from .support.static_host import static_host
 from .support.wiretap import Tap
 
 
@@ -389,6 +390,11 @@ def registry():
 NO_INDEX = {"config": {"lang": ["en"], "separator": " ", "pipeline": [], "fields": {}}, "docs": []}
 
 
+# Where the built site says that it is, and its source.
+SITE_URL = "https://guide.example/guide/"
+REPO_URL = "https://github.com/example/guide"
+
+
 @pytest.fixture(scope="session")
 def site(tmp_path_factory, worker_id):
     """Return the folder with the built site, but for the index of its search. One worker builds
@@ -402,7 +408,7 @@ def site(tmp_path_factory, worker_id):
             built = subprocess.run(
                 ["make", "--silent", "pages", f"SITE={partial}"],
                 cwd=ROOT,
-                env=environment(),
+                env=environment(SITE_URL=SITE_URL, REPO_URL=REPO_URL),
                 capture_output=True,
                 text=True,
             )
@@ -432,13 +438,9 @@ def live(site, port):
 
 @pytest.fixture(scope="module")
 def static(site, port):
-    """Return the site on a static host that knows nothing about it."""
-    argv = ["-m", "http.server", "--bind", "127.0.0.1", str(number := port())]
-    program = Program([sys.executable, *argv], site, environment(), number)
-    program.wait_for("Serving HTTP")
-    yield program
-    program.process.terminate()
-    program.wait()
+    """Return the site on a static host that knows nothing about it, below the path /guide/."""
+    with static_host(site, port()) as host:
+        yield host
 
 
 @pytest.fixture

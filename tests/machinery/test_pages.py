@@ -225,16 +225,17 @@ def test_the_search_index_has_no_code(search_index):
     assert any("1011" in each["title"] for each in entries)
 
 
-def test_a_missing_page_leads_on(live, open_page, search_index):
-    """The page for an address that does not exist links to pages that do, searches the site, and
-    breaks no rule of axe."""
+def test_a_missing_page_leads_on(static, open_page, search_index):
+    """Also below the path of a static host, the page for an address that does not exist links to
+    pages that do, searches the site, and breaks no rule of axe."""
     open_page.context.route("**/search_index.json", lambda route: route.fulfill(path=search_index))
-    page = open_page(f"{live.url}/nowhere/at/all/")
+    page = open_page(f"{static.url}/nowhere/at/all/")
     assert open_page.problems and all(
         "404" in each or "nowhere" in each for each in open_page.problems
     )
     open_page.problems.clear()
     expect_accessible(page)
+    # It knows the address that it is built for, which is not that of this host.
     links = page.locator("main a").evaluate_all("(all) => all.map((each) => each.href)")
     assert len(links) >= 3
     assert {page.request.get(link).status for link in links} == {200}

@@ -4,7 +4,9 @@ import gzip
 import json
 import re
 from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
+import httpx2
 import pytest
 from lxml import html
 
@@ -117,6 +119,52 @@ def test_nothing_is_published_that_no_browser_requests(site):
     assert not [*site.rglob("*.map"), *site.rglob("lunr")]
 
 
+def test_the_site_works_below_a_path(site, static):
+    """On a static host that serves the site below a path, each link, image, script and download of
+    each page exists there."""
+    wanted = {}
+    for path in published(site):
+        name = path.parent.relative_to(site)
+        base = f"{static.url}/" if name == Path(".") else f"{static.url}/{name}/"
+        for link in parsed(path).xpath("//@href | //@src"):
+            if not urlsplit(link).scheme:
+                wanted.setdefault(urljoin(base, link).partition("#")[0], name)
+    assert len(wanted) > 300
+    with httpx2.Client() as client:
+        missing = {
+            address: name
+            for address, name in wanted.items()
+            if client.get(address).status_code != 200
+        }
+    assert missing == {}
+
+
+def test_pages_work_below_a_path(static, open_page):
+    """Below a path, pages of each section load without an error, and what they request exists."""
+    for name in ("", "start/token/", "techniques/webhooks/", "reference/proofs/token/"):
+        open_page(f"{static.url}/{name}")
+
+
+def test_addresses_where_the_site_is_published(site):
+    """The sitemap lists each page, and each page states its canonical address and the file in the
+    repository that it is made of; `robots.txt` names the sitemap."""
+    home = "https://guide.example/guide/"
+    sitemap = html.fromstring((site / "sitemap.xml").read_bytes())
+    expected = set()
+    for path in published(site):
+        folder = str(path.parent.relative_to(site))
+        page = parsed(path)
+        (canonical,) = page.xpath("//link[@rel='canonical']/@href")
+        assert canonical == (home if folder == "." else f"{home}{folder}/")
+        assert page.xpath("//meta[@property='og:url']/@content") == [canonical]
+        expected.add(canonical)
+        (edit,) = page.xpath("//a[@rel='edit']/@href")
+        file = edit.removeprefix("https://github.com/example/guide/edit/main/")
+        assert (ROOT / file).is_file(), edit
+    assert set(sitemap.xpath("//loc/text()")) == expected
+    assert f"\nSitemap: {home}sitemap.xml\n" in (site / "robots.txt").read_text()
+
+
 def test_link_previews(site):
     """Each page has the title and the description of a link preview."""
     for path in published(site):
@@ -127,13 +175,13 @@ def test_link_previews(site):
         assert all(len(values) == 1 for values in found.values()), path
 
 
-def test_the_site_is_readable_offline(static, browser):
+def test_the_site_is_readable_offline(site, static, browser):
     """After the first visit all pages and the replay of a recording work without the server."""
     with browser.new_context() as context:
         page = context.new_page()
         page.goto(f"{static.url}/start/token/")
         kept = "caches.open('site').then(cache => cache.keys()).then(keys => keys.length)"
-        listed = json.loads((Path(static.folder) / "offline.json").read_text())
+        listed = json.loads((site / "offline.json").read_text())
         while page.evaluate(kept) < len(listed):
             page.wait_for_timeout(100)
         context.set_offline(True)
