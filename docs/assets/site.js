@@ -30,6 +30,9 @@ document.addEventListener("toggle", ({ target }) => target.open && loadPrograms(
 document.addEventListener("change", ({ target }) => loadPrograms(target.closest(".tabbed-set")));
 document.querySelectorAll(".tabbed-set > :checked:not(:first-child)").forEach((input) => loadPrograms(input.parentNode));
 
+// Few pages have a calculator.
+if (document.querySelector(".calculator")) import("./calculators.js");
+
 // Offline after the first visit: ../sw.js keeps what was loaded, and then the rest.
 const root = new URL("..", import.meta.url);
 if ("serviceWorker" in navigator && !navigator.connection?.saveData)
