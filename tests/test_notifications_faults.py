@@ -230,7 +230,7 @@ def test_a_client_disconnected_at_every_point_receives_all(start_server, tap, fo
 
 def test_unacknowledged_messages_are_sent_again(start_server):
     """A client that disconnects after a message and before its acknowledgement, and stores nothing,
-    receives the message again: a server can promise at least once, and no more."""
+    receives the message again: it is delivered at least once."""
     server = start_server()
     publish(server, "1", "2", "3")
     for _ in "12":

@@ -225,7 +225,7 @@ def test_no_text_lies_over_anything(bench, width):
 
 
 def test_no_text_of_a_dense_trace_lies_over_anything(bench):
-    """Where a client polls ten times a second, no text of the figure overlaps anything either."""
+    """In the figure of a client that polls ten times a second, no text overlaps anything either."""
     messages, bars = [], []
     for poll in range(30):
         at = poll * 0.1

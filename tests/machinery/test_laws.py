@@ -156,8 +156,8 @@ def test_sections_are_closed():
 
 
 def test_no_line_of_a_page_is_swallowed():
-    """No page has the mark of a section in a line of its own words: the whole line would be left
-    out of it."""
+    """No line of text on a page contains the marker of a section, since the whole line would be
+    left out."""
     marked = re.compile(r"--8<-- *\[")
     assert not [name for name, page in PAGES.items() if marked.search(page)]
 
@@ -214,7 +214,7 @@ def test_every_recording_is_used_and_made(record):
 
 
 def test_recordings_say_where_they_come_from(record):
-    """Each recorded folder states which programs, versions and tests it came from."""
+    """Each recorded folder lists the programs, versions and tests that it came from."""
     made = recorded_names()
     for folder in sorted({name.split("/")[0] for name in made} - {"proofs"}):
         needed = sorted({need for path in PROGRAMS for need in needs(path, folder)})
@@ -383,8 +383,8 @@ def test_examples_meet_at_one_port():
 
 
 def test_examples_say_how_to_run_them():
-    """Each program states at its top what it shows, how to run it, and its source; a module, which
-    programs use it."""
+    """Each program states at its top what it shows, how to run it, and its source; a module states
+    which programs use it."""
     for path in PROGRAMS:
         head = path.read_text()[:1500]
         assert re.search(r"(Run|Used by): +\S", head) and re.search(r"Source: +\S", head), path

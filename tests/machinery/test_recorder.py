@@ -29,11 +29,11 @@ def test_only_what_is_arbitrary_is_replaced():
 
 
 def test_the_same_becomes_the_same():
-    """The same token becomes the same stand-in throughout, and another token another one."""
+    """The same token becomes the same placeholder throughout, and another token another one."""
     one, other = TOKENS
     kept = stable(f"/jobs/{one} /jobs/{other} /jobs/{one}").split()
     assert kept[0] == kept[2] != kept[1]
-    # The first token of any text has the same stand-in, so that two runs give one file.
+    # The first token of any text has the same placeholder, so that two runs give one file.
     assert stable(f"/jobs/{other}") == kept[0]
 
 
@@ -44,7 +44,7 @@ def snippets(tmp_path, monkeypatch):
 
 
 def test_a_difference_names_the_page(snippets):
-    """When a program does something else than what is recorded, the test fails, shows the
+    """When the output of a program differs from the recording, the test fails, shows the
     difference and names the page."""
     name = "short_polling/client.txt"
     Recorder(write=True)(name, "1 pending\n2 done\n")
@@ -57,14 +57,14 @@ def test_a_difference_names_the_page(snippets):
 
 
 def test_a_recording_that_is_missing_fails(snippets):
-    """What was never recorded fails as well; comparing writes nothing."""
+    """A recording that does not exist fails as well; comparing writes nothing."""
     with pytest.raises(AssertionError, match=r"new\.txt"):
         Recorder(write=False)("token/new.txt", "hello\n")
     assert not list(snippets.iterdir())
 
 
 def test_figures_are_described():
-    """Each figure has a title and a description for those who do not see it, and names no
+    """Each figure has a title and a description for readers who do not see it, and names no
     colour and no font."""
     trace = in_order([("up", "GET <x> & y", ""), ("down", "200", "ok")])
     drawn = sequence_diagram(trace, "A title", "What.")

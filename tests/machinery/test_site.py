@@ -97,7 +97,7 @@ def test_mounted_examples_refuse_bad_input_too(live):
 
 
 def test_serve_says_when_it_cannot(live, site, tmp_path):
-    """A port that is taken and a site that is not built are each said in one line."""
+    """A port that is in use and a site that is not built are each reported in one line."""
     for variables, words in [
         ({"PORT": live.port, "SITE": site}, f"port {live.port} is taken"),
         ({"PORT": live.port + 1, "SITE": tmp_path}, "run make build"),
