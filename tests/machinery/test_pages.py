@@ -140,7 +140,8 @@ def test_accessible(visit, seen):
 
 
 def test_the_decision_fits_on_one_screen(live, open_page):
-    """The list for choosing a technique fits on one screen of 720 pixels, below the bar of the site."""
+    """The list for choosing a technique fits on one screen of 720 pixels, below the bar of the
+    site."""
     page = open_page(f"{live.url}/start/choosing/")
     page.set_viewport_size(DESKTOP)
     bar, tree = (page.locator(part).bounding_box()["height"] for part in (".md-header", ".tree"))
