@@ -18,7 +18,7 @@ help:
 	@echo "make build    the static site, into site/"
 	@echo "make record   run every program and rewrite snippets/"
 	@echo "make bench    measure, and rewrite snippets/measurements/ (QUICK=1: three minutes)"
-	@echo "make lock     take the newest versions of everything into requirements.txt"
+	@echo "make lock     take the newest versions of everything into requirements.txt and programs"
 
 serve: build
 	@PORT=$(PORT) SANIC_IGNORE_PRODUCTION_WARNING=1 $(BIN)/python -m examples.site.server
@@ -59,6 +59,13 @@ lock: .venv/ready
 	@$(BIN)/uv pip compile --group bench --constraint requirements.txt \
 	  --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --no-emit-index-url --quiet --output-file tests/bench/requirements.txt
+	@$(MAKE) --silent pins
+
+# Programs name the versions of the lock in their first lines.
+pins:
+	@grep -oE '^[a-z0-9-]+==[0-9][0-9a-z.]*' requirements.txt | while read -r pin; do \
+	  grep -rlE "\b$${pin%%==*}==" examples | xargs -r sed -i -E "s/\b$${pin%%==*}==[0-9][0-9a-z.]*/$$pin/"; \
+	done
 
 .venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
@@ -69,4 +76,4 @@ lock: .venv/ready
 	  --requirement requirements.txt
 	@touch $@
 
-.PHONY: help serve build pages published test record bench lock
+.PHONY: help serve build pages published test record bench lock pins

@@ -1,6 +1,7 @@
 """The laws of the house. Each is tried on all pages, and on something that breaks it."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import markdown
 import pytest
+import yaml
 from mkdocs.config import load_config
 from mkdocs.utils.meta import get_data
 
@@ -420,6 +422,25 @@ def test_nothing_names_this_machine_or_an_index():
         path = ROOT / name
         if path.is_file() and path.suffix not in {".woff2", ".png"}:
             assert not re.search(foreign, path.read_text()), name
+
+
+def test_workflows_run_commands_that_exist():
+    """The commands of the workflows on GitHub that belong to the project exist: targets of the
+    Makefile, and programs that can be executed."""
+    workflows = [*(ROOT / ".github/workflows").glob("*.yml")]
+    assert len(workflows) == 2
+    targets = set(re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text()))
+    used = set()
+    for path in workflows:
+        for job in yaml.safe_load(path.read_text())["jobs"].values():
+            for command in [step["run"] for step in job["steps"] if "run" in step]:
+                used |= set(re.findall(r"^(?:make|\S*/\S+) ?.*$", command))
+    assert used == {"make build", "make lock", ".ci/run", ".ci/run record"}
+    for program, *words in map(str.split, used):
+        assert program == "make" or os.access(ROOT / program, os.X_OK)
+        assert targets.issuperset(words)
+    ran = subprocess.run(["bash", "-n", ROOT / ".ci/run"])
+    assert ran.returncode == 0
 
 
 def test_key_lines_stand_in_a_program():
