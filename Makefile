@@ -9,6 +9,9 @@ BIN    := .venv/bin
 # The end of life that Material announces is known: see the README.
 export NO_MKDOCS_2_WARNING = 1
 
+# Where the source of a page can be edited, if REPO_URL names the repository.
+export EDIT_URI = $(if $(REPO_URL),edit/main/docs/)
+
 # Ten workers share compiled modules.
 unexport PYTHONDONTWRITEBYTECODE
 
