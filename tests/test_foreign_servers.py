@@ -547,8 +547,8 @@ JOB_CLIENTS = ["websockets/client.py", "websockets/client_duplex.py", "websocket
 
 @pytest.mark.parametrize("name", JOB_CLIENTS)
 def test_fragments_and_a_push_before_the_response(run, serving, name):
-    """A client of jobs reads messages in fragments, and does not wait for ever if a job's result
-    is pushed before the response to its submission."""
+    """A client of jobs reads messages in fragments, and does not wait forever if a job's result is
+    pushed before the response to its submission."""
 
     def handler(socket):
         try:

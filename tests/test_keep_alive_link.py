@@ -167,8 +167,8 @@ def looked_up(link, start, end):
 
 
 def test_a_new_connection_costs_two_more_round_trips(measured):
-    """Before the first request, a new connection spends one round trip on the DNS lookup and one on
-    TCP: the response arrives after three."""
+    """A new connection takes one round trip for the DNS lookup and one for TCP before the request:
+    the response arrives after three."""
     _, connections, each, _ = measured["http"]
     assert parts(connections[:10], 1) == [("DNS", 0, 1), ("TCP", 1, 2), ("request", 2, 3)]
     for line in each:  # and no clock says otherwise
@@ -545,7 +545,7 @@ def test_keepalive_probes_detect_a_dead_peer(place, record):
 
 
 def test_a_frozen_process_passes_keepalive_probes(far):
-    """The peer's kernel acknowledges probes: a frozen server passes for a live one."""
+    """The peer's kernel acknowledges probes: a frozen server looks alive."""
     web = far.programs[0]
     web.send(signal.SIGSTOP)
     try:

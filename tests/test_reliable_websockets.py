@@ -195,8 +195,8 @@ def test_without_resuming_messages_are_lost(runs, record):
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_survives_a_server_that_is_killed(start, follow, tmp_path, name):
-    """From a server that is killed three times while it sends, the client gets every event,
-    once, in order."""
+    """The client gets every event once and in order, although the server is killed three times
+    while it sends."""
     options = {"EVENT_INTERVAL": 0.02, "MAX_EVENTS": 10**6, "LOG": tmp_path / "events.log"}
     server = start(f"{TOPIC}/{name}", **options)
     client = follow("client.py", URL=server.url, COUNT=150)
@@ -211,8 +211,8 @@ def test_survives_a_server_that_is_killed(start, follow, tmp_path, name):
 
 
 def test_a_browser_survives_a_server_that_is_killed(start, open_client_page, tmp_path):
-    """From a server that is killed three times while it sends, the page gets every event, once,
-    in order."""
+    """The page gets every event once and in order, although the server is killed three times while
+    it sends."""
     options = {"EVENT_INTERVAL": 0.02, "MAX_EVENTS": 10**6, "LOG": tmp_path / "events.log"}
     server = start(f"{TOPIC}/server.py", **options)
     page = open_client_page(server.url, base_delay=0.1, script=WATCH)
@@ -279,7 +279,7 @@ def test_what_is_not_stored_is_not_accepted(start, tmp_path, name, space):
 
 
 def test_two_tabs_show_each_event_once(canned_events, open_client_page):
-    """Two tabs share nothing: each shows each event once."""
+    """Two tabs are independent: each of them shows each event once."""
     texts = [json.dumps({"id": number, "text": "tick"}) for number in (1, 2, 2, 3)]
     first = open_client_page(canned_events(*texts))
     second = first.context.new_page()
@@ -366,7 +366,7 @@ def test_the_limit_of_the_delay_doubles_up_to_a_minute(backoff_delay):
 
 
 def test_the_browser_backs_off_at_random(open_client_page, port):
-    """The page waits as the client does: a random time, below a limit that doubles."""
+    """The page waits a random time, below a limit that doubles, as the Python client does."""
     page = open_client_page(
         f"http://127.0.0.1:{port()}",
         script="""
@@ -480,7 +480,7 @@ def test_waits_after_every_close(canned_close, run, follow, code):
 
 @pytest.mark.parametrize("code", [1008, 4000, 4999])
 def test_does_not_reconnect_when_it_is_refused(canned_close, run, code):
-    """A client does not reconnect after 1008, or a code of the application's own, except 4410."""
+    """A client does not reconnect after 1008, or a code of the application other than 4410."""
     url = canned_close(code)
     result = run(f"{TOPIC}/client.py", URL=url)
     assert result.returncode == 1
@@ -654,8 +654,8 @@ def fill(server, name, events):
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_an_expired_cursor_is_4410(start, name):
-    """The server closes with a code of the application's own, 4410, if the next event is not in
-    the log any more, or the last one not yet; it does not skip the missing events."""
+    """The server closes with 4410, a code of the application, if the log no longer has the next
+    event, or does not yet have the last one; it does not skip the missing events."""
     server = start(f"{TOPIC}/{name}", EVENT_INTERVAL=0, MAX_EVENTS=3)
     fill(server, name, 6)
     for after in 1, 7:
@@ -712,7 +712,7 @@ def test_a_new_client_gets_all_events_in_memory(start, run, open_client_page, na
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_after_4410_a_client_starts_with_the_oldest_event(start, follow, open_client_page, name):
-    """A client whose next event is not in memory any more starts again with the oldest one, and
+    """A client whose next event is no longer in memory starts again with the oldest one, and
     reports how many events it has missed."""
     server = start(f"{TOPIC}/{name}", EVENT_INTERVAL=0, MAX_EVENTS=5)
     fill(server, name, 2)

@@ -160,7 +160,7 @@ def request_events(url, last):
 
 
 def test_the_first_event_does_not_wait_for_the_next(server):
-    """The first event is there when the next is twenty seconds away."""
+    """A client receives the first event although the next one is sent twenty seconds later."""
     path = submit_job(server.url, 60).removeprefix(server.url)
     with socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as plain:
         plain.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -403,8 +403,8 @@ def in_browser(page, url, *types):
 
 
 def test_a_browser_stops_at_204(page, hardened, tap, record):
-    """A browser that does not close an EventSource reconnects when the response has ended; 204
-    ends that, and it receives no event twice."""
+    """A browser that does not close an EventSource reconnects when the response has ended, until it
+    receives a 204; it receives no event twice."""
     wire = tap(hardened)
     events = submit_job(wire.url, 0.2)
     state, received = in_browser(page, f"{events}?stay", "progress", "done")
@@ -419,8 +419,8 @@ def test_a_browser_stops_at_204(page, hardened, tap, record):
 
 
 def test_a_browser_sends_the_last_event_id(page, canned):
-    """A browser that reconnects sends the id of the last event that it has, as the server sent
-    it, and takes it from no event that was incomplete."""
+    """A browser that reconnects sends the id of the last complete event exactly as the server sent
+    it."""
     streams = ["data: x\n\n", "id: a 7\ndata: x\n\n", "data: x\n\n", "id: 8\ndata: x\n"]
     server = canned(*[(200, SSE, f"retry: 1\n{each}") for each in streams], NO_MORE)
     in_browser(page, f"{server.url}/?stay")
@@ -644,7 +644,7 @@ def test_how_a_stream_is_parsed(page, canned, record):
 
 def test_an_event_named_error_is_ambiguous(page, canned):
     """An event that the server names error arrives where the browser reports a lost connection:
-    only their data tells them apart."""
+    only its data distinguishes them."""
     server = canned((200, SSE, "event: error\ndata: no paper\n\n"))
     received = page.evaluate(
         """(url) => new Promise((resolve) => {
@@ -927,8 +927,8 @@ def test_the_number_of_streams_is_limited(start):
 
 
 def test_without_finally_disconnected_clients_still_count(start, record):
-    """Without finally, clients that have disconnected count for ever, until the server accepts no
-    more."""
+    """Without `finally`, clients that have disconnected are still counted, until the server rejects
+    every new one."""
     limit = {"MAX_STREAMS": 2, "HEARTBEAT": 0.1}
     lines = []
     for name in "board.py", "wrong_cleanup.py":
@@ -1135,9 +1135,9 @@ def test_a_stopping_server_ends_its_streams(start, tap, name):
 
 
 def test_a_browser_reconnects_to_a_restarted_server(page, start, port):
-    """A browser whose server stops tries again until there is one, and then sends the id of the
-    event that it had; a server that kept its jobs in memory only has forgotten them, and its 404
-    closes the EventSource."""
+    """A browser whose server stops tries again until the server runs, and then sends the id of the
+    last event that it has. A server that kept its jobs in memory responds with 404, which closes
+    the EventSource."""
     number = port()
     first = start(f"{HERE}/server_hardened.py", RECONNECT_MS=50, PORT=number)
     events = submit_job(first.url, 60)
@@ -1203,7 +1203,7 @@ def test_a_disconnect_does_not_affect_others(server):
 
 def test_cost_of_each_client(runs, record):
     """Python requests the events on the connection on which it submitted the job; curl opens
-    another; the hardened server and client need no more of either."""
+    another; the hardened server and client need no more connections and requests."""
     clients = {name: runs[name] for name in ("client.py", "client.sh", "client_hardened.py")}
     assert [run.result().returncode for run in clients.values()] == [0, 0, 0]
     assert [run.wire.connections for run in clients.values()] == [1, 2, 1]
