@@ -453,3 +453,23 @@ def test_the_console_reports_a_websocket_closed_too_early(server, page):
         code = page.evaluate(script, f"{server.url.replace('http', 'ws')}/socket")
     assert code == 1006
     assert "WebSocket is closed before the connection is established" in message.value.text
+
+
+def test_the_console_is_silent_about_a_websocket_that_breaks(start, page):
+    """When a WebSocket breaks after it opened, because its server is killed, the page gets 1006 and
+    Chromium's console stays empty."""
+    server = start(f"{TOPIC}/server.py")
+    page.goto(f"{server.url}/nothing")
+    script = """(url) => new Promise((opened) => {
+        const socket = new WebSocket(url);
+        window.lost = new Promise((done) => { socket.onclose = ({ code }) => done(code); });
+        socket.onmessage = () => opened();
+    })"""
+    page.evaluate(script, f"{server.url.replace('http', 'ws')}/socket")
+    printed = []
+    page.on("console", lambda message: printed.append(message.text))
+    server.stop(signal.SIGKILL)
+    assert page.evaluate("lost") == 1006
+    with page.expect_console_message(lambda message: message.text == "the end"):
+        page.evaluate("console.log('the end')")
+    assert printed == ["the end"]

@@ -169,7 +169,7 @@ def test_a_key_with_another_text_is_422(gateway):
 
 def test_an_event_during_a_read_is_delivered_at_once():
     """An event that is published while a gateway reads from Redis for a client is sent to that
-    client at once, and not after the next heartbeat."""
+    client without waiting for the next heartbeat."""
     spec = importlib.util.spec_from_file_location("event_log", EXAMPLES / TOPIC / "event_log.py")
     event_log = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(event_log)
