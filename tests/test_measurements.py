@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from .bench import harness, load, report, simulation
+from .bench import harness, held, load, report, simulation
 from .support.bars import bars
 from .support.curves import curves, decades
 from .support.processes import ROOT, environment
@@ -139,6 +139,22 @@ def test_what_could_not_be_measured_is_listed(record):
     record("measurements/refused.md", report.shown(rows or nothing))
 
 
+def test_what_was_refused_is_a_dash(monkeypatch):
+    """If nothing of a part could be measured, its tables say so, and others have a dash for it."""
+    rows = [getattr(report, name) for name in dir(report) if name.endswith("_rows")]
+    rows.remove(report.storm_rows)
+    recorded = report.results()
+    for part in report.PARTS:
+        nothing = {name: {"refused": "for a test"} for name in recorded[part]}
+        monkeypatch.setattr(
+            report, "results", lambda nothing=nothing, part=part: recorded | {part: nothing}
+        )
+        tables = [report.shown(of()) for of in rows]
+        assert any("–" in each or "not measured" in each for each in tables), part
+        assert not any(re.search(r"\bnan\b", each) for each in tables), part
+        report.single_values()
+
+
 # The benchmark itself
 
 
@@ -154,6 +170,15 @@ def test_a_saturated_generator_is_refused():
     assert harness.unsaturated({"busy": 0.5})
     with pytest.raises(harness.NotMeasured, match="saturated"):
         harness.unsaturated({"busy": 0.99})
+
+
+def test_polls_that_end_are_refused(monkeypatch):
+    """The harness refuses the memory of held polls if some were answered during the measurement."""
+    short = ("poll", "holding_connections/server.py", "/poll", {"HOLD": 0.1})
+    monkeypatch.setitem(held.CONTENDERS, "short", short)
+    with harness.Load() as generator:
+        with pytest.raises(harness.NotMeasured, match="20 polls answered"):
+            held.one(generator, "short", {"sizes": [5, 10, 20], "window": 0.5})
 
 
 def test_frames_are_split_as_they_arrive():
@@ -214,11 +239,12 @@ def test_too_few_files_are_refused(tmp_path):
 
 
 def test_a_very_small_run(tmp_path):
-    """The benchmark runs two contenders with twenty connections each, and reports both."""
+    """The benchmark measures two contenders with 4, 20 and 40 connections, one of them an
+    example of this site."""
     only = "long poll: asyncio.Protocol,long poll: long_polling/server.py"
     ran = bench(tmp_path, ONLY="held", CONTENDERS=only, CONNECTIONS=40)
     assert ran.returncode == 0, ran.stderr
     found = json.loads((tmp_path / "results.json").read_text())["held"]
     assert list(found) == only.split(",")
     for each in found.values():
-        assert each.get("refused") or each["runs"][0]["points"][-1][0] == 40
+        assert [number for number, _ in each["runs"][0]["points"]] == [4, 20, 40]

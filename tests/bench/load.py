@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import uvloop
 
 HOST = "127.0.0.1"
+LONGEST = 120  # seconds that a command may take
 OPENING = 50  # connections at once, fewer than any backlog
 LENGTH = re.compile(rb"(?i)\r\ncontent-length: (\d+)")
 UPGRADE = (
@@ -74,6 +75,7 @@ class Held(asyncio.Protocol):
 
     def connection_made(self, transport):
         self.transport = transport
+        self.load.connections.append(self)
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
         transport.write(self.request)
@@ -114,7 +116,7 @@ class Load:
 
     def __init__(self):
         self.connections, self.polls = [], []
-        self.answered = self.closed = self.pings = self.received = 0
+        self.numbered = self.answered = self.closed = self.pings = self.received = 0
         self.wanted, self.all_received = 0, asyncio.Event()
         self.last = 0.0
 
@@ -133,15 +135,17 @@ class Load:
 
         async def one():
             async with turns:
-                sent = request(path.replace("{n}", str(len(self.connections))), fields)
+                self.numbered += 1
+                sent = request(path.replace("{n}", str(self.numbered)), fields)
                 loop = asyncio.get_running_loop()
                 _, held = await loop.create_connection(lambda: Held(self, kind, sent), HOST, port)
-                self.connections.append(held)
                 if held.held:
                     await held.held
 
         began = time.monotonic()
-        await asyncio.gather(*(one() for _ in range(count)))
+        async with asyncio.TaskGroup() as opening:  # one that fails cancels the others
+            for _ in range(count):
+                opening.create_task(one())
         return {"seconds": time.monotonic() - began}
 
     async def state(self):
@@ -387,8 +391,11 @@ async def main():
         name = command.pop("do")
         began, used = time.monotonic(), time.process_time()
         try:
-            result = await getattr(load, name)(**command)
+            async with asyncio.timeout(LONGEST):
+                result = await getattr(load, name)(**command)
         except Exception as error:
+            while isinstance(error, ExceptionGroup):
+                error = error.exceptions[0]
             result = {"error": f"{type(error).__name__}: {error}"}
         result["busy"] = (time.process_time() - used) / max(time.monotonic() - began, 1e-6)
         print(json.dumps(result), flush=True)

@@ -29,7 +29,7 @@ def one(load, name, plan):
             before = server.pss()
             time.sleep(1)
             began, used = load.ask("state"), server.cpu()
-            unsaturated(load.ask("wait", seconds=1 if plan["mode"] == "quick" else 4))
+            unsaturated(load.ask("wait", seconds=1 if plan["mode"] == "quick" else 3))
             ended, used = load.ask("state"), server.cpu() - used
             grown = server.pss() - before
         finally:

@@ -18,7 +18,7 @@ def one(load, name, plan):
     """Publish events to clients that follow; return the processor time that they took."""
     technique, rate = CONTENDERS[name]
     clients = 0 if name.startswith("nobody") else 100
-    seconds = 4 if plan["mode"] == "full" else 1
+    seconds = 3 if plan["mode"] == "full" else 1
     with Server("notifications/server.py") as server:
         try:
             load.ask("follow", technique=technique, port=server.port, count=clients)

@@ -23,8 +23,8 @@ def results():
 
 def runs(part, name):
     """Return what was measured of a contender: nothing if it was refused."""
-    found = results()[part].get(name, {})
-    return [] if "refused" in found else found["runs"]
+    found = results().get(part, {}).get(name, {})
+    return [] if "refused" in found else found.get("runs", [])
 
 
 def values(part, name, key):
@@ -267,9 +267,13 @@ def catch_up_rows():
 
 
 def deviation(name):
-    """Return how far the memory of a contender lies from its line at most, in the last run."""
-    run = runs("held", name)[-1]
-    return max(abs(run["base"] + run["kib"] * x - y) / y for x, y in run["points"])
+    """Return how far the memory of a contender lies from its line at most."""
+    distances = [
+        abs(run["base"] + run["kib"] * x - y) / y
+        for run in runs("held", name)
+        for x, y in run["points"]
+    ]
+    return max(distances, default=math.nan)
 
 
 def growth_rows():
@@ -297,7 +301,7 @@ def growth_rows():
     scale += [("events in the log", "microseconds", "µs for a publish")]
     scale += [("events in the log", "page", "µs for a page of it")]
     for of, key, words in scale:
-        names = [name for name in measured("scale") if name.endswith(of)]
+        names = [name for name in results()["scale"] if name.endswith(of)]
         ends = [f"{amount(median('scale', name, key))}" for name in (names[0], names[-1])]
         numbers = f"{names[0].split()[0]} to {names[-1].split()[0]}"
         rows.append({"what grows": f"{of}, {numbers}", "cost": words, "growth": " to ".join(ends)})
@@ -441,7 +445,9 @@ def goal_rows():
     cost = defaultdict(lambda: math.nan)
     cost |= {name: median("requests", name, "microseconds") for name in measured("requests")}
     kept = cost["Sanic, keep-alive"]
-    best = min(broadcast_cost(name) for name in measured("broadcast") if "/" in name)
+    best = min(
+        (broadcast_cost(name) for name in measured("broadcast") if "/" in name), default=math.nan
+    )
     index, none = (
         median("log", f"SQLite, catch-up {how} the index", "catch_up")
         for how in ("with", "without")
@@ -483,7 +489,7 @@ def goal_rows():
             "memory, distance from a line",
             "≤",
             0.05,
-            max(deviation(name) for name in measured("held")),
+            max((deviation(name) for name in measured("held")), default=math.nan),
         ),
         ("catch-up: with the index / without", "≥", 10, none / index),
     ]
@@ -519,6 +525,8 @@ def machine_rows():
 
 def shown(rows):
     """Return rows as a table, words to the left, and a dash where nothing was measured."""
+    if not rows:
+        return "| not measured |\n| --- |\n"
     head, line, *body = table(rows).splitlines(keepends=True)
     columns = list(zip(*(row.split(" | ") for row in body), strict=True))
     ends = line.strip("| \n").split(" | ")
@@ -568,6 +576,7 @@ def single_values():
             "connections": f"{opened():,}",
             "crossing": f"{crossing():.2f}",
             "poll-times-stream": f"{cost_of('long polling') / cost_of('event stream'):.1f}",
+            "gateway-deliveries": f"{1e6 / broadcast_cost('scaling_out/gateway.py'):,.0f}",
             "handshake-us": f"{costs()['handshake']:.0f} µs",
             "files-held": f"{median('scale', '1,024 open files', 'held'):,.0f}",
         }
