@@ -1,5 +1,6 @@
 """The site as it is served: live by `make serve`, or by a static host."""
 
+import gzip
 import http.client
 import signal
 import socket
@@ -9,6 +10,7 @@ from itertools import pairwise
 
 import httpx2
 import pytest
+from lxml import html
 
 from ..support.browsing import PHONE, expect_accessible, replay
 from ..support.processes import EXAMPLES, ROOT, Program, environment, wait_until
@@ -80,6 +82,96 @@ def test_serves_folders_heads_and_errors(live, site):
         assert answer.status in {301, 400, 404}
         assert b"outside" not in answer.read()
         connection.close()
+
+
+def test_files_are_compressed(live, site):
+    """Pages, styles, scripts, images and programs are compressed for a client that accepts gzip;
+    fonts, which are compressed already, are not, nor is anything for a client that does not accept
+    it."""
+    names = ["techniques/long-polling/index.html", "assets/site.css", "assets/panel.js"]
+    for name in [*names, "examples/token/server.py", "assets/favicon.svg"]:
+        body = (site / name).read_bytes()
+        for accepted, coding in [
+            ("gzip, br", "gzip"),
+            ("br", None),
+            ("gzip;q=0", None),
+            ("", None),
+        ]:
+            answer = httpx2.get(f"{live.url}/{name}", headers={"Accept-Encoding": accepted})
+            assert answer.content == body
+            assert answer.headers.get("Content-Encoding") == coding, (name, accepted)
+            assert answer.headers["Vary"] == "Accept-Encoding"
+            if coding:
+                assert int(answer.headers["Content-Length"]) == len(gzip.compress(body))
+    answer = httpx2.get(f"{live.url}/assets/fonts/text.woff2", headers={"Accept-Encoding": "gzip"})
+    assert "Content-Encoding" not in answer.headers
+
+
+def test_a_file_is_revalidated(live, site):
+    """A page is kept and revalidated by its entity tag, which differs between its encodings; files
+    whose name has a hash are kept for a year without a request."""
+    tags = set()
+    for accepted in "gzip", "identity":
+        headers = {"Accept-Encoding": accepted}
+        first = httpx2.get(f"{live.url}/start/token/", headers=headers)
+        assert first.headers["Cache-Control"] == "no-cache"
+        tags.add(tag := first.headers["ETag"])
+        for known in tag, f"W/{tag}", f'"other", {tag}', "*":
+            again = httpx2.get(
+                f"{live.url}/start/token/", headers={**headers, "If-None-Match": known}
+            )
+            assert (again.status_code, again.content) == (304, b"")
+            assert again.headers["ETag"] == tag
+        other = httpx2.get(
+            f"{live.url}/start/token/", headers={**headers, "If-None-Match": '"other"'}
+        )
+        assert other.status_code == 200
+    assert len(tags) == 2
+    hashed = [path for path in (site / "assets").rglob("*.min.*") if path.suffix in {".js", ".css"}]
+    assert len(hashed) > 3
+    for path in hashed:
+        answer = httpx2.get(f"{live.url}/{path.relative_to(site)}")
+        assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable", path
+
+
+def test_a_file_is_served_in_ranges(live, site):
+    """A range of bytes is served alone; one that begins after the end is refused with 416; several
+    ranges, or a range of another version, are served as the whole file."""
+    url = f"{live.url}/examples/token/server.py"
+    body = (site / "examples/token/server.py").read_bytes()
+    total = len(body)
+    tag = httpx2.head(url, headers={"Accept-Encoding": ""}).headers["ETag"]
+    for wanted, first, last in [
+        ("bytes=0-9", 0, 9),
+        ("bytes=10-", 10, total - 1),
+        ("bytes=-10", total - 10, total - 1),
+        (f"bytes=-{total * 2}", 0, total - 1),
+        ("bytes=5-999999999", 5, total - 1),
+    ]:
+        part = httpx2.get(url, headers={"Range": wanted, "If-Range": tag})
+        assert part.status_code == 206
+        assert part.headers["Content-Range"] == f"bytes {first}-{last}/{total}"
+        assert part.content == body[first : last + 1]
+    for wanted in f"bytes={total}-", "bytes=-0":
+        none = httpx2.get(url, headers={"Range": wanted})
+        assert (none.status_code, none.headers["Content-Range"]) == (416, f"bytes */{total}")
+    for wanted in "bytes=0-1,3-4", "bytes=9-3", "bytes=-", "lines=0-1", "bytes=x-", "":
+        whole = httpx2.get(url, headers={"Range": wanted})
+        assert (whole.status_code, whole.content) == (200, body), wanted
+    other = httpx2.get(url, headers={"Range": "bytes=0-9", "If-Range": '"other"'})
+    assert (other.status_code, other.content) == (200, body)
+
+
+def test_the_policy_of_a_page_is_a_header(live, site):
+    """Each page is served with its own Content-Security-Policy as a header."""
+    with httpx2.Client(base_url=live.url) as client:
+        for path in site.rglob("index.html"):
+            if path.is_relative_to(site / "examples"):
+                continue
+            answer = client.get(f"/{path.relative_to(site)}")
+            page = html.fromstring(answer.content)
+            (policy,) = page.xpath("//meta[@http-equiv='Content-Security-Policy']/@content")
+            assert answer.headers["Content-Security-Policy"] == policy
 
 
 def test_serves_this_machine_only(live):
