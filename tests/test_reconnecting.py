@@ -222,8 +222,8 @@ def busiest(times, window):
 
 def test_reconnect_storm_measured(monkeypatch, port):
     """Of a hundred and fifty real clients that a restart disconnects, those with the same delay
-    reconnect together; with jitter the busiest quarter of the delay has less than half as
-    many."""
+    reconnect together; with jitter, the busiest window of a quarter of the delay has less than half
+    as many connections."""
 
     async def both():
         restarts = []
@@ -855,7 +855,7 @@ def test_tcp_does_not_detect_a_frozen_program(detected):
 
 
 def test_pings_detect_all_of_it(detected):
-    """A ping that the program itself has to answer detects all three failures."""
+    """A ping that the program itself has to acknowledge detects all three failures."""
     assert all("pings" in found for found in detected.values())
 
 

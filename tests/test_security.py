@@ -431,7 +431,7 @@ def one_allowed(serve):
 
 def test_an_event_source_with_credentials_must_be_allowed(serve, one_allowed, page, other_origin):
     """A page of the allowed origin reads an event stream with the user's cookie; a page of any
-    other origin reads nothing, unless the server repeats every Origin that it is sent."""
+    other origin reads nothing, unless the server returns whatever Origin it receives."""
     allowed_origin = f"http://127.0.0.1:{other_origin}"
     right, wrong = one_allowed, serve("wrong_cors.py")
     page.goto(right.url)  # log in

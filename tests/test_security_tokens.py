@@ -457,7 +457,7 @@ def test_the_bucket_of_a_disconnected_client_is_dropped(monkeypatch):
 
 
 def test_the_bucket_refills(start):
-    """A client that stays below the rate is never closed."""
+    """A client that stays below the rate is not closed."""
     server = start(f"{TOPIC}/server_limits.py", BURST=1, RATE=1000)
     with connect(ws(server, "/echo")) as socket:
         for _ in range(20):

@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed
 
 HOST = os.environ.get("HOST", "127.0.0.1")
 PORT = int(os.environ.get("PORT", 8000))
-MAX_FILES = int(os.environ.get("MAX_FILES", 10_000))  # to ask for
+MAX_FILES = int(os.environ.get("MAX_FILES", 10_000))  # to request
 # Descriptors for other uses: the program's own, and connections that
 # are about to be rejected, of which many may arrive together.
 SPARE_FILES = int(os.environ.get("SPARE_FILES", 150))

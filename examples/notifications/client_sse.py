@@ -74,7 +74,7 @@ def backoff_delay(failures, suggested=None):
     """
     if suggested is None:
         return random.uniform(0, BASE_DELAY * min(2**failures, 12))
-    # Neither a flood, if it is 0 or in the past, nor for ever.
+    # At least half a second, even if it is 0 or a date in the past.
     delay = min(max(0.5, suggested), MAX_RETRY_AFTER)
     return delay * random.uniform(1, 1.1)
 

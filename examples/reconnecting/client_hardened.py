@@ -38,7 +38,7 @@ URL = os.environ.get("URL", "http://127.0.0.1:8000")
 COUNT = int(os.environ.get("COUNT", 0))  # events; 0: until stopped
 PING_INTERVAL = float(os.environ.get("PING_INTERVAL", 20))  # s
 PING_TIMEOUT = float(os.environ.get("PING_TIMEOUT", 20))  # s
-BACKOFF = float(os.environ.get("BACKOFF", 5))  # s, at most, at first
+BACKOFF = float(os.environ.get("BACKOFF", 5))  # s, the first bound
 TRIES = int(os.environ.get("TRIES", 10))  # in a row
 MAX_RETRY_AFTER = 600  # s; beyond it, give up
 
@@ -60,7 +60,7 @@ def parse_event(message):
     with suppress(RecursionError, ValueError):
         match json.loads(message):
             case {"id": int() as number, "text": str() as text}:
-                if text.isprintable():  # the terminal obeys the rest
+                if text.isprintable():  # no escape sequences
                     return number, text
     raise ProtocolError(f"received {message[:80]!r}")
 

@@ -24,7 +24,7 @@ from websockets.asyncio.client import connect
 
 URL = os.environ.get("URL", "http://127.0.0.1:8000")
 COUNT = float(os.environ.get("COUNT", "inf"))  # messages
-BACKOFF = float(os.environ.get("BACKOFF", 5))  # s, at most, at first
+BACKOFF = float(os.environ.get("BACKOFF", 5))  # s, the first bound
 
 
 def backoff_delay(failures):

@@ -234,7 +234,7 @@ async def main():
         compression=COMPRESSION,
         ping_interval=PING_INTERVAL,
         ping_timeout=PING_TIMEOUT,
-        close_timeout=1,  # s; a dead client answers no close
+        close_timeout=1,  # s; a dead client sends no Close
     ):
         await stop.wait()
     # serve() has closed every connection with 1001.

@@ -5,7 +5,7 @@
 """WRONG: a handler that blocks the event loop.
 
 This is server_websockets.py without the thread. While one message is
-processed, the server answers no ping and reads no pong: connections
+processed, the server sends no pong and reads none: connections
 of other clients are closed with 1011.
 
 - Run: `uv run wrong_server_blocking.py`
@@ -234,7 +234,7 @@ async def main():
         compression=COMPRESSION,
         ping_interval=PING_INTERVAL,
         ping_timeout=PING_TIMEOUT,
-        close_timeout=1,  # s; a dead client answers no close
+        close_timeout=1,  # s; a dead client sends no Close
     ):
         await stop.wait()
     # serve() has closed every connection with 1001.

@@ -65,7 +65,7 @@ def backoff_delay(failures, suggested=None):
     """
     if suggested is None:
         return random.uniform(0, BASE_DELAY * min(2**failures, 12))
-    # Neither a flood, if it is 0 or in the past, nor for ever.
+    # At least half a second, even if it is 0 or a date in the past.
     delay = min(max(0.5, suggested), MAX_RETRY_AFTER)
     return delay * random.uniform(1, 1.1)
 
@@ -148,7 +148,7 @@ async def follow(urls, handle, seen="0-0", say=print):
                 ping_interval=PING_INTERVAL,
                 ping_timeout=PING_TIMEOUT,
                 open_timeout=OPEN_TIMEOUT,
-                close_timeout=1,  # s; a dead peer answers no close
+                close_timeout=1,  # s; a dead peer sends no Close
             ) as websocket:
                 ever_connected = True
                 with suppress(ConnectionClosed):
