@@ -253,7 +253,7 @@ def test_tcpdump_shows_which_side_closed(captured, record):
         "debugging/ends.svg",
         sequence_diagram(
             drawn,
-            "Who closed two connections",
+            "Which side closed two connections",
             "Two connections, packet by packet. On the first, the client sends S, the server "
             "responds with S, then the client sends F and the server follows. On the second, the "
             "server is killed, and its F comes first.",
