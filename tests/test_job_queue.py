@@ -1,6 +1,7 @@
 """Job queues: limits, positions, turns, leases, and what happens when a part crashes."""
 
 import contextlib
+import resource
 import runpy
 import signal
 from collections import Counter
@@ -423,7 +424,7 @@ def test_a_poison_job_fails(server, worker):
     wait_until(lambda: get(running, token)["status"] == "failed")
     works.wait_for(f"done {following}")
     assert works.output.count(f"crashed {token}") == 3
-    assert get(running, token)["error"] == "its worker crashed each time"
+    assert get(running, token)["error"] == "it crashed or timed out each time"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -458,3 +459,101 @@ def test_the_hardened_server_extends_the_quick_start():
     quick = {"parse_job", "retry_after", "create_job", "get_job"}
     assert quick <= set(functions("job_queue/server.py"))
     assert quick <= set(functions("job_queue/server_hardened.py"))
+
+
+# Hostile input, and a file that cannot be written
+
+
+@pytest.mark.parametrize("key", [b"", b"\xff", b"a\x01", b"k" * 256])
+def test_a_wrong_key_is_400(server, key):
+    """An Idempotency-Key that is not 1 to 255 printable ASCII characters is a 400."""
+    running = server()
+    headers = ALICE | {"Idempotency-Key": key}
+    response = httpx2.post(f"{running.url}/jobs", json={"seconds": 0}, headers=headers)
+    assert response.status_code == 400
+
+
+def test_a_job_that_never_ends_fails(server, worker):
+    """A worker ends a job that takes longer than JOB_TIMEOUT; after three attempts it has
+    failed."""
+    running, works = server(), worker(LEASE=0.3, JOB_TIMEOUT=0)
+    token = token_of(submit(running, 60))
+    wait_until(lambda: get(running, token)["status"] == "failed")
+    assert works.output.count(f"timed out {token}") == 3
+
+
+def steps(store, ended):
+    """Return how many instructions of SQLite a claim takes when 100 jobs wait and so many jobs of
+    the same owners have ended."""
+    with store.transaction() as db:
+        db.execute("DELETE FROM jobs")
+        db.executemany(
+            "INSERT INTO jobs (token, owner, seconds, crash, priority, status, started, ended)"
+            " VALUES (?, ?, 0, 0, 0, ?, ?, ?)",
+            [
+                (f"ended {number}", f"{number % 2}", "done", number, number)
+                for number in range(ended)
+            ]
+            + [
+                (f"waiting {number}", f"{number % 2}", "waiting", None, None)
+                for number in range(100)
+            ],
+        )
+    count = Counter()
+    store.db.set_progress_handler(lambda: count.update("x"), 1)
+    assert store.claim(60)
+    store.db.set_progress_handler(None, 0)
+    return count.total()
+
+
+def test_a_claim_takes_no_longer_with_time(store):
+    """A claim takes as many steps in a file with 5,000 ended jobs as in one with 50."""
+    assert steps(store, 5000) < 1.1 * steps(store, 50)
+
+
+def limit_files(program, size):
+    """Limit the size of the files that a program can write, as if the disk were full there."""
+    _, hard = resource.prlimit(program.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(program.process.pid, resource.RLIMIT_FSIZE, (size, hard))
+
+
+def test_a_full_disk_is_503(server, worker):
+    """When the disk is full, the server responds with 503 and Retry-After, and the worker waits;
+    when there is room again, the server accepts jobs and the worker does them."""
+    running, works = server(), worker()
+    kept = token_of(submit(running))
+    works.wait_for(f"done {kept}")
+    for program in running, works:
+        limit_files(program, 0)
+    response = submit(running)
+    assert response.status_code == 503
+    assert int(response.headers["Retry-After"]) >= 1
+    assert get(running, kept)["result"] == 42
+    limit_files(running, resource.RLIM_INFINITY)
+    token = token_of(submit(running))
+    works.wait_for("cannot use")
+    limit_files(works, resource.RLIM_INFINITY)
+    works.wait_for(f"done {token}")
+
+
+def test_a_locked_file_delays_a_job(server, worker, store):
+    """While another process has locked the file, a request waits; the worker and the server
+    continue when the lock is released."""
+    running, works = server(), worker()
+    with ThreadPoolExecutor(1) as pool:
+        with store.transaction():
+            response = pool.submit(submit, running)
+            # The event loop is not blocked: this needs no file.
+            assert httpx2.post(f"{running.url}/jobs", json={}, headers=ALICE).status_code == 400
+            assert not response.done()
+        token = token_of(response.result())
+    works.wait_for(f"done {token}")
+
+
+def test_two_servers_share_one_queue(server):
+    """Two servers with one file accept together as many jobs as the queue may hold, and each
+    returns the jobs of the other."""
+    first, second = server(MAX_QUEUE=5), server(MAX_QUEUE=5)
+    responses = [submit(running) for running in (first, second) * 3]
+    assert [each.status_code for each in responses] == [202] * 5 + [503]
+    assert get(second, token_of(responses[0]))["status"] == "pending"

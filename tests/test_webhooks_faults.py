@@ -1,15 +1,21 @@
 """Webhooks when something is killed, down or lost: hardened server and receiver."""
 
 import json
+import re
+import resource
 import signal
+import socket
+import socketserver
 import sqlite3
+import struct
 import time
-from contextlib import closing
-from threading import Event
+from contextlib import closing, contextmanager, suppress
+from threading import Event, Thread
 
 import httpx2
 import pytest
 
+from .support.hostile import PROBE, memory
 from .support.processes import wait_until
 from .test_webhooks import ALICE, BOB, LOOPBACK, OTHER, SECRET, echo, signed, submit_job
 
@@ -54,7 +60,7 @@ def reports(receiver):
 
 def finished(receiver, token):
     """Return how many times a receiver has processed the result of a job."""
-    return receiver.output.count(f"{token} done")
+    return wait_until(lambda: receiver.output.count(f"{token} done"))
 
 
 def dead(server):
@@ -318,3 +324,264 @@ def test_a_secret_is_replaced_without_a_gap(server, receiver):
         headers = signed(secret, body)
         response = httpx2.post(f"{there.url}/webhooks", content=body, headers=headers)
         assert response.status_code == 204
+
+
+# Hostile receivers
+
+
+def trickling(connection):
+    """Send one byte of a response after the other, for ever."""
+    while True:
+        connection.sendall(b"H")
+        time.sleep(0.02)
+
+
+def endless(connection):
+    """Send a success with a body that has no end."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    while True:
+        connection.sendall(b"x" * 65_536)
+
+
+def endless_headers(connection):
+    """Send a response whose header fields have no end."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        connection.sendall(b"X-Name: value\r\n" * 1000)
+
+
+def interim(connection):
+    """Send interim responses, for ever."""
+    while True:
+        connection.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100)
+
+
+def resetting(connection):
+    """Reset the connection."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def garbage(connection):
+    """Send bytes that are not HTTP."""
+    connection.sendall(b"\x00\xff" * 1000)
+
+
+def silent(connection):
+    """Send nothing, for ever."""
+    connection.recv(1)
+
+
+@contextmanager
+def hostile_receiver(respond):
+    """Yield the URL of a receiver that confirms, and then responds in this way."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            with suppress(OSError):  # the server has closed the connection
+                head, _, body = self.request.recv(65_536).partition(b"\r\n\r\n")
+                length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])
+                while len(body) < length:
+                    body += self.request.recv(65_536)
+                if b"receiver.confirm" in body:
+                    data = json.dumps(json.loads(body)["data"]).encode()
+                    start = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data)
+                    self.request.sendall(start + data)
+                else:
+                    respond(self.request)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        block_on_close = False
+        request_queue_size = 256
+
+    with Server(("127.0.0.1", 0), Handler) as listening:
+        Thread(target=listening.serve_forever, args=[0.02], daemon=True).start()
+        yield f"http://127.0.0.1:{listening.server_address[1]}/"
+        listening.shutdown()
+
+
+@pytest.mark.parametrize(
+    "respond",
+    [trickling, endless, endless_headers, interim, resetting, garbage, silent],
+    ids=lambda respond: respond.__name__,
+)
+def test_a_hostile_receiver(server, canned, respond):
+    """A receiver that trickles, resets, or responds without end delays no other, and each attempt
+    ends; the memory of the server does not grow by more than 24 MB."""
+    first = server(ATTEMPT_TIMEOUT=1, **PROBE)
+    good = canned(echo, (204, {}, ""))
+    submit_job(first, good.url)
+    wait_until(lambda: attempts(first).get("job.done") == ("delivered", 1))
+    before = memory(first)
+    with hostile_receiver(respond) as url:
+        response = submit_job(first, url)
+        assert response.status_code == 202, response.text
+        submit_job(first, good.url)
+        wait_until(lambda: len(good.requests) == 5)  # one confirmation, four messages
+        wait_until(lambda: tried(first, url) >= 3)
+    assert memory(first) < before + 24_000
+
+
+def tried(server, url):
+    """Return how many attempts for a receiver have ended; a success counts as three."""
+    with closing(sqlite3.connect(server.folder.parent / "server.db")) as db:
+        rows = db.execute("SELECT status, attempts FROM messages WHERE url = ?", [url]).fetchall()
+    return sum(3 if status == "delivered" else count for status, count in rows)
+
+
+def test_an_owner_has_a_share_of_the_attempts(server, canned):
+    """An owner with twelve receivers that do not respond has ten requests open, and delays no
+    other owner."""
+    first = server(ATTEMPT_TIMEOUT=60, RETRY_DELAYS="600")
+    opened = []
+
+    def hold(connection):
+        opened.append(connection)
+        silent(connection)
+
+    with hostile_receiver(hold) as url:
+        for number in range(12):
+            assert submit_job(first, f"{url}{number}", seconds=60).status_code == 202
+        wait_until(lambda: len(opened) == 10)
+        good = canned(echo, (204, {}, ""))
+        job = {"seconds": 0, "callback": good.url}
+        httpx2.post(f"{first.url}/jobs", json=job, headers=BOB)
+        wait_until(lambda: len(good.requests) == 3)
+        assert len(opened) == 10
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        "http://127.0.0.1/a\r\nX-Name: value",
+        "http://127.0.0.1\r\nX-Name: value/",
+        "http://127.0.0.1/\ud800",
+        "http://\ud800/",
+        "http://127.0.0.1/\0",
+        "http://a%0d%0ab/",
+        "http://127.0.0.1:99999/",
+        f"http://{'a' * 64}.example/",
+        "http://[::ffff:10.0.0.1]/",
+        5,
+        ["http://127.0.0.1/"],
+    ],
+)
+def test_a_hostile_callback_is_400(server, callback):
+    """A callback with a line break, half a surrogate pair, a port that does not exist or a name
+    that is none is a 400."""
+    body = json.dumps({"seconds": 0, "callback": callback})
+    headers = ALICE | {"Content-Type": "application/json"}
+    response = httpx2.post(f"{server().url}/jobs", content=body, headers=headers)
+    assert response.status_code == 400
+
+
+# The file, and the clock
+
+
+def limit_files(program, size):
+    """Limit the size of the files that a program can write, as if the disk were full there."""
+    _, hard = resource.prlimit(program.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(program.process.pid, resource.RLIMIT_FSIZE, (size, hard))
+
+
+def test_a_full_disk_loses_no_message(server, canned):
+    """When the disk is full, the server responds with 503 and Retry-After, and keeps the result of
+    a job that ends; when there is room again, it delivers the result."""
+    first, there = server(), canned(echo, (204, {}, ""))
+    submit_job(first, there.url, seconds=1)
+    wait_until(lambda: attempts(first) == {"job.started": ("delivered", 1)})
+    limit_files(first, 0)
+    response = submit_job(first, None)
+    assert response.status_code == 503
+    assert int(response.headers["Retry-After"]) >= 1
+    first.wait_for("cannot store a result")
+    limit_files(first, resource.RLIM_INFINITY)
+    wait_until(lambda: attempts(first).get("job.done") == ("delivered", 1))
+
+
+def test_an_outcome_that_cannot_be_stored_is_repeated(server, canned):
+    """When the outcome of an attempt cannot be stored, the message is sent once more, and other
+    messages follow."""
+    first = server()
+    there = canned(echo, lambda _: (limit_files(first, 0), (204, {}, ""))[1], (204, {}, ""))
+    submit_job(first, there.url)
+    first.wait_for("cannot store an outcome")
+    limit_files(first, resource.RLIM_INFINITY)
+    wait_until(lambda: set(attempts(first).values()) == {("delivered", 1)})
+    wait_until(lambda: "job.done" in attempts(first))
+
+
+def test_a_second_server_does_not_start(server, start, tmp_path):
+    """A second server with the same file ends with one line; it would send each message again."""
+    server()
+    with pytest.raises(AssertionError, match=r"server\.db is in use by another server"):
+        start("webhooks/server_hardened.py", FILE=tmp_path / "server.db")
+
+
+def test_a_clock_that_is_set_back(server, canned):
+    """A message whose next attempt is due in ten years, by a clock that was wrong, is sent at
+    once."""
+    first, there = server(RETRY_DELAYS="600"), canned(echo, (503, {}, ""), (204, {}, ""))
+    submit_job(first, there.url, seconds=60)
+    wait_until(lambda: attempts(first).get("job.started") == ("waiting", 1))
+    first.stop(signal.SIGKILL)
+    with closing(sqlite3.connect(first.folder.parent / "server.db")) as db, db:
+        db.execute("UPDATE messages SET due = due + 10 * 365 * 86400")
+    again = server(RETRY_DELAYS="600")
+    wait_until(lambda: attempts(again).get("job.started") == ("delivered", 2))
+
+
+def test_at_the_limit_no_receiver_is_asked(server, canned):
+    """An owner who has too many jobs gets 429 before the server sends anything to the receiver."""
+    first, there = server(MAX_JOBS_PER_OWNER=1), canned(echo)
+    assert submit_job(first, None).status_code == 202
+    assert submit_job(first, there.url).status_code == 429
+    assert not there.requests
+
+
+# The receiver, and a server with faults
+
+
+def post_event(receiver, body):
+    headers = signed(SECRET, body)
+    return httpx2.post(f"{receiver.url}/webhooks", content=body, headers=headers).status_code
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "5",
+        "[]",
+        "{}",
+        '{"type": 5}',
+        '{"type": "job.done"}',
+        '{"type": "job.done", "data": []}',
+        '{"type": "job.done", "data": {"token": "a", "sequence": "2", "status": "done"}}',
+        '{"type": "job.done", "data": {"token": "a", "sequence": 2, "status": "done", "result": '
+        + "9" * 30
+        + "}}",
+    ],
+)
+def test_a_signed_message_that_is_no_event_is_400(receiver, server, body):
+    """The receiver rejects a signed message that is not an event with 400."""
+    assert post_event(receiver(server()), body) == 400
+
+
+def test_a_new_field_is_ignored(receiver, server):
+    """The receiver accepts an event with a field that it does not know, so that a server can add
+    fields."""
+    there = receiver(server())
+    data = {"token": "a", "sequence": 2, "status": "done", "result": 42, "new": []}
+    assert post_event(there, json.dumps({"type": "job.done", "data": data})) == 204
+    assert reports(there) == {"a": "done"}
+
+
+def test_the_poller_survives_a_server_with_faults(receiver, canned):
+    """A job server that responds to polls with what is no job does not end the polling: the next
+    response that is a job counts."""
+    faults = [(200, {}, body) for body in ([], {}, {"status": []}, "no JSON", {"status": "done"})]
+    result = {"token": "a", "status": "done", "result": 42, "new": 1}
+    there = canned((202, {}, {"token": "a"}), *faults[:4], (200, {}, result))
+    started = receiver(there, OVERDUE=0)
+    assert order(started) == "a"
+    wait_until(lambda: reports(started) == {"a": "done"})

@@ -50,6 +50,8 @@ class JobStore:
                 UNIQUE (owner, key));
             CREATE INDEX IF NOT EXISTS jobs_by_owner
                 ON jobs (status, owner, priority, number);
+            CREATE INDEX IF NOT EXISTS starts_by_owner
+                ON jobs (owner, started);
         """)
 
     @contextmanager
@@ -170,18 +172,21 @@ class JobStore:
             )
             db.execute(
                 "UPDATE jobs SET status = 'failed', ended = ?,"
-                " error = 'its worker crashed each time'"
+                " error = 'it crashed or timed out each time'"
                 " WHERE status = 'waiting' AND attempts >= ?",
                 [now, MAX_ATTEMPTS],
             )
             claimed = db.execute(
                 "UPDATE jobs SET status = 'running', started = :now,"
                 " attempts = attempts + 1, lease = :lease,"
-                " lease_end = :end WHERE number = (SELECT number"
-                " FROM jobs AS next WHERE status = 'waiting'"
+                " lease_end = :end WHERE number ="
+                " (SELECT number FROM jobs WHERE status = 'waiting'"
+                " AND owner = (SELECT owner FROM jobs AS next"
+                " WHERE status = 'waiting' GROUP BY owner"
                 " ORDER BY (SELECT max(started) FROM jobs"
                 " WHERE owner = next.owner) NULLS FIRST,"
-                " priority DESC, number LIMIT 1) RETURNING *",
+                " min(number) LIMIT 1)"
+                " ORDER BY priority DESC, number LIMIT 1) RETURNING *",
                 {
                     "now": now,
                     "end": now + lease_seconds,

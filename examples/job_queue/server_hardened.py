@@ -18,6 +18,7 @@ turns, have a share of the queue, and can cancel their jobs.
 
 import asyncio
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from sqlite3 import Error
@@ -94,6 +95,14 @@ def parse_job(body):
 # --8<-- [end:parse_job]
 
 
+def parse_key(key):
+    """Return an Idempotency-Key, or None; reject others with 400."""
+    # Sanic decodes other bytes to what SQLite cannot store.
+    if key is not None and not re.fullmatch("[ -~]{1,255}", key):
+        raise BadRequest("Idempotency-Key is 1 to 255 ASCII characters")
+    return key
+
+
 @bp.on_request
 async def authenticate(request):
     """Identify the client. A token names a job and grants no access."""
@@ -142,7 +151,7 @@ def retry_after(seconds):
 async def create_job(request):
     """Queue a job and return its token at once, or reject it."""
     job = parse_job(request.json)
-    key = request.headers.get("Idempotency-Key")
+    key = parse_key(request.headers.get("Idempotency-Key"))
     response = await in_thread(submit, request.ctx.owner, key, job)
     return response
 

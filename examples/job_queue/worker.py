@@ -18,13 +18,17 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from multiprocessing import Pipe, Process
+from sqlite3 import Error
 
 from job_store import JobStore
 
 FILE = os.environ.get("FILE", "jobs.db")
 LEASE = float(os.environ.get("LEASE", 30))  # seconds
+JOB_TIMEOUT = float(os.environ.get("JOB_TIMEOUT", 600))  # seconds
 POLL_INTERVAL = float(os.environ.get("POLL_INTERVAL", 0.2))  # seconds
+STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 # --8<-- [start:run_job]
@@ -47,11 +51,18 @@ def work_on(store, job):
     """Do a job in a process of its own, and extend its lease."""
     results, sender = Pipe(duplex=False)
     process = Process(target=run_job, args=[job, sender])
+    # A signal must not come between the start and the try.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     process.start()
-    counted = False
+    end, counted = time.monotonic() + JOB_TIMEOUT, False
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         process.join(LEASE / 3)
         while process.exitcode is None:
+            if time.monotonic() > end:
+                counted = True
+                print("timed out", job["token"], flush=True)
+                return
             if not store.extend(job, LEASE):
                 print("cancelled", job["token"], flush=True)
                 return
@@ -65,7 +76,8 @@ def work_on(store, job):
     finally:  # also when this worker is stopped
         process.kill()
         process.join()
-        store.release(job, counted)  # unless it has ended
+        with suppress(Error):  # its lease will end
+            store.release(job, counted)  # unless it has ended
 # --8<-- [end:work_on]
 
 
@@ -80,11 +92,15 @@ def main():
     print("waiting for jobs", flush=True)
     try:
         while True:
-            if job := store.claim(LEASE):
-                print("started", job["token"], flush=True)
-                work_on(store, job)
-            else:
-                time.sleep(POLL_INTERVAL)
+            try:
+                if job := store.claim(LEASE):
+                    print("started", job["token"], flush=True)
+                    work_on(store, job)
+                else:
+                    time.sleep(POLL_INTERVAL)
+            except Error as error:  # a full disk: it can be repaired
+                print(f"cannot use {FILE}: {error}", flush=True)
+                time.sleep(1)
     except KeyboardInterrupt:
         store.db.close()
         sys.exit(130)

@@ -44,6 +44,8 @@ MAX_AGE = 300  # seconds
 OVERDUE = float(os.environ.get("OVERDUE", 300))  # seconds
 # --8<-- [end:limits]
 SIGNED = "webhook-id", "webhook-timestamp", "webhook-signature"
+# What reading a response raises that is not that of a job server.
+INVALID = KeyError, TypeError, ValueError, RecursionError
 
 
 # --8<-- [start:SafeRequest]
@@ -121,13 +123,37 @@ def verify(headers, body):
 async def receive(request):
     """Store an event; respond when it is stored, and not before."""
     verify(request.headers, request.body)
-    event = request.json
-    match event["type"]:
-        case "receiver.confirm":
-            return json(event["data"])  # yes, we want these messages
-        case "job.started" | "job.done":
-            update_report(**event["data"])
-    return empty()  # also for a type that we do not know
+    match request.json:
+        case {"type": "receiver.confirm", "data": dict(data)}:
+            return json(data)  # yes, we want these messages
+        case {"type": "job.started" | "job.done", "data": data}:
+            update_report(*parse_event(data))
+        case {"type": str(), "data": _}:
+            pass  # a type that the server has added
+        case _:
+            raise BadRequest("the body is not an event")
+    return empty()
+
+
+def parse_event(data):
+    """Return (token, sequence, status, result); reject others (400).
+
+    Fields that we do not know are ignored: a server may add some.
+    """
+    match data:
+        case {"token": str(), "sequence": int(), "status": str()}:
+            fields = "token", "sequence", "status", "result"
+            event = [data.get(name) for name in fields]
+            if all(is_small(number) for number in event[1::2]):
+                return event
+    raise BadRequest("the event has no valid token and status")
+
+
+def is_small(number):
+    """Return whether SQLite can store this: 64 bits, or nothing."""
+    return type(number) in {int, type(None)} and (
+        -(2**63) <= (number or 0) < 2**63
+    )
 
 
 def update_report(token, sequence, status, result=None):
@@ -164,10 +190,10 @@ async def order_report(request):
     try:
         response = await app.ctx.client.post("/jobs", json=job)
         response.raise_for_status()
-    except httpx2.HTTPError as error:
+        token = response.json()["token"]
+    except (httpx2.HTTPError, *INVALID) as error:
         print(f"cannot order a report: {error!r}", flush=True)
         return json({"message": "no job server"}, 502)
-    token = response.json()["token"]
     # Its webhook may have been here already.
     update_report(token, 0, "ordered")
     return json({"token": token}, 202)
@@ -191,35 +217,52 @@ async def poll_overdue(app):
     A webhook is lost if this receiver was down for longer than the
     server repeats it, or if the server lost its data.
     """
-    with app.ctx.db as db:  # perhaps while this process did not run
-        db.execute("UPDATE reports SET next_poll = 0")
+    restarted = True  # perhaps webhooks came meanwhile
     while True:
-        now = time.time()
-        overdue = app.ctx.db.execute(
-            "SELECT token FROM reports"
-            " WHERE status IN ('ordered', 'pending')"
-            " AND next_poll < ? LIMIT 100",
-            [now],
-        ).fetchall()
-        for (token,) in overdue:
-            with app.ctx.db as db:
-                db.execute(
-                    "UPDATE reports SET next_poll = ? WHERE token = ?",
-                    [now + OVERDUE, token],
-                )
-            try:
-                response = await app.ctx.client.get(f"/jobs/{token}")
-                if response.status_code in {404, 410}:
-                    update_report(token, 2, "lost")
-                    continue
-                response.raise_for_status()
-                job = response.json()
-            except (httpx2.HTTPError, ValueError) as error:
-                print(f"cannot poll {token}: {error!r}", flush=True)
-                continue
-            if job["status"] == "done":
-                update_report(sequence=2, **job)
+        try:
+            if restarted:
+                with app.ctx.db as db:
+                    db.execute("UPDATE reports SET next_poll = 0")
+                restarted = False
+            for (token,) in overdue_reports():
+                await poll(token)
+        except sqlite3.Error as error:
+            print(f"cannot use {FILE}: {error}", flush=True)
         await asyncio.sleep(min(OVERDUE, 10))
+
+
+def overdue_reports():
+    """Return the tokens of reports to be polled now."""
+    now = time.time()
+    return app.ctx.db.execute(
+        "SELECT token FROM reports"
+        " WHERE status IN ('ordered', 'pending')"
+        # The second: the clock has been set back.
+        " AND (next_poll < ? OR next_poll > ?) LIMIT 100",
+        [now, now + OVERDUE],
+    ).fetchall()
+
+
+async def poll(token):
+    """Poll a report, and apply its result if it is done."""
+    with app.ctx.db as db:
+        db.execute(
+            "UPDATE reports SET next_poll = ? WHERE token = ?",
+            [time.time() + OVERDUE, token],
+        )
+    try:
+        response = await app.ctx.client.get(f"/jobs/{token}")
+        if response.status_code in {404, 410}:
+            update_report(token, 2, "lost")
+            return
+        response.raise_for_status()
+        job = response.json() | {"token": token, "sequence": 2}
+        event = parse_event(job)
+    except (httpx2.HTTPError, BadRequest, *INVALID) as error:
+        print(f"cannot poll {token}: {error!r}", flush=True)
+        return
+    if job["status"] == "done":
+        update_report(*event)
 # --8<-- [end:poll_overdue]
 
 

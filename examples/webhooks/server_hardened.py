@@ -20,6 +20,7 @@ that was never delivered can be listed and sent again.
 
 import asyncio
 import base64
+import fcntl
 import hmac
 import ipaddress
 import os
@@ -28,6 +29,7 @@ import secrets
 import socket
 import sqlite3
 import ssl
+import sys
 import time
 from contextlib import suppress
 from json import dumps, loads
@@ -47,9 +49,12 @@ RETRY_DELAYS = os.environ.get(
 )
 DELAYS = [float(delay) for delay in RETRY_DELAYS.split()]  # seconds
 MAX_RETRY_AFTER = 86_400  # seconds
+LONGEST_DELAY = 1.2 * max([*DELAYS, MAX_RETRY_AFTER])
+STORE_RETRY = 2  # seconds until a failed write is repeated
 # Of one attempt, in seconds.
 ATTEMPT_TIMEOUT = float(os.environ.get("ATTEMPT_TIMEOUT", 15))
 MAX_RECEIVERS = 100  # that are sent a message at the same time
+MAX_PER_OWNER = 10  # of these
 MAX_RESPONSE = 10_000  # bytes
 MAX_URL = 2_000  # characters
 MAX_JOBS_PER_OWNER = int(os.environ.get("MAX_JOBS_PER_OWNER", 100))
@@ -102,9 +107,21 @@ bp = Blueprint("webhooks", strict_slashes=True)
 
 
 # --8<-- [start:store]
+def lock_store():
+    """Exclude a second server: it would send each message again."""
+    flags = os.O_CREAT | os.O_WRONLY
+    lock = os.open(f"{FILE}.lock", flags, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(f"{FILE} is in use by another server")
+    # Held until this process ends.
+
+
 def open_store():
     """Return the open file."""
-    db = sqlite3.connect(FILE)
+    # Nothing else happens while a statement waits for a lock.
+    db = sqlite3.connect(FILE, timeout=1)  # seconds
     db.row_factory = sqlite3.Row
     db.executescript("""
         PRAGMA journal_mode = WAL;  -- a commit appends to a file
@@ -248,7 +265,7 @@ async def post(owner, url, message_id, body):
                 await response.aclose()
     except TimeoutError:
         raise ReceiverError("no response in time") from None
-    except httpx2.HTTPError as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
         raise ReceiverError(repr(error)) from None
 
 
@@ -318,33 +335,49 @@ async def deliver_messages(app):
     A receiver gets one message at a time: one that is slow delays no
     other, and one that was down is not flooded when it is back.
     """
-    sending = set()  # URLs
+    sending = {}  # {URL: owner}
 
     async def send(message):
         try:
             await send_webhook(message)
         except sqlite3.Error as error:  # it will be sent once more
             print(f"cannot store an outcome: {error}", flush=True)
-            await asyncio.sleep(10)
+            await asyncio.sleep(STORE_RETRY)
         finally:
-            sending.discard(message["url"])
+            del sending[message["url"]]
             app.ctx.changed.set()
 
     async with asyncio.TaskGroup() as tasks:
         while True:
             app.ctx.changed.clear()
-            now, delay = time.time(), 60
-            for message in next_messages():
+            delay = 60
+            try:
+                messages = next_messages()
+            except sqlite3.Error as error:
+                print(f"cannot read {FILE}: {error}", flush=True)
+                messages, delay = [], STORE_RETRY
+            for message in messages:
+                owner, owners = message["owner"], list(sending.values())
                 if message["url"] in sending:
                     continue
-                if message["due"] > now:
-                    delay = min(delay, message["due"] - now)
-                elif len(sending) < MAX_RECEIVERS:
-                    sending.add(message["url"])
+                if wait := time_until(message["due"]):
+                    delay = min(delay, wait)
+                elif (
+                    len(owners) < MAX_RECEIVERS
+                    and owners.count(owner) < MAX_PER_OWNER
+                ):
+                    sending[message["url"]] = owner
                     tasks.create_task(send(message))
             with suppress(TimeoutError):
                 async with asyncio.timeout(delay):
                     await app.ctx.changed.wait()
+
+
+def time_until(due):
+    """Return how many seconds to wait for this time, or 0."""
+    wait = due - time.time()
+    # Longer than any delay: the clock has been set back.
+    return wait if 0 < wait <= LONGEST_DELAY else 0
 
 
 def next_messages():
@@ -442,14 +475,24 @@ async def run_job(job):
     """Do the work; store the result and its message in one commit."""
     # Stand in for slow work: a report, a video, a model.
     await asyncio.sleep(job["seconds"])
+    while True:
+        try:
+            store_result(job, 42)
+            break
+        except sqlite3.Error as error:
+            print(f"cannot store a result: {error}", flush=True)
+            await asyncio.sleep(STORE_RETRY)
+    app.ctx.changed.set()
+
+
+def store_result(job, result):
     with app.ctx.db as db:
         db.execute(
-            "UPDATE jobs SET result = 42 WHERE token = ?",
-            [job["token"]],
+            "UPDATE jobs SET result = ? WHERE token = ?",
+            [result, job["token"]],
         )
-        outcome = {"status": "done", "result": 42}
+        outcome = {"status": "done", "result": result}
         add_message(job, "job.done", sequence=2, **outcome)
-    app.ctx.changed.set()
 # --8<-- [end:run_job]
 
 
@@ -466,18 +509,10 @@ async def create_job(request):
     """Store a job, start it, and return its token at once."""
     owner = request.ctx.owner
     seconds, callback = parse_job(request.json)
+    check_limit(owner)  # before a request to a receiver
     if callback is not None:
         await confirm(owner, callback)
-    count = app.ctx.db.execute(
-        "SELECT count(*) FROM jobs WHERE owner = ?", [owner]
-    ).fetchone()[0]
-    if count >= MAX_JOBS_PER_OWNER:
-        raise SanicException(
-            f"you have {count} jobs: wait until some expire",
-            status_code=429,
-            quiet=True,  # no traceback: it is the client's error
-            headers={"Retry-After": "60"},
-        )
+        check_limit(owner)  # others may have come meanwhile
     job = {
         "token": secrets.token_urlsafe(16),  # 128 random bits
         "owner": owner,
@@ -498,6 +533,20 @@ async def create_job(request):
     pending = {"token": job["token"], "status": "pending"}
     return json(pending, 202, fields)
 # --8<-- [end:create_job]
+
+
+def check_limit(owner):
+    """Reject a job of an owner who has too many (429)."""
+    count = app.ctx.db.execute(
+        "SELECT count(*) FROM jobs WHERE owner = ?", [owner]
+    ).fetchone()[0]
+    if count >= MAX_JOBS_PER_OWNER:
+        raise SanicException(
+            f"you have {count} jobs: wait until some expire",
+            status_code=429,
+            quiet=True,  # no traceback: it is the client's error
+            headers={"Retry-After": "60"},
+        )
 
 
 @bp.get("/jobs/<token>")
@@ -561,6 +610,12 @@ async def expire(app):
                 " WHERE result IS NOT NULL AND created < ?",
                 [before],
             )
+            # Those of no job confirm again.
+            db.execute(
+                "DELETE FROM receivers WHERE (owner, url) NOT IN"
+                " (SELECT owner, callback FROM jobs"
+                " WHERE callback IS NOT NULL)"
+            )
         await asyncio.sleep(60)
 
 
@@ -600,6 +655,7 @@ async def cancel_jobs(app):
 
 
 if __name__ == "__main__":
+    lock_store()
     app.blueprint(bp)
     app.config.FALLBACK_ERROR_FORMAT = "json"
     app.config.REQUEST_MAX_SIZE = 10_000  # bytes; default 100 MB
