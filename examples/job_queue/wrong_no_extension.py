@@ -50,10 +50,16 @@ def work_on(store, job):
     # A signal must not come between the start and the try.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     process.start()
-    counted = False
+    end, counted = time.monotonic() + JOB_TIMEOUT, False
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        process.join(JOB_TIMEOUT)
+        process.join(LEASE / 3)
+        while process.exitcode is None:
+            if time.monotonic() > end:
+                counted = True
+                print("timed out", job["token"], flush=True)
+                return
+            process.join(LEASE / 3)
         if results.poll():
             store.finish(job, results.recv())
             print("done", job["token"], flush=True)
