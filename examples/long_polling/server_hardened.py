@@ -156,7 +156,7 @@ async def create_job(request):
 
 # --8<-- [start:end_job]
 def end_job(token):
-    """End the hold of all who wait for a job; forget it later."""
+    """End the holds of all requests for a job; forget it later."""
     holds.release(token)
     asyncio.get_running_loop().call_later(RESULT_TTL, jobs.pop, token)
 # --8<-- [end:end_job]
@@ -239,7 +239,7 @@ async def cancel_jobs(app):
 # --8<-- [start:cors]
 @bp.options("/jobs/<token>")
 async def preflight(request, token):
-    """Let a page of any origin send Prefer: its browser asks first."""
+    """Let a page of any origin send Prefer (a CORS preflight)."""
     return empty(headers={"Access-Control-Allow-Headers": "Prefer"})
 
 

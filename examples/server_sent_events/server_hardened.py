@@ -82,7 +82,7 @@ class Job:
     """A job, its task and the last of its events."""
 
     def __init__(self, seconds, fail):
-        # A future for each event, by id: the last has yet to happen.
+        # A future for each event, by id: the last has no result yet.
         self.events = {1: asyncio.Future()}
         self.state = {"status": "pending"}
         self.task = asyncio.create_task(run_job(self, seconds, fail))
@@ -101,7 +101,7 @@ class Job:
 
     @property
     def next(self):
-        """The event that has yet to happen."""
+        """The future of the next event, without a result yet."""
         return self.events[self.newest + 1]
 
 

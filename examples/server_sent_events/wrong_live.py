@@ -39,7 +39,7 @@ def publish(events, event):
     """Publish the next event of a job.
 
     `events` holds a future for each event, so that a stream can wait
-    for any of them: the last has yet to happen.
+    for any of them: the last has no result yet.
     """
     events[-1].set_result(event)
     events.append(asyncio.Future())

@@ -5,7 +5,7 @@
 """Short polling with pacing, backoff, conditions and a deadline.
 
 It polls when the server suggests, retries with backoff while the
-server fails, asks only for changes, and stops at a deadline.
+server fails, sends conditional requests, and stops at a deadline.
 
 - Run: `uv run client_hardened.py`
 - or: `pip install httpx2==2.16.2 && python client_hardened.py`

@@ -7,7 +7,7 @@
 For each interval two jobs run at once, ending a quarter and three
 quarters into an interval, so that chance does not decide when the
 last poll comes. Prints how often each client polled, and how long
-after the job's end it knew, on average and at worst.
+after the job's end it received the result, on average and at worst.
 
 - Run: `uv run sweep.py`
 - or: `pip install httpx2==2.16.2 && python sweep.py`

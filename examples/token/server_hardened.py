@@ -26,7 +26,7 @@ from sanic.exceptions import SanicException, Unauthorized
 HOST = os.environ.get("HOST", "127.0.0.1")
 PORT = int(os.environ.get("PORT", 8000))
 # --8<-- [start:limits]
-# How long a result is kept, and then the fact that there was one.
+# How long a result is kept, and then its tombstone (410).
 RESULT_TTL = float(os.environ.get("RESULT_TTL", 600))  # seconds
 TOMBSTONE_TTL = float(os.environ.get("TOMBSTONE_TTL", 3600))  # seconds
 MAX_JOBS_PER_OWNER = int(os.environ.get("MAX_JOBS_PER_OWNER", 100))
