@@ -63,7 +63,7 @@ def one(load, name, plan):
     """Broadcast at several numbers of connections."""
     program, path, publish, form = CONTENDERS[name]
     found = {}
-    quiet = {"PING": 3600, "PING_INTERVAL": 3600, "MAX_FILES": 20_000, "MAX_CONNECTIONS": 20_000}
+    quiet = {"PING": 3600, "PING_INTERVAL": 3600}
     with needs(program) as variables, Server(program, **quiet, **variables) as server:
 
         def send(text, count, times):

@@ -19,6 +19,8 @@ from ..support.processes import EXAMPLES, ROOT, environment, spawn
 
 SERVERS = Path(__file__).parent / "servers"
 SPARE = 200  # descriptors for everything but the connections
+# What the hardened examples would limit themselves to.
+LIMITS = {"MAX_CONNECTIONS": 20_000, "MAX_FILES": 20_000, "MAX_HELD": 20_000}
 SATURATED = 0.95  # of a processor: above it, the generator was the bottleneck
 PACKAGES = (
     *("sanic", "websockets", "aiohttp", "starlette", "uvicorn"),
@@ -93,7 +95,7 @@ class Server(Process):
     def __init__(self, program, **variables):
         self.port = free_port()
         path = SERVERS / program if "/" not in program else EXAMPLES / program
-        env = environment(PORT=self.port, **variables)
+        env = environment(PORT=self.port, **LIMITS | variables)
         env.pop("PYTHONWARNINGS")
         self.folder = tempfile.TemporaryDirectory()
         super().__init__([sys.executable, str(path)], self.folder.name, env, 0)
