@@ -3,6 +3,7 @@
     python -m publish.finish site
 
 - removes what no browser requests: source maps, and languages that the search does not use
+- joins the style sheets of a page into one, and lets the text font load with it
 - takes code out of the index of the search
 - moves programs in closed folds and unopened tabs into files, which are loaded when they are opened
 - keeps the theme from asking the host of the repository for its number of stars
@@ -30,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 UNUSED = ["assets/**/*.map", "assets/javascripts/lunr"]
 FENCE = re.compile(r"(?ms)^( *```.*?^ *```$)")
-LARGE = 2_000  # bytes of HTML, from which a folded program is moved
+LARGE = 1_200  # bytes of HTML, from which a folded program is moved
 # As the theme writes it; its script finds it wherever it is.
 COPY = """<nav class="md-code__nav" role="none"><button class="md-code__button"
  title="Copy to clipboard" data-clipboard-target="#{} > code" data-md-type="copy"></button></nav>"""
@@ -76,6 +77,27 @@ def move_programs(page, folder):
         code.getparent().replace(code, link)
 
 
+def join_styles(page, folder, site):
+    """Join the style sheets of a page into one, whose name has a hash of its content; return them.
+
+    Addresses in them are relative to assets/, where the one is written.
+    """
+    links = page.xpath("//link[@rel='stylesheet']")
+    paths = [Path(os.path.normpath(folder / link.get("href"))) for link in links]
+    text = "\n".join(path.read_text() for path in paths)
+    text = re.sub(r"/\*# sourceMappingURL=.*?\*/", "", text)
+    name = f"assets/styles.{hashlib.sha256(text.encode()).hexdigest()[:8]}.min.css"
+    (site / name).write_text(text)
+    font = os.path.relpath(site / "assets/fonts/text.woff2", folder)
+    links[0].set("href", os.path.relpath(site / name, folder))
+    # A font is always requested without credentials, and so is what loads it early.
+    preload = {"rel": "preload", "as": "font", "type": "font/woff2", "crossorigin": ""}
+    links[0].addprevious(E.link({**preload, "href": font}))
+    for link in links[1:]:
+        link.getparent().remove(link)
+    return paths
+
+
 def policy(page):
     """Return a Content-Security-Policy: the site's own files, and the theme's inline scripts."""
     scripts = page.xpath("//script[not(@src) and not(@type)]/text()")
@@ -119,13 +141,16 @@ def drop_blank_lines(page):
                     setattr(element, name, "\n")
 
 
-def finish_page(path, site_name):
+def finish_page(path, site, site_name):
+    """Finish a page; return the style sheets that it no longer needs."""
     page = html.document_fromstring(path.read_text())
     move_programs(page, path.parent)
+    joined = join_styles(page, path.parent, site)
     complete_head(page, site_name)
     keep_at_home(page)
     drop_blank_lines(page)
     path.write_text(html.tostring(page, encoding="unicode", doctype="<!doctype html>"))
+    return joined
 
 
 # Markdown
@@ -273,9 +298,14 @@ def main(site):
     prune(site)
     index_text(site)
     write_markdown(site, config)
-    for path in site.rglob("*.html"):
-        if not path.is_relative_to(site / "examples") and path.name == "index.html":
-            finish_page(path, config["site_name"])
+    joined = {
+        style
+        for path in site.rglob("index.html")
+        if not path.is_relative_to(site / "examples")
+        for style in finish_page(path, site, config["site_name"])
+    }
+    for style in joined:
+        style.unlink()
     list_offline(site)
     sitemap = html.fromstring((site / "sitemap.xml").read_bytes()).xpath("//loc/text()")
     rules = ["User-agent: *", "Allow: /"]

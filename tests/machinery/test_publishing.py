@@ -114,6 +114,42 @@ def test_a_page_is_light(site):
         assert size <= 26_000, (name, size)
 
 
+def test_a_first_visit_is_light(live, browser):
+    """A first visit to the page of long polling takes at most 12 requests and 150 KB, compressed,
+    with the fonts, the panel and its client, and without the search."""
+    loaded = []
+    with browser.new_context(service_workers="block") as context:  # which loads the rest later
+        page = context.new_page()
+        page.on("requestfinished", lambda request: loaded.append(request.response()))
+        page.goto(f"{live.url}/techniques/long-polling/")
+        page.frame_locator(".panel iframe").locator("#start").wait_for()
+        page.evaluate("document.fonts.ready.then(() => 0)")
+        sizes = {
+            response.url: int(response.header_value("Content-Length"))
+            for response in loaded
+            if response.url.startswith("http") and "search" not in response.url
+        }
+    assert len([url for url in sizes if url.endswith(".woff2")]) == 3
+    assert len([url for url in sizes if url.endswith(".css")]) == 1
+    assert len(sizes) <= 12, sizes
+    assert sum(sizes.values()) <= 150_000, sizes
+
+
+def test_style_sheets_are_joined(site):
+    """Each page has one style sheet, which has the rules of the theme and those of the site, and
+    loads its text font at once."""
+    assert [*site.glob("assets/*.css")] == [*site.glob("assets/styles.*.min.css")]
+    for path in published(site):
+        page = parsed(path)
+        (style,) = page.xpath("//link[@rel='stylesheet']/@href")
+        text = (path.parent / style).read_text()
+        assert ".md-typeset" in text
+        for name in ("site", "figures", "panel"):
+            assert (ROOT / f"docs/assets/{name}.css").read_text() in text
+        (font,) = page.xpath("//link[@rel='preload']/@href")
+        assert (path.parent / font).resolve() == site / "assets/fonts/text.woff2"
+
+
 def test_nothing_is_published_that_no_browser_requests(site):
     """The site has no source maps and no languages that its search does not use."""
     assert not [*site.rglob("*.map"), *site.rglob("lunr")]
