@@ -112,26 +112,18 @@ def test_the_client_waits_while_the_queue_is_full(start, run):
 # Queue length and delay
 
 
-@pytest.fixture(scope="module")
-def flooded(start_shared):
-    """Return what 200 clients got that submitted a job at once, of both servers: {name: [status]},
-    and the servers."""
-    found = {}
-    for name in "server.py", "wrong_unbounded.py":
-        server = start_shared(f"job_queue/{name}", WORKERS=1, MAX_QUEUE=20)
-        running = token_of(submit(server, 60))
-        wait_until(lambda server=server, token=running: get(server, token)["position"] == 0)
-        found[name] = server, [submit(server, 1) for _ in range(200)]
-    return found
-
-
-def test_a_limit_bounds_the_delay(flooded, record):
+def test_a_limit_bounds_the_delay(start, record):
     """Of 200 jobs, a queue for 20 accepts 20, and the last of them waits for 20 jobs; without a
     limit all are accepted, and the last one waits for 200."""
     rows = []
-    for name, (server, responses) in flooded.items():
+    for name in "server.py", "wrong_unbounded.py":
+        server = start(f"job_queue/{name}", WORKERS=1, MAX_QUEUE=20)
+        running = token_of(submit(server, 60))
+        wait_until(lambda server=server, token=running: get(server, token)["position"] == 0)
+        with httpx2.Client(base_url=server.url) as client:
+            responses = [client.post("/jobs", json={"seconds": 60}) for _ in range(200)]
         accepted = [response for response in responses if response.status_code == 202]
-        last = get(server, accepted[-1].json()["token"])["position"]
+        last = get(server, token_of(accepted[-1]))["position"]
         rows.append(
             {
                 "server": f"`{name}`",
@@ -179,6 +171,12 @@ def worker(tmp_path):
     for each in running:
         if each.process.poll() is None:
             assert each.stop() == 130
+
+
+def kill(worker):
+    """Kill a worker, and its job, as if the machine had lost power."""
+    worker.send(signal.SIGKILL)
+    worker.wait()
 
 
 def finish_next(store):
@@ -370,7 +368,7 @@ def test_a_job_survives_its_worker(server, worker):
     running, first = server(), worker(LEASE=0.5)
     token = token_of(submit(running, 0.4))
     first.wait_for(f"started {token}")
-    first.stop(signal.SIGKILL)
+    kill(first)
     worker(LEASE=0.5).wait_for(f"done {token}")
     assert get(running, token)["result"] == 42
 
@@ -380,7 +378,7 @@ def test_a_lease_that_is_too_long(server, worker, store):
     running, first = server(), worker("wrong_long_lease.py")
     token = token_of(submit(running, 60))
     first.wait_for(f"started {token}")
-    first.stop(signal.SIGKILL)
+    kill(first)
     second = worker()
     following = token_of(submit(running))
     second.wait_for(f"done {following}")

@@ -89,8 +89,8 @@ def stop(*_):
 def main():
     signal.signal(signal.SIGTERM, stop)
     store = JobStore(FILE)
-    print("waiting for jobs", flush=True)
     try:
+        print("waiting for jobs", flush=True)
         while True:
             try:
                 if job := store.claim(LEASE):
@@ -102,7 +102,8 @@ def main():
                 print(f"cannot use {FILE}: {error}", flush=True)
                 time.sleep(1)
     except KeyboardInterrupt:
-        store.db.close()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C
+        store.close()
         sys.exit(130)
 
 

@@ -85,7 +85,7 @@ JOB_SERVERS = [
 
 # Ports of this range that no browser connects to: https://fetch.spec.whatwg.org/#port-blocking
 # And 9000, which stands for tap.py in recordings.
-BLOCKED = {6566, *range(6665, 6670), 6679, 6697, 9000}
+BLOCKED = {2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, *range(6665, 6670), 6679, 6697, 9000}
 
 
 class Ports:
@@ -96,8 +96,8 @@ class Ports:
     """
 
     def __init__(self, worker):
-        self._next = 6500 + 340 * (worker % 10)
-        self._end = self._next + 340
+        self._next = 2000 + 780 * (worker % 10)
+        self._end = self._next + 780
         self._turn = threading.Lock()
 
     def __call__(self):
