@@ -8,6 +8,7 @@ from pathlib import Path
 from ..support import parts
 from .harness import NotMeasured, Server, free_port, unsaturated
 
+REPEATS = 2  # at most: 10,000 connections take long to open
 TEXT = "x" * 100
 # name: (program, path of subscribers, path for the publisher or None: over a connection, format)
 CONTENDERS = {
