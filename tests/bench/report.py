@@ -517,7 +517,8 @@ def machine_rows():
         "Linux": of["kernel"],
         "Python": of["python"],
         "packages": ", ".join(f"{name} {number}" for name, number in of["packages"].items()),
-        "run": f"{plan['mode']}, each {plan['repeats']} times at most, with up to {plan['sizes'][-1]:,} connections"
+        "run": f"{plan['mode']}, each {plan['repeats']} times at most, "
+        f"with up to {plan['sizes'][-1]:,} connections"
         f", {sum(results()['seconds'].values()) / 60:.0f} minutes",
     }
     return [{"what": name, "value": value} for name, value in rows.items()]
