@@ -19,6 +19,7 @@ help:
 	@echo "make serve    the site with live examples on 127.0.0.1, port PORT ($(PORT))"
 	@echo "make test     run every program and check every claim"
 	@echo "make build    the static site, into site/"
+	@echo "make runtime  what runs the servers in the reader's browser, for the next build"
 	@echo "make record   run every program and rewrite snippets/"
 	@echo "make bench    measure, and rewrite snippets/measurements/ (QUICK=1: three minutes)"
 	@echo "make lock     take the newest versions of everything into requirements.txt and programs"
@@ -38,6 +39,13 @@ pages: published
 published:
 	@rm -rf docs/examples docs/snippets
 	@cp -R examples snippets docs
+
+# The pages offer *Run here* where this has been built.
+runtime: .venv/ready
+	@$(MAKE) --silent docs/assets/runtime
+
+docs/assets/runtime: publish/runtime.py requirements.txt $(shell find examples/runtime -type f)
+	@$(BIN)/python -m publish.runtime $@
 
 test: .venv/ready
 	@$(BIN)/pytest
@@ -79,4 +87,4 @@ pins:
 	  --requirement requirements.txt
 	@touch $@
 
-.PHONY: help serve build pages published test record bench lock pins
+.PHONY: help serve build pages published runtime test record bench lock pins

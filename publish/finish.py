@@ -5,6 +5,7 @@
 - removes what no browser requests: source maps, and languages that the search does not use
 - joins the style sheets of a page into one, and lets the text font load with it
 - takes code out of the index of the search
+- marks the programs that the runtime can run, where `make runtime` has built it
 - moves programs in closed folds and unopened tabs into files, which are loaded when they are opened
 - keeps the theme from asking the host of the repository for its number of stars
 - writes `robots.txt`, and what a page's head lacks: link previews, a Content-Security-Policy
@@ -26,6 +27,8 @@ import yaml
 from lxml import html
 from lxml.builder import E
 from markdown import Markdown
+
+from . import runnable
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -144,6 +147,8 @@ def drop_blank_lines(page):
 def finish_page(path, site, site_name):
     """Finish a page; return the style sheets that it no longer needs."""
     page = html.document_fromstring(path.read_text())
+    if (site / "assets/runtime").exists():
+        runnable.mark(page)
     move_programs(page, path.parent)
     joined = join_styles(page, path.parent, site)
     complete_head(page, site_name)

@@ -1,0 +1,34 @@
+// Offers to run the programs that publish/runnable.py has marked. What runs them, several
+// megabytes, is loaded by the first click.
+
+const style = document.createElement("link");
+style.rel = "stylesheet";
+style.href = new URL("run.css", import.meta.url);
+document.head.append(style);
+
+function offer(block) {
+  if (block.querySelector(":scope > .filename button")) return;
+  let title = block.querySelector(":scope > .filename");
+  if (!title) {
+    title = document.createElement("span");
+    title.className = "filename";
+    title.textContent = block.dataset.run.split("/")[1];
+    block.prepend(title);
+  }
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "run-here";
+  button.textContent = "Run here";
+  button.addEventListener("click", async () => {
+    const { toggle } = await import("./runner.js");
+    toggle(block, button);
+  });
+  title.append(button);
+}
+
+function offerAll() {
+  document.querySelectorAll("[data-run]").forEach(offer);
+}
+// Programs in folds are loaded when these are opened.
+new MutationObserver(offerAll).observe(document.body, { childList: true, subtree: true });
+offerAll();

@@ -1,0 +1,395 @@
+// The panel below a program that runs in the page: output, controls, an editor, requests, and the
+// browser client of the page. One worker serves all panels of a page, and runs one program at a
+// time.
+
+import { exchange, Machine, patch, readBody } from "./runtime/network.js";
+
+const root = new URL("..", import.meta.url);
+const CLIENT_BASE = new URL("http://127.0.0.1:8000"); // where the clients expect their server
+const SIGTERM = 15;
+const PATIENCE = 1000; // milliseconds until a program that does not end is ended with its worker
+
+let machine; // started by the first panel
+let owner; // the panel whose program runs
+
+function start() {
+  machine = new Machine(new URL("assets/runtime/worker.js", root));
+  for (const type of ["output", "listening", "exit"])
+    machine.addEventListener(type, ({ detail }) => owner?.[type](detail));
+}
+
+/** Ends the program that runs, if any, as SIGKILL does. */
+async function killCurrent() {
+  if (!owner?.isRunning) return;
+  const ended = new Promise((resolve) => machine.addEventListener("exit", resolve, { once: true }));
+  machine.kill();
+  const late = new Promise((resolve) => setTimeout(resolve, PATIENCE, "late"));
+  if ((await Promise.race([ended, late])) === "late") {
+    machine.restart();
+    owner.exit({ number: owner.number, status: 137 });
+  }
+}
+
+function element(parent, name, attributes = {}, text = "") {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.textContent = text;
+  return parent.appendChild(made);
+}
+
+async function load(path) {
+  const response = await fetch(new URL(`examples/${path}`, root));
+  if (!response.ok) throw new Error(`${path}: ${response.status}`);
+  return response.text();
+}
+
+/** Returns the routes that a program declares: [{method, path}]. */
+function routesOf(text) {
+  const found = text.matchAll(/@\w+\.(get|post|put|patch|delete|websocket)\(\s*"([^"]*)"/g);
+  return Array.from(found, ([, method, path]) => ({
+    method: method === "websocket" ? "WebSocket" : method.toUpperCase(),
+    path: path.replace(/<(\w+)[^>]*>/g, "{$1}") || "/",
+  }));
+}
+
+class Runner {
+  #decoder;
+  #printed = "";
+  #port;
+  #exchange; // of the request that is open: {cancel, send}
+
+  constructor(block) {
+    const { run, beside = "", client } = block.dataset;
+    [this.topic, this.name] = run.split("/");
+    this.beside = beside.split(" ").filter(Boolean);
+    this.client = client;
+    this.key = `program ${run}`;
+    this.isRunning = false;
+
+    this.section = document.createElement("section");
+    this.section.className = "runner";
+    this.section.setAttribute("aria-label", `${this.name} in this page`);
+    block.after(this.section);
+  }
+
+  async open() {
+    if (!("Suspending" in WebAssembly)) {
+      element(this.section, "p", {},
+        "This browser cannot run the server in the page: its WebAssembly lacks JavaScript Promise " +
+        "Integration, which Chromium and Firefox have.");
+      return;
+    }
+    try {
+      const names = [this.name, ...this.beside];
+      const texts = await Promise.all(names.map((name) => load(`${this.topic}/${name}`)));
+      this.files = Object.fromEntries(names.map((name, at) => [name, texts[at]]));
+      this.original = this.files[this.name].replace(/^ *# --8<-- .*\n/gm, "");
+      this.build();
+      await this.run();
+    } catch (error) {
+      element(this.section, "p", { class: "runner-error", role: "alert" }, String(error.message));
+    }
+  }
+
+  build() {
+    const bar = element(this.section, "div", { class: "runner-bar" });
+    this.state = element(bar, "strong", { role: "status" });
+    const button = (text, title, action) => {
+      const made = element(bar, "button", { type: "button", title }, text);
+      made.addEventListener("click", () => action.call(this));
+      return made;
+    };
+    this.buttons = {
+      run: button("Run", "Run the program", this.run),
+      stop: button("Stop", "Send SIGTERM: the server drains and ends", this.stop),
+      kill: button("Kill", "End the server at once, as SIGKILL does", this.kill),
+      edit: button("Edit", "Show the program in an editor", this.edit),
+      reset: button("Reset", "Restore the program of the page", this.reset),
+    };
+    this.buttons.edit.setAttribute("aria-expanded", "false");
+    this.editor = element(this.section, "textarea", {
+      class: "runner-editor", spellcheck: "false", autocomplete: "off", autocapitalize: "off",
+      "aria-label": `The text of ${this.name}`, hidden: "",
+    });
+    this.editor.value = sessionStorage.getItem(this.key) ?? this.original;
+    this.editor.addEventListener("input", () => this.keep());
+    this.editor.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.run();
+    });
+    this.error = element(this.section, "p", { class: "runner-error", role: "alert", hidden: "" });
+    this.log = element(this.section, "pre", {
+      class: "runner-output", tabindex: "0", role: "log", "aria-label": "Output of the server",
+    });
+    this.buildRequest();
+    if (this.client) this.buildClient();
+    this.keep();
+  }
+
+  /** Keeps an edited program for the visit. */
+  keep() {
+    const edited = this.editor.value !== this.original;
+    if (edited) sessionStorage.setItem(this.key, this.editor.value);
+    else sessionStorage.removeItem(this.key);
+    this.buttons.reset.hidden = !edited;
+  }
+
+  show(state, text) {
+    this.section.dataset.state = state;
+    this.state.textContent = text;
+    this.isRunning = state === "starting" || state === "running" || state === "stopping";
+    this.buttons.run.textContent = this.isRunning ? "Restart" : "Run";
+    this.buttons.run.disabled = state === "loading";
+    this.buttons.stop.disabled = state !== "running";
+    this.buttons.kill.disabled = !this.isRunning;
+    this.sendButton.disabled = !(state === "running" || state === "stopping");
+  }
+
+  async run() {
+    if (owner === this) await killCurrent();
+    this.show("loading", "Loading the runtime: 9 MB, once");
+    if (!machine) start();
+    await machine.ready;
+    await killCurrent(); // of another panel
+    owner = this;
+    this.#decoder = new TextDecoder();
+    this.#printed = this.log.textContent = "";
+    this.error.hidden = true;
+    this.files[this.name] = this.editor.value;
+    this.show("starting", "Starting");
+    this.number = machine.run({
+      folder: `/home/${this.topic}`, name: this.name, files: this.files,
+    });
+  }
+
+  stop() {
+    this.show("stopping", "Stopping");
+    machine.signal(SIGTERM);
+  }
+
+  kill() {
+    return killCurrent();
+  }
+
+  edit() {
+    const hidden = (this.editor.hidden = !this.editor.hidden);
+    this.buttons.edit.setAttribute("aria-expanded", String(!hidden));
+    if (!hidden) this.editor.focus();
+  }
+
+  reset() {
+    this.editor.value = this.original;
+    this.keep();
+    this.buttons.run.focus();
+  }
+
+  // What the worker reports
+
+  output({ bytes }) {
+    const text = this.#decoder.decode(bytes, { stream: true });
+    this.#printed += text;
+    this.log.append(text);
+    this.log.scrollTop = this.log.scrollHeight;
+    this.showError();
+  }
+
+  listening({ port }) {
+    this.#port = port;
+    this.show("running", `Listening on port ${port}`);
+    if (this.client && !this.frame.dataset.loaded) this.loadClient();
+  }
+
+  exit({ number, status }) {
+    if (number !== this.number || !this.isRunning) return;
+    this.showError();
+    this.show("ended", status === 137 ? "Killed" : `Exited with status ${status}`);
+  }
+
+  /** Shows the last exception that the program printed, with its line. */
+  showError() {
+    const pattern = new RegExp(`File "[^"]*/${this.name}", line (\\d+)`, "g");
+    const line = [...this.#printed.matchAll(pattern)].at(-1)?.[1];
+    const message = [...this.#printed.matchAll(/^(?:\w+\.)*\w*(?:Error|Exception)\b.*$/gm)].at(-1)?.[0];
+    if (!line || !message || !this.error.hidden) return;
+    this.error.textContent = "";
+    const go = element(this.error, "button", { type: "button" }, `Line ${line}`);
+    go.addEventListener("click", () => this.goTo(Number(line)));
+    this.error.append(` ${message}`);
+    this.error.hidden = false;
+  }
+
+  goTo(line) {
+    if (this.editor.hidden) this.edit();
+    const lines = this.editor.value.split("\n");
+    const start = lines.slice(0, line - 1).join("\n").length + (line > 1 ? 1 : 0);
+    this.editor.focus();
+    this.editor.setSelectionRange(start, start + lines[line - 1].length);
+    this.editor.scrollTop = (this.editor.scrollHeight / lines.length) * (line - 4);
+  }
+  // Requests
+
+  buildRequest() {
+    const routes = routesOf(this.original);
+    const form = (this.form = element(this.section, "form", { class: "runner-request" }));
+    const field = (name, label, kind, attributes = {}) => {
+      const wrapper = element(form, "label", { class: `runner-${name}` }, label);
+      return element(wrapper, kind, { name, ...attributes });
+    };
+    this.method = field("method", "Method", "select");
+    const methods = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "WebSocket"];
+    for (const method of methods) element(this.method, "option", {}, method);
+    const id = `paths-${this.topic}-${this.name.replace(/\W/g, "-")}`;
+    this.path = field("path", "Path", "input", { list: id, spellcheck: "false", required: "" });
+    const list = element(form, "datalist", { id });
+    for (const path of new Set(routes.map((each) => each.path)))
+      element(list, "option", { value: path });
+    this.headers = field("headers", "Headers, one a line", "textarea", { rows: "1" });
+    this.body = field("body", "Body or message", "textarea", { rows: "1" });
+    this.sendButton = element(form, "button", { type: "submit" }, "Send");
+    this.cancelButton = element(form, "button", { type: "button", hidden: "" }, "Cancel");
+    this.response = element(this.section, "pre", {
+      class: "runner-response", tabindex: "0", role: "log", "aria-label": "Response", hidden: "",
+    });
+
+    const first = routes.find(({ method }) => method === "POST") ?? routes[0];
+    this.method.value = first?.method ?? "GET";
+    this.path.value = first?.path ?? "/";
+    if (first?.path === "/jobs") this.body.value = '{"seconds": 3}';
+    this.path.addEventListener("change", () => {
+      const route = routes.find(({ path }) => path === this.path.value);
+      if (route) this.method.value = route.method;
+    });
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.send();
+    });
+    this.cancelButton.addEventListener("click", () => this.#exchange?.cancel());
+  }
+
+  async send() {
+    if (this.#exchange?.send) return this.#exchange.send(this.body.value);
+    this.#exchange?.cancel();
+    this.response.hidden = false;
+    this.response.textContent = "";
+    this.cancelButton.hidden = false;
+    const current = this.method.value === "WebSocket" ? this.converse() : this.request();
+    this.#exchange = current;
+    await current.ended;
+    if (this.#exchange !== current) return;
+    this.#exchange = undefined;
+    this.cancelButton.hidden = true;
+    this.sendButton.textContent = "Send";
+  }
+
+  print(text) {
+    this.response.append(text);
+    this.response.scrollTop = this.response.scrollHeight;
+  }
+
+  /** Sends a request and prints the response as it arrives. */
+  request() {
+    const controller = new AbortController();
+    const { signal } = controller;
+    const method = this.method.value;
+    const body = this.body.value && !/GET|HEAD/.test(method) ? this.body.value : undefined;
+
+    const receive = async () => {
+      const headers = new Headers();
+      for (const line of this.headers.value.split("\n").filter(Boolean)) {
+        const [, name, value] = /^([^:]*):?(.*)$/.exec(line);
+        headers.set(name.trim(), value.trim());
+      }
+      if (body && !headers.has("Content-Type")) headers.set("Content-Type", "application/json");
+      const bytes = body && new TextEncoder().encode(body);
+      const path = encodeURI(this.path.value);
+      const { connection, head, done } = await exchange(machine, this.#port, path, {
+        method, headers, body: bytes, signal,
+      });
+      this.print(`HTTP/1.1 ${head.status} ${head.statusText}\n`);
+      for (const [name, value] of head.headers) this.print(`${name}: ${value}\n`);
+      this.print("\n");
+      const decoder = new TextDecoder();
+      const pieces = readBody(connection, head, method);
+      for (;;) {
+        const { done: ended, value } = await pieces.next();
+        if (ended) {
+          done(value);
+          break;
+        }
+        this.print(decoder.decode(value, { stream: true }));
+      }
+      if (head.status === 202 && head.headers.has("location")) {
+        // The next request is for the state of the job.
+        this.method.value = "GET";
+        this.path.value = head.headers.get("location");
+      }
+    };
+    const ended = receive().catch((error) => {
+      const cause = error.cause ?? error;
+      this.print(signal.aborted ? "\nCancelled.\n" : `\n${cause.message}\n`);
+    });
+    return { ended, cancel: () => controller.abort() };
+  }
+
+  /** Opens a WebSocket connection and prints its messages. */
+  converse() {
+    const scope = { fetch, Request, Response, EventTarget, Event, MessageEvent, CloseEvent };
+    Object.assign(scope, { DOMException, document, location, WebSocket });
+    patch(scope, machine, CLIENT_BASE, this.#port);
+    const socket = new scope.WebSocket(`ws://127.0.0.1:8000${this.path.value}`);
+    socket.onopen = () => this.print("Open.\n");
+    socket.onmessage = ({ data }) => this.print(`← ${data}\n`);
+    const ended = new Promise((resolve) => {
+      socket.onclose = ({ code, reason }) => {
+        this.print(`Closed with ${code} ${reason}\n`);
+        resolve();
+      };
+    });
+    this.sendButton.textContent = "Send message";
+    return {
+      ended,
+      cancel: () => socket.close(1000),
+      send: (text) => {
+        if (socket.readyState !== 1) return;
+        socket.send(text);
+        this.print(`→ ${text}\n`);
+      },
+    };
+  }
+
+  // The client of the page
+
+  buildClient() {
+    const heading = element(this.section, "p", { class: "runner-client" }, "client.html ");
+    const reload = element(heading, "button", { type: "button" }, "Reload");
+    reload.addEventListener("click", () => this.loadClient());
+    this.frame = element(this.section, "iframe", { title: "The browser client" });
+  }
+
+  async loadClient() {
+    this.frame.dataset.loaded = "yes";
+    const text = await load(this.client);
+    this.frame.addEventListener("load", () => {
+      const inside = this.frame.contentWindow;
+      // Before its scripts run, and in a document that the policy of this page does not bind.
+      patch(inside, machine, CLIENT_BASE, this.#port);
+      inside.document.open();
+      inside.document.write(text);
+      inside.document.close();
+    }, { once: true });
+    this.frame.src = new URL("assets/frame.html", root);
+  }
+}
+
+const runners = new WeakMap();
+
+/** Opens the panel below a program, or hides and shows it. */
+export function toggle(block, button) {
+  let runner = runners.get(block);
+  if (!runner) {
+    runners.set(block, (runner = new Runner(block)));
+    button.setAttribute("aria-expanded", "true");
+    return runner.open();
+  }
+  runner.section.hidden = !runner.section.hidden;
+  button.setAttribute("aria-expanded", String(!runner.section.hidden));
+}

@@ -1,0 +1,158 @@
+"""Build the runtime that runs the printed servers in a reader's browser.
+
+    python -m publish.runtime docs/assets/runtime
+
+CPython for WebAssembly comes from npm's `pyodide`, checked by its hash; Sanic and websockets come
+from pip, at the versions and hashes of requirements.txt. The standard library is trimmed, and
+compiled by the Python that will run it. Needs node and npm.
+"""
+
+import base64
+import gzip
+import hashlib
+import importlib.metadata
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "examples/runtime"
+BUDGET = 9_000_000  # bytes, compressed
+
+PYODIDE = "pyodide@314.0.7"
+PYODIDE_SHA512 = (
+    "0YvXxEhfEdpLfb/XkM2BFAeMROq0iMUX2bzzH9pOttyMcWkwq+HbE5uyuGD82LN7y2q+SNvi/6V5JEsOlD2R1A=="
+)
+PYODIDE_FILES = ["pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm"]
+PACKAGES = [
+    "aiofiles",
+    "html5tagger",
+    "multidict",
+    "prometheus-client",
+    "sanic",
+    "sanic-routing",
+    "tracerite",
+    "typing-extensions",
+    "websockets",
+]
+
+# Of the standard library: tools, protocols and formats that no server here can use.
+UNUSED = """
+__phello__ _pydatetime _pyio _pyrepl bdb cProfile ctypes curses doctest ensurepip ftplib idlelib
+imaplib mailbox optparse pdb pickletools poplib profile pstats pyclbr pydoc pydoc_data smtplib
+tabnanny test tkinter trace turtle turtledemo unittest venv xml xmlrpc
+"""
+ENCODINGS = """
+__init__ aliases ascii cp437 idna latin_1 punycode raw_unicode_escape unicode_escape utf_8 utf_8_sig
+"""
+
+
+def run(*command, **options):
+    """Run a command; end with its words if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def fetch_pyodide(folder):
+    """Unpack npm's package into a folder; return it."""
+    name = json.loads(run("npm", "pack", PYODIDE, "--json", cwd=folder))[0]["filename"]
+    packed = (folder / name).read_bytes()
+    if base64.b64encode(hashlib.sha512(packed).digest()).decode() != PYODIDE_SHA512:
+        sys.exit(f"{name} does not have the hash that publish/runtime.py expects")
+    with tarfile.open(folder / name) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "package"
+
+
+def fetch_packages(folder, tree):
+    """Unpack the wheels of PACKAGES into a tree, at the versions that requirements.txt locks."""
+    locked = re.findall(r"(?m)^\S.*(?:\n    .*)*", (ROOT / "requirements.txt").read_text())
+    wanted = [each for each in locked if re.match(r"[\w-]+", each)[0] in PACKAGES]
+    (folder / "requirements.txt").write_text("\n".join(wanted))
+    options = "--quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all:"
+    options += " --platform any --implementation py --abi none --python-version 3.14"
+    pip = [sys.executable, "-m", "pip", "download", *options.split()]
+    run(*pip, "--requirement", folder / "requirements.txt", "--dest", folder / "wheels")
+    for wheel in sorted((folder / "wheels").glob("*.whl")):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(tree)
+
+
+def trim(library):
+    """Remove the modules of the standard library that no server uses."""
+    for name in UNUSED.split():
+        shutil.rmtree(library / name, ignore_errors=True)
+        (library / f"{name}.py").unlink(missing_ok=True)
+    for path in (library / "encodings").glob("*.py"):
+        if path.stem not in ENCODINGS.split():
+            path.unlink()
+
+
+def pack(tree, target):
+    """Write a tree as a zip: compiled modules, and the source of Sanic, which reads its own."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for path in sorted(each for each in tree.rglob("*") if each.is_file()):
+            name = path.relative_to(tree)
+            source = path.suffix == ".py" and name.parts[0] != "sanic"
+            if source or path.suffix in {".pyi", ".c", ".h", ".pyx"} or path.name == "RECORD":
+                continue
+            # Without a date, so that equal trees give equal archives.
+            archive.writestr(zipfile.ZipInfo(str(name)), path.read_bytes(), zipfile.ZIP_DEFLATED, 9)
+
+
+def write_licences(tree, target):
+    """Write the licences of all parts into one file."""
+    parts = [(SOURCE / "NOTICE").read_text()]
+    # A package of this site has the same licence as Pyodide, whose package has no copy of it.
+    files = importlib.metadata.files("pathspec")
+    (mozilla,) = (each for each in files if each.name == "LICENSE")
+    parts.append(f"Pyodide\n\n{mozilla.read_text()}")
+    for path in sorted(tree.rglob("*.dist-info/**/LICEN[CS]E*")):
+        name = path.relative_to(tree).parts[0].removesuffix(".dist-info")
+        parts.append(f"{name}: {path.name}\n\n{path.read_text()}")
+    target.write_text(f"\n\n{'=' * 72}\n\n".join(parts))
+
+
+def build(target):
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = Path(scratch)
+        pyodide = fetch_pyodide(scratch)
+        library, tree = scratch / "library", scratch / "tree"
+        with zipfile.ZipFile(pyodide / "python_stdlib.zip") as archive:
+            archive.extractall(library)
+        trim(library)
+        fetch_packages(scratch, tree)
+        shutil.copytree(SOURCE / "python", tree, dirs_exist_ok=True)
+
+        compiler = ["node", SOURCE / "compile.mjs", pyodide]
+        run(*compiler, library, "/lib/python314.zip")
+        run(*compiler, tree, "/packages.zip")
+
+        new = scratch / "runtime"
+        new.mkdir()
+        pack(library, new / "python_stdlib.zip")
+        pack(tree, new / "packages.zip")
+        for name in PYODIDE_FILES:
+            shutil.copy(pyodide / name, new)
+        for path in SOURCE.glob("*.js"):
+            shutil.copy(path, new)
+        write_licences(tree, new / "LICENCES.txt")
+        size = sum(len(gzip.compress(path.read_bytes(), 9)) for path in new.iterdir())
+        print(f"The runtime is {size / 1e6:.1f} MB compressed.")
+        if size > BUDGET:
+            sys.exit(f"That is more than {BUDGET / 1e6:.0f} MB.")
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(new, target)
+
+
+if __name__ == "__main__":
+    build(Path(sys.argv[1]))

@@ -1,0 +1,435 @@
+"""The runtime that runs the printed servers in a page of a browser: `make runtime` builds it."""
+
+import base64
+import gzip
+import json
+import re
+import socket
+
+import pytest
+from websockets.frames import Frame, Opcode
+
+from publish import runnable
+from publish.runtime import BUDGET, PACKAGES
+
+from ..support.browsing import expect_accessible
+from ..support.processes import EXAMPLES, ROOT
+
+RUNTIME = ROOT / "docs/assets/runtime"
+pytestmark = pytest.mark.skipif(
+    not RUNTIME.exists(), reason="the runtime is not built: make runtime (needs node and npm)"
+)
+
+RUNNING = ".runner[data-state=running]"
+ENDED = ".runner[data-state=ended]"
+SIGTERM = 15
+
+
+# The worker alone
+
+
+class Machine:
+    """The worker of a page: runs programs, and exchanges bytes with them."""
+
+    def __init__(self, page):
+        self.page = page
+        page.evaluate(
+            """async () => {
+              const { Machine } = await import("/assets/runtime/network.js");
+              window.machine = new Machine("/assets/runtime/worker.js");
+              const decoder = new TextDecoder();
+              const on = (type, does) =>
+                machine.addEventListener(type, ({ detail }) => does(detail));
+              on("output", ({ bytes }) => (window.output += decoder.decode(bytes)));
+              on("listening", ({ port }) => (window.port = port));
+              on("exit", ({ number, status }) => {
+                if (number === window.number) window.ended = status;
+              });
+              await machine.ready;
+            }"""
+        )
+
+    def start(self, name, changes=None, **environment):
+        """Run an example until it listens; return its port, or nothing if it ended."""
+        topic, program = name.split("/")
+        names = [program, *runnable.beside(EXAMPLES / name)]
+        files = {each: (EXAMPLES / topic / each).read_text() for each in names}
+        for old, new in (changes or {}).items():
+            assert old in files[program]
+            files[program] = files[program].replace(old, new)
+        self.page.evaluate(
+            """(program) => {
+              machine.kill();
+              port = ended = undefined;
+              output = "";
+              number = machine.run(program);
+            }""",
+            {
+                "folder": f"/home/{topic}",
+                "name": program,
+                "files": files,
+                "environment": {key: str(value) for key, value in environment.items()},
+            },
+        )
+        self.page.wait_for_function("port ?? ended !== undefined")
+        return self.page.evaluate("port")
+
+    def stop(self):
+        """Send SIGTERM; return the status with which the program ends."""
+        self.page.evaluate(f"machine.signal({SIGTERM})")
+        return self.wait()
+
+    def kill(self):
+        self.page.evaluate("machine.kill()")
+        return self.wait()
+
+    def wait(self):
+        self.page.wait_for_function("ended !== undefined")
+        return self.page.evaluate("ended")
+
+    @property
+    def output(self):
+        return self.page.evaluate("output")
+
+    def open(self, data):
+        """Open a connection and send bytes; return its number."""
+        return self.page.evaluate(
+            """(data) => {
+              const connection = machine.connect(port);
+              connection.send(Uint8Array.from(atob(data), (each) => each.charCodeAt(0)));
+              return (window.connections ??= []).push(connection) - 1;
+            }""",
+            base64.b64encode(data).decode(),
+        )
+
+    def read(self, number):
+        """Return what a server sends on a connection until it ends."""
+        got = self.page.evaluate(
+            """async (number) => {
+              let got = "";
+              for (;;) {
+                const bytes = await connections[number].some().catch(() => []);
+                if (!bytes.length) return btoa(got);
+                got += Array.from(bytes, (each) => String.fromCharCode(each)).join("");
+              }
+            }""",
+            number,
+        )
+        return base64.b64decode(got)
+
+    def exchange(self, first, *rest):
+        """Send bytes, and the rest after the head of the response; return all that is received."""
+        number = self.open(first)
+        if not rest:
+            return self.read(number)
+        head = self.page.evaluate(
+            """async ([number, rest]) => {
+              const head = await connections[number].until("\\r\\n\\r\\n");
+              for (const part of rest)
+                connections[number].send(Uint8Array.from(atob(part), (each) => each.charCodeAt(0)));
+              return btoa(head);
+            }""",
+            [number, [base64.b64encode(part).decode() for part in rest]],
+        )
+        return base64.b64decode(head) + b"\r\n\r\n" + self.read(number)
+
+
+@pytest.fixture(scope="module")
+def machine(browser, static):
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.goto(f"{static.url}/assets/frame.html")
+        yield Machine(page)
+
+
+def request(method, path, body=None, *fields):
+    """Return the bytes of a request after which the server closes the connection."""
+    head = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1:8000", "Connection: close", *fields]
+    if body is not None:
+        head.append(f"Content-Length: {len(body)}")
+    return "\r\n".join(head).encode() + b"\r\n\r\n" + (body or b"")
+
+
+def job(seconds):
+    return request("POST", "/jobs", json.dumps({"seconds": seconds}).encode())
+
+
+def masked(opcode, payload):
+    """Return the bytes of a frame of a client."""
+    return Frame(Opcode(opcode), payload).serialize(mask=True)
+
+
+UPGRADE = request("GET", "/jobs/socket").replace(
+    b"Connection: close",
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+CLOSE = masked(8, (1000).to_bytes(2, "big"))
+EXCHANGES = {
+    "short_polling/server.py": [
+        [job(1)],
+        [job(99)],
+        [request("POST", "/jobs", b"nonsense")],
+        [request("POST", "/jobs", b"x" * 20_000)],
+        [request("GET", "/jobs/unknown")],
+        [request("GET", "/jobs/%zz?x=1#f")],
+        [request("GET", "/elsewhere")],
+        [request("DELETE", "/jobs")],
+        [b"GARBAGE\r\n\r\n"],
+        [
+            request("POST", "/jobs", None, "Transfer-Encoding: chunked")
+            + b'e\r\n{"seconds": 1}\r\n0\r\n\r\n',
+        ],
+        [b"GET /jobs/unknown HTTP/1.0\r\n\r\n"],
+    ],
+    "long_polling/server_hardened.py": [
+        [request("OPTIONS", "/jobs/x", None, "Origin: http://a.example")],
+        [job(1)],
+    ],
+    "websockets/server.py": [
+        [UPGRADE, masked(1, b'{"id": 1, "submit": {"seconds": 5}}'), CLOSE],
+        [UPGRADE, masked(1, b"nonsense"), masked(9, b"ping"), CLOSE],
+        [UPGRADE, b"\x81\x02hi"],
+        [UPGRADE.replace(b"13", b"12", 1)],
+        [request("GET", "/jobs/socket")],
+    ],
+    "server_sent_events/server.py": [[request("GET", "/jobs/unknown/events")], [job(1)]],
+}
+
+
+def over_tcp(port, first, *rest):
+    """Do the same as Machine.exchange, over TCP."""
+    with socket.create_connection(("127.0.0.1", port), 20) as connection:
+        connection.sendall(first)
+        got = b""
+        while rest and b"\r\n\r\n" not in got:
+            got += connection.recv(65536)
+        connection.sendall(b"".join(rest))
+        while data := connection.recv(65536):
+            got += data
+    return got
+
+
+def stable(response):
+    """Return a response without its tokens and dates."""
+    return re.sub(rb"\b[\w-]{22}\b|(?<=date: )[^\r]*", b"X", response)
+
+
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_a_server_sends_the_bytes_that_it_sends_elsewhere(machine, start, name):
+    """In the page a server responds to valid, invalid and malformed requests with the bytes with
+    which the same file responds as a process, but for tokens and dates."""
+    server = start(name)
+    machine.start(name)
+    for parts in EXCHANGES[name]:
+        expected = stable(over_tcp(server.port, *parts))
+        assert stable(machine.exchange(*parts)) == expected, parts
+        assert expected
+    assert machine.stop() == 0
+
+
+def test_every_marked_program_runs_and_stops(machine):
+    """Every program with a *Run here* button listens, and ends with status 0 after SIGTERM."""
+    names = [attributes["data-run"] for attributes in runnable.programs().values()]
+    assert len(names) > 40
+    for name in names:
+        assert machine.start(name), f"{name}:\n{machine.output}"
+        assert machine.stop() == 0, f"{name}:\n{machine.output}"
+        assert "Traceback" not in machine.output, name
+
+
+def test_sigterm_drains(machine):
+    """After SIGTERM a server in the page responds to the requests that it holds, and then ends."""
+    machine.start("long_polling/server_hardened.py")
+    token = re.search(rb'"token":"([\w-]+)"', machine.exchange(job(50)))[1].decode()
+    held = machine.open(request("GET", f"/jobs/{token}", None, "Prefer: wait=20"))
+    assert b'"requests":1,' in machine.exchange(request("GET", "/held"))
+    machine.page.evaluate(f"machine.signal({SIGTERM})")
+    assert b'"status":"pending"' in machine.read(held)
+    assert machine.wait() == 0
+
+
+def test_a_killed_server_keeps_its_files_only(machine):
+    """A server that is killed loses what it has in memory and keeps its files: a job in SQLite is
+    there after the restart, and a job in memory is not."""
+    for name, status in ("job_queue/server_hardened.py", 200), ("token/server.py", 404):
+        machine.start(name)
+        field = "Authorization: Bearer alice-key"
+        submit = request("POST", "/jobs", b'{"seconds": 1}', field)
+        location = re.search(rb"(?i)location: (\S+)", machine.exchange(submit))[1].decode()
+        assert machine.kill() == 137
+        machine.start(name)
+        response = machine.exchange(request("GET", location, None, field))
+        assert response.startswith(b"HTTP/1.1 %d " % status), response
+        machine.kill()
+
+
+def test_a_client_that_leaves_cancels_its_handler(machine):
+    """When a client resets its connection, the handler of its request is cancelled."""
+    machine.start("long_polling/server_hardened.py")
+    token = re.search(rb'"token":"([\w-]+)"', machine.exchange(job(50)))[1].decode()
+    held = machine.open(request("GET", f"/jobs/{token}", None, "Prefer: wait=20"))
+    machine.page.evaluate(f"connections[{held}].close('reset')")
+    assert b'"requests":0,' in machine.exchange(request("GET", "/held"))
+    machine.kill()
+
+
+# The panel
+
+
+@pytest.fixture
+def opened(open_page, static):
+    """Press *Run here* at the server of the page on tokens; return the page, once it runs."""
+    page = open_page(f"{static.url}/start/token/")
+    page.click("[data-run='token/server.py'] .run-here")
+    page.wait_for_selector(RUNNING)
+    return page
+
+
+def press(page, name):
+    page.locator(".runner-bar").get_by_role("button", name=name, exact=True).click()
+
+
+def edit(page, old, new):
+    """Edit the program, and run it again."""
+    if page.locator(".runner-editor").is_hidden():
+        press(page, "Edit")
+    text = page.input_value(".runner-editor")
+    assert old in text
+    page.fill(".runner-editor", text.replace(old, new))
+    press(page, "Kill")
+    page.wait_for_selector(ENDED)
+    press(page, "Run")
+
+
+def send(page, words):
+    """Send the request that the form holds; wait for words of the response."""
+    page.click(".runner-request [type=submit]")
+    page.locator(".runner-response", has_text=words).wait_for()
+
+
+def test_nothing_is_loaded_before_the_click(open_page, static):
+    """Before *Run here* is pressed, a page requests neither the runtime nor what runs it."""
+    page = open_page(f"{static.url}/start/token/")
+    page.locator(".run-here").first.wait_for()
+    names = page.evaluate("performance.getEntriesByType('resource').map(({name}) => name)")
+    assert not [name for name in names if "/runtime/" in name or "runner" in name]
+
+
+def test_requests_go_to_the_site_only(opened, open_page, static):
+    """To run a server, the page requests files of its own site only."""
+    send(opened, "202 Accepted")
+    send(opened, '"pending"')
+    assert open_page.hosts == {f"127.0.0.1:{static.port}"}
+
+
+def test_an_edited_server_responds_otherwise(opened):
+    """A server that was edited runs as it was edited, also after a reload of the page, until it is
+    reset."""
+    edit(opened, '"status": "pending"}', '"status": "edited"}')
+    opened.wait_for_selector(RUNNING)
+    send(opened, '"edited"')
+    opened.reload()
+    opened.click("[data-run='token/server.py'] .run-here")
+    opened.wait_for_selector(RUNNING)
+    send(opened, '"edited"')
+    press(opened, "Reset")
+    press(opened, "Restart")
+    opened.wait_for_selector(".runner:not([data-state=running])")
+    opened.wait_for_selector(RUNNING)
+    opened.select_option(".runner [name=method]", "POST")
+    opened.fill(".runner [name=path]", "/jobs")
+    send(opened, '"pending"')
+
+
+def test_an_error_is_shown_with_its_line(opened):
+    """The panel shows a syntax error with its line, and selects that line in the editor."""
+    edit(opened, "async def run_job(seconds):", "async def run_job(seconds)")
+    opened.wait_for_selector(ENDED)
+    error = opened.locator(".runner-error")
+    assert "SyntaxError: expected ':'" in error.inner_text()
+    error.get_by_role("button").click()
+    selected = opened.locator(".runner-editor").evaluate(
+        "(each) => each.value.slice(each.selectionStart, each.selectionEnd)"
+    )
+    assert selected == "async def run_job(seconds)"
+
+
+def test_an_endless_loop_is_killed(opened):
+    """*Kill* ends a server that never waits, and another run works."""
+    edit(opened, 'raise NotFound("unknown token")', "while True: pass")
+    opened.wait_for_selector(RUNNING)
+    opened.select_option(".runner [name=method]", "GET")
+    opened.fill(".runner [name=path]", "/jobs/unknown")
+    opened.click(".runner-request [type=submit]")
+    press(opened, "Kill")
+    opened.wait_for_selector(ENDED)
+    press(opened, "Reset")
+    press(opened, "Run")
+    opened.wait_for_selector(RUNNING)
+    send(opened, "404 Not Found")
+
+
+def test_stop_ends_the_server(opened):
+    """*Stop* sends SIGTERM, and the panel shows the status with which the server ends."""
+    press(opened, "Stop")
+    opened.locator(".runner-bar strong", has_text="Exited with status 0").wait_for()
+
+
+def test_the_client_of_the_page_talks_to_the_server_in_it(opened):
+    """The browser client of a page works with the server that runs in the page."""
+    client = opened.frame_locator(".runner iframe")
+    client.get_by_role("button", name="Poll an unknown token").click()
+    client.get_by_text("404").wait_for()
+
+
+def test_messages_of_a_websocket(open_page, static):
+    """The form opens a WebSocket connection and shows the messages of both sides; so does a
+    program in a fold."""
+    page = open_page(f"{static.url}/techniques/websockets/")
+    block = page.locator("[data-run='websockets/server.py']")
+    for fold in page.locator("article details").all():
+        if not block.count():
+            fold.locator("summary").first.click()
+            page.wait_for_timeout(100)
+    block.locator(".run-here").click()
+    page.wait_for_selector(RUNNING)
+    page.select_option(".runner [name=method]", "WebSocket")
+    send(page, "Open.")
+    page.fill(".runner [name=body]", '{"id": 1, "submit": {"seconds": 0}}')
+    send(page, '"done"')
+
+
+def test_without_promise_integration_a_line_explains_it(browser, static):
+    """In a browser without JavaScript Promise Integration the click shows a line that says so, and
+    loads no runtime."""
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.add_init_script("delete WebAssembly.Suspending")
+        page.goto(f"{static.url}/start/token/")
+        page.click(".run-here")
+        page.locator(".runner", has_text="Promise Integration").wait_for()
+        names = page.evaluate("performance.getEntriesByType('resource').map(({name}) => name)")
+        assert not [name for name in names if ".wasm" in name]
+
+
+def test_the_panel_is_accessible(opened):
+    """The open panel breaks no rule of axe."""
+    press(opened, "Edit")
+    expect_accessible(opened, ".runner")
+
+
+def test_the_runtime_has_at_most_nine_megabytes():
+    """The runtime has at most 9 MB, compressed."""
+    size = sum(len(gzip.compress(path.read_bytes(), 9)) for path in RUNTIME.iterdir())
+    assert size <= BUDGET <= 9_000_000
+
+
+def test_the_licences_of_all_parts_are_published():
+    """The runtime has the licence of each of its packages, of Pyodide and of CPython."""
+    text = (RUNTIME / "LICENCES.txt").read_text()
+    assert "Mozilla Public License Version 2.0" in text
+    assert "PYTHON SOFTWARE FOUNDATION LICENSE VERSION 2" in text
+    for package in PACKAGES:
+        assert package in text.replace("_", "-"), package
