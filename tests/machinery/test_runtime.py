@@ -357,7 +357,7 @@ def test_an_error_is_shown_with_its_line(opened):
 
 
 def test_an_endless_loop_is_killed(opened):
-    """*Kill* ends a server that never waits, and another run works."""
+    """The button *Kill* ends a server that never waits, and another run works."""
     edit(opened, 'raise NotFound("unknown token")', "while True: pass")
     opened.wait_for_selector(RUNNING)
     opened.select_option(".runner [name=method]", "GET")
@@ -372,7 +372,7 @@ def test_an_endless_loop_is_killed(opened):
 
 
 def test_stop_ends_the_server(opened):
-    """*Stop* sends SIGTERM, and the panel shows the status with which the server ends."""
+    """The button *Stop* sends SIGTERM; the panel shows the status with which the server ends."""
     press(opened, "Stop")
     opened.locator(".runner-bar strong", has_text="Exited with status 0").wait_for()
 
