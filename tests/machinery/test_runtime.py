@@ -5,6 +5,7 @@ import gzip
 import json
 import re
 import socket
+from urllib.parse import urlsplit
 
 import pytest
 from websockets.frames import Frame, Opcode
@@ -35,8 +36,8 @@ class Machine:
         self.page = page
         page.evaluate(
             """async () => {
-              const { Machine } = await import("/assets/runtime/network.js");
-              window.machine = new Machine("/assets/runtime/worker.js");
+              const { Machine } = await import(new URL("runtime/network.js", location));
+              window.machine = new Machine(new URL("runtime/worker.js", location));
               const decoder = new TextDecoder();
               const on = (type, does) =>
                 machine.addEventListener(type, ({ detail }) => does(detail));
@@ -321,7 +322,7 @@ def test_requests_go_to_the_site_only(opened, open_page, static):
     """To run a server, the page requests files of its own site only."""
     send(opened, "202 Accepted")
     send(opened, '"pending"')
-    assert open_page.hosts == {f"127.0.0.1:{static.port}"}
+    assert open_page.hosts == {urlsplit(static.url).netloc}
 
 
 def test_an_edited_server_responds_otherwise(opened):
