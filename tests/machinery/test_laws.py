@@ -187,7 +187,8 @@ def recorded_names():
                 ):
                     made[node.args[0].value] = f"{module(path)}.{function.name}"
     for path in PROGRAMS:
-        if path.suffix != ".html" and path.parent.name != "site" and not is_module(path):
+        served = path.parent.name == "site" and path.suffix == ".py"  # by a command of the Makefile
+        if path.suffix != ".html" and not served and not is_module(path):
             name = f"{path.relative_to(EXAMPLES)}.run"
             kind = (
                 "a_configuration_is_accepted" if path.suffix in {".conf", ".cfg"} else "runs_alone"

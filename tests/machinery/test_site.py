@@ -6,11 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from itertools import pairwise
 
 import httpx2
 import pytest
 from lxml import html
+from websockets.sync.client import connect
 
 from ..support.browsing import PHONE, expect_accessible, replay
 from ..support.processes import EXAMPLES, ROOT, Program, environment, wait_until
@@ -160,6 +162,29 @@ def test_a_file_is_served_in_ranges(live, site):
         assert (whole.status_code, whole.content) == (200, body), wanted
     other = httpx2.get(url, headers={"Range": "bytes=0-9", "If-Range": '"other"'})
     assert (other.status_code, other.content) == (200, body)
+
+
+def test_the_site_behind_nginx(live, before, open_page):
+    """Behind nginx the panel of long polling is live, a WebSocket is opened, event streams arrive,
+    and an address that holds ten requests receives 429 for the next."""
+    proxy = before("site/nginx.conf", live.port)
+    page = open_page(f"{proxy.url}/techniques/long-polling/")
+    client = page.frame_locator(".panel iframe")
+    client.locator("#seconds").fill("0.2")
+    client.locator("#start").click()
+    client.get_by_text("done: 42").wait_for()
+    page.close()
+    address = proxy.url.replace("http", "ws")
+    with connect(f"{address}/live/websockets/jobs/socket") as websocket:
+        assert websocket.ping().wait(timeout=30)
+    prefix = f"{proxy.url}/live/server_sent_events"
+    with httpx2.Client() as client, ExitStack() as held:
+        submitted = client.post(f"{prefix}/jobs", json={"seconds": 60}).json()
+        events = f"{prefix}/jobs/{submitted['token']}/events"
+        for _ in range(10):
+            stream = held.enter_context(client.stream("GET", events))
+            assert stream.headers["Content-Type"].startswith("text/event-stream")
+        assert client.get(events).status_code == 429
 
 
 def test_the_policy_of_a_page_is_a_header(live, site):
