@@ -106,8 +106,10 @@ def policy(page):
     scripts = page.xpath("//script[not(@src) and not(@type)]/text()")
     digests = {hashlib.sha256(each.encode()).digest() for each in scripts}
     hashes = " ".join(f"'sha256-{base64.b64encode(each).decode()}'" for each in sorted(digests))
+    # Firefox loads the next page in advance, which default-src governs.
     return (
-        f"default-src 'none'; script-src 'self' 'wasm-unsafe-eval' {hashes}; worker-src 'self'; "
+        "default-src 'self'; object-src 'none'; "
+        f"script-src 'self' 'wasm-unsafe-eval' {hashes}; worker-src 'self'; "
         "style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; "
         "connect-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'"
     )

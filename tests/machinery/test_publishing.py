@@ -42,7 +42,8 @@ def test_pages_allow_the_scripts_of_the_site_only(site):
         (scripts,) = re.findall(r"script-src ([^;]*)", policy)
         allowed = {"'self'", "'wasm-unsafe-eval'"}
         assert {each for each in scripts.split() if not each.startswith("'sha256-")} == allowed
-        assert policy.startswith("default-src 'none'")
+        assert policy.startswith("default-src 'self'; object-src 'none'; ")
+        assert "*" not in policy and "http" not in policy
 
 
 def test_a_program_in_a_fold_is_loaded_when_it_is_opened(static, open_page):
