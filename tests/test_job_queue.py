@@ -95,7 +95,8 @@ def test_the_client_follows_its_position(start, run, record):
     assert client.returncode == 0
     lines = client.stdout.splitlines()
     assert lines[-1] == "done: 42"
-    assert {line.split()[0] for line in lines[:-1]} == {"position"}
+    positions = [int(line.removeprefix("position ")) for line in lines[:-1]]
+    assert positions[0] >= 1 and positions == sorted(positions, reverse=True)
 
 
 def test_the_client_waits_while_the_queue_is_full(start, run):

@@ -77,7 +77,8 @@ async def create_job(request):
     waiting.append(job)
     available.release()
     location = {"Location": f"{request.path}/{token}"}
-    return json(job, 202, location | retry_after(waiting))
+    queued = job | {"position": len(waiting)}
+    return json(queued, 202, location | retry_after(waiting))
 # --8<-- [end:create_job]
 
 

@@ -65,7 +65,8 @@ async def create_job(request):
     waiting.append(job)
     available.release()
     location = {"Location": f"{request.path}/{token}"}
-    return json(job, 202, location | retry_after(waiting))
+    queued = job | {"position": len(waiting)}
+    return json(queued, 202, location | retry_after(waiting))
 
 
 @app.get("/jobs/<token>")
