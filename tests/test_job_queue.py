@@ -102,7 +102,7 @@ def test_the_client_follows_its_position(start, run, record):
 def test_the_client_waits_while_the_queue_is_full(start, run):
     """The client of a full queue waits as long as Retry-After asks, and submits its job again."""
     server = start("job_queue/server.py", WORKERS=1, MAX_QUEUE=1)
-    running = token_of(submit(server, 1))
+    running = token_of(submit(server, 5))  # longer than a client takes to start
     wait_until(lambda: get(server, running)["position"] == 0)
     submit(server, 0.1)
     client = run("job_queue/client.py", URL=server.url, SECONDS=0.1)

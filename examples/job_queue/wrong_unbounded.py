@@ -64,9 +64,8 @@ async def create_job(request):
     jobs[token] = job
     waiting.append(job)
     available.release()
-    location = {"Location": f"{request.path}/{token}"}
-    queued = job | {"position": len(waiting)}
-    return json(queued, 202, location | retry_after(waiting))
+    fields = {"Location": f"/jobs/{token}"} | retry_after(waiting)
+    return json(job | {"position": len(waiting)}, 202, fields)
 
 
 @app.get("/jobs/<token>")
