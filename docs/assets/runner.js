@@ -77,6 +77,7 @@ class Runner {
       element(this.section, "p", {},
         "This browser cannot run the server in the page: its WebAssembly lacks JavaScript Promise " +
         "Integration, which Chromium and Firefox have.");
+      this.section.scrollIntoView({ block: "nearest" });
       return;
     }
     try {
@@ -85,6 +86,7 @@ class Runner {
       this.files = Object.fromEntries(names.map((name, at) => [name, texts[at]]));
       this.original = this.files[this.name].replace(/^ *# --8<-- .*\n/gm, "");
       this.build();
+      this.section.scrollIntoView({ block: "start" });
       await this.run();
     } catch (error) {
       element(this.section, "p", { class: "runner-error", role: "alert" }, String(error.message));
@@ -112,6 +114,7 @@ class Runner {
       "aria-label": `The text of ${this.name}`, hidden: "",
     });
     this.editor.value = sessionStorage.getItem(this.key) ?? this.original;
+    this.editor.setSelectionRange(0, 0);
     this.editor.addEventListener("input", () => this.keep());
     this.editor.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.run();
@@ -375,6 +378,10 @@ class Runner {
       inside.document.open();
       inside.document.write(text);
       inside.document.close();
+      const page = inside.document.documentElement;
+      new ResizeObserver(() => {
+        this.frame.style.height = `${page.offsetHeight + 24}px`;
+      }).observe(page);
     }, { once: true });
     this.frame.src = new URL("assets/frame.html", root);
   }
