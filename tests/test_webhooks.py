@@ -49,7 +49,9 @@ def signed(secret, body, message_id="msg_1", at=None):
     }
 
 
-EVENT = '{"type": "job.done", "data": {"token": "x", "status": "done", "result": 42}}'
+EVENT = (
+    '{"type": "job.done", "data": {"token": "x", "sequence": 2, "status": "done", "result": 42}}'
+)
 
 
 def send(receiver, headers, body=EVENT):
@@ -185,6 +187,7 @@ def test_a_forged_message_is_400(either, name):
 def test_an_old_message_is_400(either, age):
     """The receiver rejects a message that was signed more than five minutes ago, or that is from
     the future."""
+    assert send(either, signed(SECRET, EVENT)) == 204
     assert send(either, signed(SECRET, EVENT, at=time.time() + age)) == 400
 
 
