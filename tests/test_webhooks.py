@@ -191,6 +191,14 @@ def test_an_old_message_is_400(either, age):
     assert send(either, signed(SECRET, EVENT, at=time.time() + age)) == 400
 
 
+@pytest.mark.parametrize("name", ["nginx.conf", "haproxy.cfg"])
+def test_a_proxy_leaves_the_body_as_it_is(either, before, name):
+    """A signed message with unusual white space is valid behind nginx and behind HAProxy."""
+    proxy = before(f"load_balancing/{name}", either.port)
+    body = EVENT.replace(":", " :\t").replace(",", "\r\n,")
+    assert send(proxy, signed(SECRET, body), body) == 204
+
+
 def test_a_repeated_message_is_processed_once(start):
     """A message that arrives three times is accepted each time, and processed once."""
     receiver = start("webhooks/receiver.py")
