@@ -71,7 +71,7 @@ def test_the_timeout_calculator_names_the_shortest(calculate, shortest, words):
 
 
 def test_a_heartbeat_of_half_the_timeout_is_safe(calculate):
-    """The calculator of timeouts asks for heartbeats at half the idle timeout or more often."""
+    """The calculator of timeouts recommends heartbeats at half the idle timeout or more often."""
     found = [calculate("idleStream", {"heartbeat": each, "idle": 60}) for each in (30, 31, 60)]
     assert ["late" in each and "until" not in each for each in found] == [True, False, False]
     assert found[2] == "is closed after 60 s"
@@ -113,7 +113,7 @@ def test_a_frame_is_that_of_the_library(calculate, monkeypatch, length, masked):
     ],
 )
 def test_bytes_are_explained(calculate, frame, words):
-    """The calculator of frames says in one line what bytes are, or why they are no frame."""
+    """The calculator of frames describes bytes in one line, or why they are not a frame."""
     assert words in calculate("describe", frame)
 
 

@@ -743,7 +743,7 @@ def unplug(sock):
 
 # --8<-- [start:notice]
 def probe(sock):
-    """Have the kernel ask after 1 s, and give up after another."""
+    """Have the kernel probe after 1 s, and give up after another."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
@@ -761,7 +761,7 @@ def send_with_timeout(sock):
 
 
 class Peer:
-    """The other end of connections: it answers handshakes, and nothing else."""
+    """The other end of connections: it responds to handshakes, and to nothing else."""
 
     def __init__(self, stack):
         self.listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -952,7 +952,7 @@ def stubbed(page, tmp_path):
 
 
 def test_a_browser_backs_off_and_gives_up(stubbed):
-    """A page waits longer after each failure in a row, starts to count anew when an event arrives,
+    """A page waits longer after each failure in a row, starts to count again when an event arrives,
     and gives up in the end."""
     ended = stubbed.evaluate("""async () => {
         fail(); await until(2); fail(); await until(3);
@@ -974,7 +974,7 @@ def test_a_browser_resumes(stubbed):
 
 def test_a_browser_that_wakes_connects_once(stubbed):
     """A page that does not wait for its delay to pass cancels it, so that it connects once, and
-    starts to count anew."""
+    starts to count again."""
     before, cleared, delays, sockets = stubbed.evaluate("""async () => {
         fail(); await until(2); paused = true; fail();
         const before = reconnectId; paused = false;

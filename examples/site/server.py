@@ -60,7 +60,7 @@ app.blueprint(keep_alive, url_prefix="/live/keep_alive")
 async def live(request):
     """Tell the panels that there is a server to talk to.
 
-    The built site has a file of this name that says the opposite.
+    The built site has a file of this name with the opposite.
     """
     return json({"live": True})
 # --8<-- [end:mount]
@@ -140,7 +140,7 @@ def accepts_gzip(request):
 
 
 def respond(request, file):
-    """Return a File as a request asks for it: 200, 206, 304 or 416."""
+    """Return a File as a request selects it: 200, 206, 304 or 416."""
     wanted = request.headers.get("Range")
     headers = {**file.headers, "Accept-Ranges": "bytes"}
     body, tag = file.body, f'"{file.tag}"'

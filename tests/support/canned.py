@@ -1,4 +1,4 @@
-"""A server that says what it was told to say, for clients that must cope with it."""
+"""A server with prepared responses, for clients that must cope with them."""
 
 import json
 import threading
@@ -7,10 +7,10 @@ from time import monotonic
 
 
 class Canned:
-    """Answers with (status, headers, body) in turn, and with the last one from then on.
+    """Responds with (status, headers, body) in turn, and with the last one from then on.
 
-    A body of another kind than str is sent as JSON; an answer may also be a function of the
-    request's body. `requests` holds what was asked:
+    A body of another kind than str is sent as JSON; a response may also be a function of the
+    request's body. `requests` holds the requests:
     (method, path, headers with names in lower case), `bodies` what came with it, and `times`
     when, in seconds.
     """

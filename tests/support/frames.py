@@ -154,16 +154,16 @@ def said(events):
 
 
 def conversation(events):
-    """Return all that was said, by HTTP and on WebSockets, in the order in which it began."""
+    """Return all messages, by HTTP and on WebSockets, in the order in which it began."""
     return sorted(messages(events) + said(events), key=lambda message: message.at)
 
 
 def costs(tap):
-    """Return what a run cost on the wire, as `counts` does; a question on a WebSocket is waited
-    for as a request is."""
-    questions = sum(message.source == "client" for message in said(tap.events))
+    """Return what a run cost on the wire, as `counts` does; a message of the client on a WebSocket
+    counts as a request."""
+    requests = sum(message.source == "client" for message in said(tap.events))
     found = counts(tap)
-    return found | {"round trips": found["round trips"] + questions}
+    return found | {"round trips": found["round trips"] + requests}
 
 
 # Shown

@@ -1,7 +1,7 @@
 """From the bytes that a tap saw to HTTP messages, transcripts and traces.
 
 The parser is h11's: the client's bytes go through an h11 server, the server's through an h11
-client, and each tells the other what it read, as in a proxy whose output is thrown away.
+client, and each passes to the other what it read, as in a proxy whose output is thrown away.
 """
 
 import asyncio
@@ -84,7 +84,7 @@ def messages(events):
 
 
 def _advance(event, sides, found):
-    """Read all that can be read; a request that came early waits for the answer before it."""
+    """Read all that can be read; a request that came early waits for the response before it."""
     while any([_read_one(event, source, sides, found) for source in sides]):
         if all(each.h11.our_state is each.h11.their_state is h11.DONE for each in sides.values()):
             for each in sides.values():
@@ -142,7 +142,7 @@ def late(found, job, unit=1):
 
 
 def exchanges(found):
-    """Return (request, answer) pairs, in the order of the requests."""
+    """Return (request, response) pairs, in the order of the requests."""
     pairs = []
     for message in found:
         if message.source == "client":
@@ -254,7 +254,7 @@ async def whole_stream(event):
 
 
 def stream_transcript(found, title, start=None, unit=1, step=1):
-    """Return messages as HTML, as `transcript` does, with a streamed answer in its pieces.
+    """Return messages as HTML, as `transcript` does, with a streamed response in its pieces.
 
     Each says how long after `start` it came, in seconds, of which it took `unit`, rounded down to
     `step`; without a start none does. What happens later than planned, and never earlier, repeats

@@ -37,10 +37,10 @@ class Tap(tap.Tap):
     def __init__(self, target, port=0, on_data=None):
         """Listen on `port` and relay to port `target`, both on 127.0.0.1.
 
-        `on_data(event)`, if given, may answer False: then the bytes are seen and not
-        forwarded, and both sides get a reset. That is how a proof loses an answer. It may also
-        answer Cut(n): then the first n of these bytes are forwarded, and the connection ends.
-        If it is a coroutine function, that direction waits for it, and the other goes on.
+        `on_data(event)`, if given, may return False: then the bytes are seen and not
+        forwarded, and both sides get a reset. That is how a proof loses a response. It may also
+        return Cut(n): then the first n of these bytes are forwarded, and the connection ends.
+        If it is a coroutine function, that direction waits for it, and the other continues.
         """
         super().__init__(tap.parse_options([f"--to=127.0.0.1:{target}", "--from=both"]))
         self.port, self.events = port, []
