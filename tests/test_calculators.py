@@ -22,7 +22,7 @@ def calculate(static, browser):
         def calculate(name, *arguments):
             return page.evaluate(
                 """async ([name, values]) => {
-                    const module = await import("/assets/calculators.js");
+                    const module = await import(new URL("../../assets/calculators.js", location));
                     const revive = (value) => Array.isArray(value) ? Uint8Array.from(value) : value;
                     const result = module[name](...values.map(revive));
                     return result instanceof Uint8Array ? [...result] : result;

@@ -429,7 +429,7 @@ def test_a_poison_job_fails(server, worker):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_that_stops_gives_its_job_back(server, worker, number):
     """A worker that is stopped in a job gives it back at once, and the attempt does not count."""
-    running, first = server(), worker()
+    running, first = server(), worker(LEASE=3600)
     token = token_of(submit(running, 60))
     first.wait_for(f"started {token}")
     assert first.stop(number) == 130

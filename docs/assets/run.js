@@ -1,11 +1,6 @@
 // Offers to run the programs that publish/runnable.py has marked. What runs them, several
 // megabytes, is loaded by the first click.
 
-const style = document.createElement("link");
-style.rel = "stylesheet";
-style.href = new URL("run.css", import.meta.url);
-document.head.append(style);
-
 function offer(block) {
   if (block.querySelector(":scope > .filename button")) return;
   let title = block.querySelector(":scope > .filename");

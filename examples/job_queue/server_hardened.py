@@ -218,10 +218,15 @@ async def open_store(app):
 
 
 @bp.before_server_stop
-async def close_store(app):
-    """Leave no task behind. The jobs stay in the file."""
+async def stop_expiry(app):
+    """Leave no task behind."""
     bp.ctx.expiry.cancel()
     await asyncio.gather(bp.ctx.expiry, return_exceptions=True)
+
+
+@bp.after_server_stop
+async def close_store(app):
+    """Close the file, which the last requests may still have used."""
     await in_thread(JobStore.close)
     thread.shutdown()
 

@@ -51,8 +51,6 @@ def work_on(store, job):
     """Do a job in a process of its own, and extend its lease."""
     results, sender = Pipe(duplex=False)
     process = Process(target=run_job, args=[job, sender])
-    # A signal must not come between the start and the try.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     process.start()
     end, counted = time.monotonic() + JOB_TIMEOUT, False
     try:
@@ -92,15 +90,19 @@ def main():
     try:
         print("waiting for jobs", flush=True)
         while True:
+            # No signal between the claim and the try of work_on().
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+            job = None
             try:
                 if job := store.claim(LEASE):
                     print("started", job["token"], flush=True)
                     work_on(store, job)
-                else:
-                    time.sleep(POLL_INTERVAL)
             except Error as error:  # a full disk: it can be repaired
                 print(f"cannot use {FILE}: {error}", flush=True)
                 time.sleep(1)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+            if job is None:
+                time.sleep(POLL_INTERVAL)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C
         store.close()

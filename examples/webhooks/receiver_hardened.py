@@ -276,11 +276,16 @@ async def open_all(app):
 
 
 @app.before_server_stop
-async def close_all(app):
+async def stop_polling(app):
     app.ctx.poller.cancel()
     with suppress(asyncio.CancelledError):
         await app.ctx.poller
     await app.ctx.client.aclose()
+
+
+@app.after_server_stop
+async def close_store(app):
+    """Close the file, which the last requests may still have used."""
     app.ctx.db.close()
 
 

@@ -618,6 +618,11 @@ async def cancel_jobs(app):
     running = [task for task in app.ctx.tasks if task.cancel()]
     await asyncio.gather(*running, return_exceptions=True)
     await app.ctx.client.aclose()
+
+
+@app.after_server_stop
+async def close_store(app):
+    """Close the file, which the last requests may still have used."""
     app.ctx.db.close()
 
 
