@@ -23,10 +23,11 @@ import shutil
 import sys
 from pathlib import Path
 
-import yaml
 from lxml import html
 from lxml.builder import E
 from markdown import Markdown
+from mkdocs.config import load_config
+from mkdocs.utils.meta import get_data
 
 from . import runnable
 
@@ -178,8 +179,7 @@ def folder_of(name):
 
 def as_markdown(name, options, proofs):
     """Return (title, description, text) of a page, whose links lead to such pages."""
-    _, matter, source = ["", "{}", *(DOCS / name).read_text().split("---\n", 2)[1:]][-3:]
-    matter = yaml.safe_load(matter) or {}
+    source, matter = get_data((DOCS / name).read_text())
     text = re.sub(r"(?m)^::: (\S+)\n(?:    .*\n|\n(?=    ))*", documented, source)
     parts = FENCE.split(include_files(text, options))
     # Every second part is code, which stays as it is.
@@ -256,11 +256,7 @@ def relative(name, path):
 
 def write_markdown(site, config):
     """Write each page as Markdown beside it; list them in llms.txt."""
-    (options,) = [
-        each["pymdownx.snippets"]
-        for each in config["markdown_extensions"]
-        if isinstance(each, dict) and "pymdownx.snippets" in each
-    ]
+    options = config.mdx_configs["pymdownx.snippets"]
     options = options | {"base_path": [str(ROOT / each) for each in options["base_path"]]}
     proofs = {
         module: folder_of(str(path.relative_to(DOCS)))
@@ -268,11 +264,11 @@ def write_markdown(site, config):
         for module in re.findall(r"(?m)^::: (\S+)", path.read_text())
     }
     listed = []
-    for name in pages(config["nav"]):
+    for name in pages(config.nav):
         title, description, text = as_markdown(name, options, proofs)
         (site / folder_of(name) / "index.md").write_text(text)
         listed.append(f"- [{title}]({folder_of(name)}index.md): {description}")
-    head = f"# {config['site_name']}\n\n> {config['site_description']}\n\n## Pages\n\n"
+    head = f"# {config.site_name}\n\n> {config.site_description}\n\n## Pages\n\n"
     (site / "llms.txt").write_text(head + "\n".join(listed) + "\n")
 
 
@@ -299,9 +295,7 @@ def list_offline(site):
 
 
 def main(site):
-    # Tags such as !ENV are mkdocs' own: their values are not needed here.
-    yaml.SafeLoader.add_multi_constructor("!", lambda loader, suffix, node: None)
-    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    config = load_config(str(ROOT / "mkdocs.yml"))
     prune(site)
     index_text(site)
     write_markdown(site, config)
@@ -309,7 +303,7 @@ def main(site):
         style
         for path in site.rglob("index.html")
         if not path.is_relative_to(site / "examples")
-        for style in finish_page(path, site, config["site_name"])
+        for style in finish_page(path, site, config.site_name)
     }
     for style in joined:
         style.unlink()

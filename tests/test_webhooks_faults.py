@@ -59,8 +59,9 @@ def reports(receiver):
 
 
 def finished(receiver, token):
-    """Return how many times a receiver has processed the result of a job."""
-    return wait_until(lambda: receiver.output.count(f"{token} done"))
+    """Stop a receiver; return how many times it has processed the result of a job."""
+    receiver.stop()
+    return receiver.output.count(f"{token} done")
 
 
 def dead(server):

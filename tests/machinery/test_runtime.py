@@ -271,6 +271,7 @@ def test_a_client_that_leaves_cancels_its_handler(machine):
     machine.start("long_polling/server_hardened.py")
     token = re.search(rb'"token":"([\w-]+)"', machine.exchange(job(50)))[1].decode()
     held = machine.open(request("GET", f"/jobs/{token}", None, "Prefer: wait=20"))
+    assert b'"requests":1,' in machine.exchange(request("GET", "/held"))
     machine.page.evaluate(f"connections[{held}].close('reset')")
     assert b'"requests":0,' in machine.exchange(request("GET", "/held"))
     machine.kill()
