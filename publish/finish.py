@@ -21,6 +21,7 @@ import os
 import re
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
 from lxml import html
@@ -35,6 +36,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 UNUSED = ["assets/**/*.map", "assets/javascripts/lunr"]
 FENCE = re.compile(r"(?ms)^( *```.*?^ *```$)")
+AS_IT_IS = re.compile(r"(?s)(<(?:pre|script|textarea)\b.*?</(?:pre|script|textarea)>)")
 LARGE = 1_200  # bytes of HTML, from which a folded program is moved
 # As the theme writes it; its script finds it wherever it is.
 COPY = """<nav class="md-code__nav" role="none"><button class="md-code__button"
@@ -64,8 +66,8 @@ def move_programs(page, folder):
     """Move the programs in closed folds and unopened tabs into files; leave links to them."""
     moved = 0
     for code in page.xpath(
-        "(//details[not(@open)] | //div[@class='tabbed-block'][position() > 1])"
-        "//div[contains(@class, 'highlight')]"
+        "//div[contains(@class, 'highlight')][ancestor::details[not(@open)]"
+        " or ancestor::div[@class='tabbed-block'][preceding-sibling::div]]"
     ):
         if len(html.tostring(code)) < LARGE:
             continue
@@ -81,19 +83,25 @@ def move_programs(page, folder):
         code.getparent().replace(code, link)
 
 
-def join_styles(page, folder, site):
-    """Join the style sheets of a page into one, whose name has a hash of its content; return them.
+@cache
+def joined_styles(paths, site):
+    """Write style sheets as one, whose name has a hash of its content; return its path.
 
     Addresses in them are relative to assets/, where the one is written.
     """
-    links = page.xpath("//link[@rel='stylesheet']")
-    paths = [Path(os.path.normpath(folder / link.get("href"))) for link in links]
     text = "\n".join(path.read_text() for path in paths)
     text = re.sub(r"/\*# sourceMappingURL=.*?\*/", "", text)
-    name = f"assets/styles.{hashlib.sha256(text.encode()).hexdigest()[:8]}.min.css"
-    (site / name).write_text(text)
+    joined = site / f"assets/styles.{hashlib.sha256(text.encode()).hexdigest()[:8]}.min.css"
+    joined.write_text(text)
+    return joined
+
+
+def join_styles(page, folder, site):
+    """Join the style sheets of a page into one; return what it is made of."""
+    links = page.xpath("//link[@rel='stylesheet']")
+    paths = tuple(Path(os.path.normpath(folder / link.get("href"))) for link in links)
     font = os.path.relpath(site / "assets/fonts/text.woff2", folder)
-    links[0].set("href", os.path.relpath(site / name, folder))
+    links[0].set("href", os.path.relpath(joined_styles(paths, site), folder))
     # A font is always requested without credentials, and so is what loads it early.
     preload = {"rel": "preload", "as": "font", "type": "font/woff2", "crossorigin": ""}
     links[0].addprevious(E.link({**preload, "href": font}))
@@ -136,15 +144,11 @@ def keep_at_home(page):
         del link.attrib["data-md-component"]
 
 
-def drop_blank_lines(page):
-    """Drop the blank lines that the templates of the theme leave."""
-    for element in page.iter():
-        if element.tag not in {"pre", "script", "textarea"}:
-            for name in "text", "tail":
-                text = getattr(element, name)
-                blank = text and "\n" in text and not text.strip()
-                if blank and not element.xpath("ancestor-or-self::pre"):
-                    setattr(element, name, "\n")
+def without_blank_lines(text):
+    """Return HTML without the blank lines that the templates of the theme leave."""
+    parts = AS_IT_IS.split(text)
+    parts[::2] = [re.sub(r"(\A|>)\s*\n\s*(\Z|<)", r"\1\n\2", part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def finish_page(path, site, site_name):
@@ -156,8 +160,8 @@ def finish_page(path, site, site_name):
     joined = join_styles(page, path.parent, site)
     complete_head(page, site_name)
     keep_at_home(page)
-    drop_blank_lines(page)
-    path.write_text(html.tostring(page, encoding="unicode", doctype="<!doctype html>"))
+    text = html.tostring(page, encoding="unicode", doctype="<!doctype html>")
+    path.write_text(without_blank_lines(text))
     return joined
 
 
