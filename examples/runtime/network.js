@@ -4,14 +4,50 @@
 const encode = (text) => new TextEncoder().encode(text);
 const latin = (bytes) => Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
 
-/** The worker that runs a program, and the connections to it. */
+/** One direction of the network: it delivers in order, after a delay, and nothing while it is
+    frozen. */
+class Direction {
+  #delay = 0;
+  #isFrozen = false;
+  #waiting = []; // {due, deliver}
+  #timer;
+
+  set(delay, isFrozen) {
+    this.#delay = delay;
+    this.#isFrozen = isFrozen;
+    this.#deliver();
+  }
+
+  carry(deliver) {
+    this.#waiting.push({ due: performance.now() + this.#delay, deliver });
+    this.#deliver();
+  }
+
+  #deliver() {
+    clearTimeout(this.#timer);
+    while (this.#waiting.length && !this.#isFrozen) {
+      const left = this.#waiting[0].due - performance.now();
+      if (left > 0) {
+        this.#timer = setTimeout(() => this.#deliver(), left);
+        return;
+      }
+      this.#waiting.shift().deliver();
+    }
+  }
+}
+
+/** The worker that runs a program, and the network between the page and it. */
 export class Machine extends EventTarget {
   #url;
   #worker;
+  #up = new Direction();
+  #down = new Direction();
+  #ports = new Set(); // at which the program listens
   #connections = new Map();
   #nextConnection = 1;
   #number = 0;
   idle = []; // connections that can carry another request
+  traffic = { connections: 0, up: 0, down: 0 }; // opened; bytes sent and received
 
   /** Resolves when the worker can run programs. */
   ready;
@@ -25,7 +61,7 @@ export class Machine extends EventTarget {
   /** Starts the worker anew, also where a program never gives it a chance to read messages. */
   restart() {
     this.#worker?.terminate();
-    this.#reset();
+    this.#hangUp();
     this.#worker = new Worker(this.#url, { type: "module" });
     this.ready = new Promise((resolve, reject) => {
       this.#worker.onerror = (event) => reject(new Error(event.message || "the worker failed"));
@@ -39,19 +75,37 @@ export class Machine extends EventTarget {
 
   #receive(data) {
     if ("id" in data) {
-      this.#connections.get(data.id)?.receive(data);
-      if (data.type !== "data") this.#connections.delete(data.id);
-    } else this.dispatchEvent(new CustomEvent(data.type, { detail: data }));
+      this.#down.carry(() => this.#pass(data));
+      return;
+    }
+    if (data.type === "listening") this.#ports.add(data.port);
+    if (data.type === "exit") this.#hangUp();
+    this.dispatchEvent(new CustomEvent(data.type, { detail: data }));
   }
 
-  post(message, transfer) {
-    this.#worker.postMessage(message, transfer);
+  /** Passes what has arrived to its connection. */
+  #pass(data) {
+    const connection = this.#connections.get(data.id);
+    if (data.type === "data") this.traffic.down += data.bytes.length;
+    else this.#connections.delete(data.id);
+    connection?.receive(data);
+  }
+
+  /** Sends a message of a connection to the program. */
+  post(message) {
+    if (message.type === "data") this.traffic.up += message.bytes.length;
+    this.#up.carry(() => this.#worker.postMessage(message));
   }
 
   connect(port) {
     const connection = new Connection(this, this.#nextConnection++);
-    this.#connections.set(connection.id, connection);
-    this.post({ type: "connect", id: connection.id, port });
+    const { id } = connection;
+    this.#connections.set(id, connection);
+    this.traffic.connections += 1;
+    this.#up.carry(() => {
+      if (this.#ports.has(port)) this.#worker.postMessage({ type: "connect", id, port });
+      else this.#down.carry(() => this.#pass({ type: "refused", id }));
+    });
     return connection;
   }
 
@@ -61,26 +115,47 @@ export class Machine extends EventTarget {
 
   /** Runs files[name]; returns the number of the run, which its `exit` event carries. */
   run({ folder, name, files, environment = {} }) {
-    this.#reset();
+    this.#hangUp();
     this.#number += 1;
-    this.post({ type: "run", folder, name, files, environment, number: this.#number });
-    return this.#number;
+    const number = this.#number;
+    this.#worker.postMessage({ type: "run", folder, name, files, environment, number });
+    return number;
   }
 
   signal(number) {
-    this.post({ type: "signal", number });
+    this.#worker.postMessage({ type: "signal", number });
   }
 
   /** Ends the program as SIGKILL does: its connections are reset. */
   kill() {
-    this.post({ type: "kill" });
-    this.#reset();
+    this.#worker.postMessage({ type: "kill" });
+    this.#hangUp();
   }
 
-  #reset() {
-    for (const connection of this.#connections.values()) connection.receive({ type: "reset" });
-    this.#connections.clear();
+  /** Makes the network slow, in milliseconds for each direction, or lets nothing arrive: what is
+      sent while it is frozen is retransmitted when it no longer is. */
+  disturb({ delay = 0, isFrozen = false }) {
+    this.#up.set(delay, isFrozen);
+    this.#down.set(delay, isFrozen);
+  }
+
+  /** Resets the connections on both sides, at once. */
+  cut() {
+    for (const { id } of this.#connections.values()) {
+      this.#worker.postMessage({ type: "reset", id });
+      this.#pass({ type: "reset", id });
+    }
     this.idle = [];
+  }
+
+  /** Resets the connections of a program that has ended, when the client can receive that. */
+  #hangUp() {
+    this.#ports.clear();
+    const ids = [...this.#connections.keys()];
+    this.#down.carry(() => {
+      for (const id of ids) this.#pass({ type: "reset", id });
+      this.idle = this.idle.filter(({ open }) => open);
+    });
   }
 }
 
@@ -335,7 +410,7 @@ export function patch(window, machine, base, port) {
         try {
           const headers = { Accept: "text/event-stream", "Cache-Control": "no-cache" };
           if (this.#last) headers["Last-Event-ID"] = this.#last;
-          const response = await window.fetch(this.url, { headers, signal: this.#controller.signal });
+          const response = await fetch(this.url, { headers, signal: this.#controller.signal });
           if (this.readyState === 2) return;
           const isStream = response.headers.get("content-type")?.startsWith("text/event-stream");
           if (response.status !== 200 || !isStream) {
@@ -349,7 +424,7 @@ export function patch(window, machine, base, port) {
         } catch {
           // The connection is lost: reconnect below.
         }
-        if (this.readyState === 2) return;
+        if (this.readyState === 2 || window.closed) return; // also if its frame was removed
         this.readyState = 0;
         this.dispatchEvent(new window.Event("error"));
         await new Promise((resolve) => setTimeout(resolve, this.#retry));
