@@ -1,53 +1,50 @@
 // The page's side of a network whose servers run in a worker: TCP connections as messages and, on
 // top of them, HTTP/1.1 and WebSocket, offered as fetch, EventSource and WebSocket.
+//
+//   const machine = new Machine(url);      the worker; `await machine.ready`
+//   machine.run({ folder, name, files })   starts a program; events: output, listening, exit
+//   machine.signal(15), machine.kill()     SIGTERM; SIGKILL
+//   patch(window, machine, base, port)     lets a window reach the program under an address
+//
+// The network between them can be disturbed, as a whole or one connection at a time:
+//
+//   machine.delay = 200          milliseconds that each byte takes, in either direction
+//   machine.freeze(), .thaw()    nothing passes, and neither side notices: a pulled cable. What was
+//                                sent meanwhile arrives after thaw(), in order
+//   machine.disturb({ delay, isFrozen })    both of these
+//   machine.cut()                resets every connection, at once and for both sides
+//   connection.freeze(), .thaw(), .cut()    the same for one of machine.connections
+//
+// What passes can be observed:
+//
+//   machine.traffic              { connections, requests, up, down }: opened, sent, bytes
+//   event "open"                 { connection }
+//   event "message"              { connection, from, kind, passage, … }: `from` is "client" or
+//                                "server"; `kind` is request (method, path, data), response (status,
+//                                data), event (data: its lines), message, ping, pong or close
+//                                (data); data is text, or undefined
+//   event "close"                { connection, by, how }: `by` is client, server, network or exit
+//
+// A passage is { at, arrives, lost }: when it was sent and when it arrived (performance.now());
+// `arrives` is missing while it is on its way, and `lost` is true if it never arrives.
 
 const encode = (text) => new TextEncoder().encode(text);
+const decode = (bytes) => new TextDecoder().decode(bytes);
 const latin = (bytes) => Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
+const KEPT = 10_000; // bytes of a body that an observer is shown
 
-/** One direction of the network: it delivers in order, after a delay, and nothing while it is
-    frozen. */
-class Direction {
-  #delay = 0;
-  #isFrozen = false;
-  #waiting = []; // {due, deliver}
-  #timer;
-
-  set(delay, isFrozen) {
-    this.#delay = delay;
-    this.#isFrozen = isFrozen;
-    this.#deliver();
-  }
-
-  carry(deliver) {
-    this.#waiting.push({ due: performance.now() + this.#delay, deliver });
-    this.#deliver();
-  }
-
-  #deliver() {
-    clearTimeout(this.#timer);
-    while (this.#waiting.length && !this.#isFrozen) {
-      const left = this.#waiting[0].due - performance.now();
-      if (left > 0) {
-        this.#timer = setTimeout(() => this.#deliver(), left);
-        return;
-      }
-      this.#waiting.shift().deliver();
-    }
-  }
-}
-
-/** The worker that runs a program, and the network between the page and it. */
+/** The worker that runs a program, and the connections to it. */
 export class Machine extends EventTarget {
   #url;
   #worker;
-  #up = new Direction();
-  #down = new Direction();
-  #ports = new Set(); // at which the program listens
-  #connections = new Map();
+  #connections = new Map(); // that the client has not seen end
   #nextConnection = 1;
   #number = 0;
   idle = []; // connections that can carry another request
-  traffic = { connections: 0, up: 0, down: 0 }; // opened; bytes sent and received
+  delay = 0; // milliseconds, of what is sent from now on
+  isFrozen = false;
+  waiting = new Set(); // directions of connections in which something is on its way
+  traffic = { connections: 0, requests: 0, up: 0, down: 0 };
 
   /** Resolves when the worker can run programs. */
   ready;
@@ -61,7 +58,7 @@ export class Machine extends EventTarget {
   /** Starts the worker anew, also where a program never gives it a chance to read messages. */
   restart() {
     this.#worker?.terminate();
-    this.#hangUp();
+    this.#lose("reset");
     this.#worker = new Worker(this.#url, { type: "module" });
     this.ready = new Promise((resolve, reject) => {
       this.#worker.onerror = (event) => reject(new Error(event.message || "the worker failed"));
@@ -74,38 +71,30 @@ export class Machine extends EventTarget {
   }
 
   #receive(data) {
-    if ("id" in data) {
-      this.#down.carry(() => this.#pass(data));
-      return;
-    }
-    if (data.type === "listening") this.#ports.add(data.port);
-    if (data.type === "exit") this.#hangUp();
-    this.dispatchEvent(new CustomEvent(data.type, { detail: data }));
+    if ("id" in data) return this.#connections.get(data.id)?.receive(data);
+    // A process that ends closes its connections.
+    if (data.type === "exit" && data.number === this.#number) this.#lose("close");
+    this.report(data.type, data);
   }
 
-  /** Passes what has arrived to its connection. */
-  #pass(data) {
-    const connection = this.#connections.get(data.id);
-    if (data.type === "data") this.traffic.down += data.bytes.length;
-    else this.#connections.delete(data.id);
-    connection?.receive(data);
+  report(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 
-  /** Sends a message of a connection to the program. */
-  post(message) {
-    if (message.type === "data") this.traffic.up += message.bytes.length;
-    this.#up.carry(() => this.#worker.postMessage(message));
+  post(message, transfer) {
+    this.#worker.postMessage(message, transfer);
+  }
+
+  /** The connections that are open, as far as the client knows. */
+  get connections() {
+    return [...this.#connections.values()];
   }
 
   connect(port) {
-    const connection = new Connection(this, this.#nextConnection++);
-    const { id } = connection;
-    this.#connections.set(id, connection);
+    const connection = new Connection(this, this.#nextConnection++, port);
+    this.#connections.set(connection.id, connection);
     this.traffic.connections += 1;
-    this.#up.carry(() => {
-      if (this.#ports.has(port)) this.#worker.postMessage({ type: "connect", id, port });
-      else this.#down.carry(() => this.#pass({ type: "refused", id }));
-    });
+    this.report("open", { connection });
     return connection;
   }
 
@@ -115,84 +104,190 @@ export class Machine extends EventTarget {
 
   /** Runs files[name]; returns the number of the run, which its `exit` event carries. */
   run({ folder, name, files, environment = {} }) {
-    this.#hangUp();
+    this.#lose("reset");
     this.#number += 1;
-    const number = this.#number;
-    this.#worker.postMessage({ type: "run", folder, name, files, environment, number });
-    return number;
+    this.post({ type: "run", folder, name, files, environment, number: this.#number });
+    return this.#number;
   }
 
   signal(number) {
-    this.#worker.postMessage({ type: "signal", number });
+    this.post({ type: "signal", number });
   }
 
   /** Ends the program as SIGKILL does: its connections are reset. */
   kill() {
-    this.#worker.postMessage({ type: "kill" });
-    this.#hangUp();
+    this.post({ type: "kill" });
+    this.#lose("reset");
   }
 
-  /** Makes the network slow, in milliseconds for each direction, or lets nothing arrive: what is
-      sent while it is frozen is retransmitted when it no longer is. */
+  #lose(type) {
+    for (const connection of this.connections) connection.lose(type);
+  }
+
+  /** Sets how the network is disturbed, at once. */
   disturb({ delay = 0, isFrozen = false }) {
-    this.#up.set(delay, isFrozen);
-    this.#down.set(delay, isFrozen);
+    this.delay = delay;
+    if (isFrozen) this.freeze();
+    else this.thaw();
   }
 
-  /** Resets the connections on both sides, at once. */
+  freeze() {
+    this.isFrozen = true;
+  }
+
+  thaw() {
+    this.isFrozen = false;
+    for (const link of [...this.waiting]) link.pass();
+  }
+
   cut() {
-    for (const { id } of this.#connections.values()) {
-      this.#worker.postMessage({ type: "reset", id });
-      this.#pass({ type: "reset", id });
-    }
-    this.idle = [];
+    for (const connection of this.connections) connection.cut();
+  }
+}
+
+/** One direction of a connection: delivers messages in order, each after its delay. */
+class Link {
+  #queue = [];
+  #timer;
+  #waiting;
+  #isFrozen;
+  #deliver;
+
+  constructor(waiting, isFrozen, deliver) {
+    this.#waiting = waiting;
+    this.#isFrozen = isFrozen;
+    this.#deliver = deliver;
   }
 
-  /** Resets the connections of a program that has ended, when the client can receive that. */
-  #hangUp() {
-    this.#ports.clear();
-    const ids = [...this.#connections.keys()];
-    this.#down.carry(() => {
-      for (const id of ids) this.#pass({ type: "reset", id });
-      this.idle = this.idle.filter(({ open }) => open);
-    });
+  /** Sends a message; returns its passage. */
+  push(message, delay) {
+    const passage = { at: performance.now() };
+    const due = Math.max(passage.at + delay, this.#queue.at(-1)?.due ?? 0);
+    this.#queue.push({ message, passage, due });
+    this.pass();
+    return passage;
+  }
+
+  /** Delivers what is due. */
+  pass() {
+    clearTimeout(this.#timer);
+    this.#waiting.add(this);
+    while (this.#queue.length && !this.#isFrozen()) {
+      const wait = this.#queue[0].due - performance.now();
+      if (wait > 0) {
+        this.#timer = setTimeout(() => this.pass(), wait);
+        return;
+      }
+      const { message, passage } = this.#queue.shift();
+      passage.arrives = performance.now();
+      this.#deliver(message, passage);
+    }
+    if (!this.#queue.length) this.#waiting.delete(this);
+  }
+
+  /** Loses what is on its way. */
+  drop() {
+    for (const { passage } of this.#queue.splice(0)) passage.lost = true;
+    this.#waiting.delete(this);
   }
 }
 
 /** The client's side of a TCP connection. */
 class Connection {
   open = true;
+  isFrozen = false;
+  passage; // of the bytes that arrived last
   #buffer = new Uint8Array(0);
   #ended;
   #wake;
+  #up;
+  #down;
+  #isLost = false; // the program has ended
 
-  constructor(machine, id) {
+  constructor(machine, id, port) {
     this.machine = machine;
     this.id = id;
+    this.port = port;
+    const isFrozen = () => this.isFrozen || machine.isFrozen;
+    this.#up = new Link(machine.waiting, isFrozen, (message) => this.#isLost || machine.post(message));
+    this.#down = new Link(machine.waiting, isFrozen, (message, passage) => this.#arrive(message, passage));
+    // The server accepts when the third packet of the handshake arrives.
+    this.#up.push({ type: "connect", id, port }, 3 * machine.delay);
   }
 
-  receive({ type, bytes }) {
+  /** Takes what the server has sent. */
+  receive(message) {
+    this.#down.push(message, this.machine.delay);
+  }
+
+  #arrive({ type, bytes, by = "server" }, passage) {
     if (type === "data") {
+      this.passage = passage;
+      this.machine.traffic.down += bytes.length;
       const joined = new Uint8Array(this.#buffer.length + bytes.length);
       joined.set(this.#buffer);
       joined.set(bytes, this.#buffer.length);
       this.#buffer = joined;
-    } else {
-      this.open = false;
-      this.#ended = type;
-    }
+    } else this.#end(type, by);
     this.#wake?.();
   }
 
+  #end(type, by) {
+    if (!this.open) return;
+    this.open = false;
+    this.#ended = type;
+    this.machine.forget(this.id);
+    this.machine.report("close", { connection: this, by, how: type });
+    this.#wake?.();
+  }
+
+  /** Sends bytes; returns their passage. */
   send(bytes) {
-    if (this.open) this.machine.post({ type: "data", id: this.id, bytes });
+    if (!this.open || !bytes.length) return { at: performance.now(), lost: true };
+    this.machine.traffic.up += bytes.length;
+    return this.#up.push({ type: "data", id: this.id, bytes }, this.machine.delay);
   }
 
   close(type = "reset") {
     if (!this.open) return;
-    this.receive({ type });
-    this.machine.forget(this.id);
-    this.machine.post({ type, id: this.id });
+    this.#down.drop();
+    this.#end(type, "client");
+    this.#up.push({ type, id: this.id }, this.machine.delay);
+  }
+
+  /** The program has ended, and takes nothing more. */
+  lose(type) {
+    this.#isLost = true;
+    this.#up.drop();
+    this.#down.push({ type, by: "exit" }, this.machine.delay);
+  }
+
+  freeze() {
+    this.isFrozen = true;
+  }
+
+  thaw() {
+    this.isFrozen = false;
+    this.#up.pass();
+    this.#down.pass();
+  }
+
+  /** Resets the connection, as a device on its way can: both sides learn of it. */
+  cut() {
+    if (!this.open) return;
+    this.#up.drop();
+    this.#down.drop();
+    if (!this.#isLost) this.machine.post({ type: "reset", id: this.id });
+    this.#end("reset", "network");
+  }
+
+  /** Reports what has passed to those who observe the machine. */
+  report(from, kind, passage, more) {
+    this.machine.report("message", { connection: this, from, kind, passage, ...more });
+  }
+
+  #acknowledge(count) {
+    this.#up.push({ type: "read", id: this.id, count }, this.machine.delay);
   }
 
   /** Returns the bytes that have arrived, at least one; none at the end of the stream. */
@@ -203,7 +298,7 @@ class Connection {
     if (!bytes.length && this.#ended !== "close" && this.#ended !== "eof")
       throw new TypeError(`connection ${this.#ended}`);
     this.#buffer = new Uint8Array(0);
-    if (bytes.length) this.machine.post({ type: "read", id: this.id, count: bytes.length });
+    if (bytes.length) this.#acknowledge(bytes.length);
     return bytes;
   }
 
@@ -212,7 +307,7 @@ class Connection {
     joined.set(bytes);
     joined.set(this.#buffer, bytes.length);
     this.#buffer = joined;
-    if (bytes.length) this.machine.post({ type: "read", id: this.id, count: -bytes.length });
+    if (bytes.length) this.#acknowledge(-bytes.length);
   }
 
   /** Returns `count` bytes. */
@@ -259,7 +354,35 @@ class Connection {
 }
 
 /** Yields the body of a response in pieces; returns whether the connection can be used again. */
-export async function* readBody(connection, { status, headers }, method) {
+export async function* readBody(connection, head, method) {
+  const { status, statusText, headers } = head;
+  const { passage } = connection;
+  const type = headers.get("content-type") ?? "";
+  const decoder = new TextDecoder();
+  let text = "";
+  const respond = (data) =>
+    connection.report("server", "response", passage, { status, statusText, data });
+  const isJson = /\bjson\b/.test(type); // which is reported with its body
+  if (!isJson) respond();
+  const pieces = body(connection, head, method);
+  try {
+    for (;;) {
+      const { done, value } = await pieces.next();
+      if (done) return value;
+      if (isJson && text.length < KEPT) text += decoder.decode(value, { stream: true });
+      if (type.startsWith("text/event-stream")) {
+        const events = (text + decoder.decode(value, { stream: true })).split(/\r?\n\r?\n/);
+        text = events.pop();
+        for (const data of events) connection.report("server", "event", connection.passage, { data });
+      }
+      yield value;
+    }
+  } finally {
+    if (isJson) respond(text);
+  }
+}
+
+async function* body(connection, { status, headers }, method) {
   const lasts = headers.get("connection")?.toLowerCase() !== "close";
   if (method === "HEAD" || status === 204 || status === 304) return lasts;
   if (/chunked/i.test(headers.get("transfer-encoding") ?? "")) {
@@ -304,7 +427,6 @@ export async function exchange(machine, port, path, { method, headers, body, sig
   for (;;) {
     const used = machine.idle.findIndex((each) => each.open && each.port === port);
     const connection = used < 0 ? machine.connect(port) : machine.idle.splice(used, 1)[0];
-    connection.port = port;
     const abort = () => connection.close("reset");
     signal?.addEventListener("abort", abort, { once: true });
     try {
@@ -315,7 +437,9 @@ export async function exchange(machine, port, path, { method, headers, body, sig
       const all = new Uint8Array(head.length + (body?.length ?? 0));
       all.set(head);
       if (body) all.set(body, head.length);
-      connection.send(all);
+      machine.traffic.requests += 1;
+      const data = body && decode(body.subarray(0, KEPT));
+      connection.report("client", "request", connection.send(all), { method, path, data });
       let response = await connection.head();
       while (response.status < 200 && response.status !== 101) response = await connection.head();
       const done = (reusable) => {
@@ -512,6 +636,8 @@ export function patch(window, machine, base, port) {
         this.#connection = connection;
         const wanted = encode(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`);
         const sum = btoa(latin(new Uint8Array(await crypto.subtle.digest("SHA-1", wanted))));
+        const { status, statusText } = head;
+        connection.report("server", "response", connection.passage, { status, statusText });
         if (head.status !== 101 || head.headers.get("sec-websocket-accept") !== sum)
           throw new TypeError(`the handshake failed with ${head.status}`);
         this.readyState = 1;
@@ -539,6 +665,8 @@ export function patch(window, machine, base, port) {
         }
         const payload = await this.#connection.exactly(length);
         const opcode = first & 15;
+        const { passage } = this.#connection;
+        if (opcode > 7) this.#report("server", opcode, passage, payload);
         if (opcode === 9) this.#frame(10, payload);
         else if (opcode === 8) {
           const view = new DataView(payload.buffer);
@@ -552,6 +680,7 @@ export function patch(window, machine, base, port) {
           parts.push(payload);
           if (!(first & 128)) continue;
           const blob = new Blob(parts);
+          this.#report("server", kind, passage, new Uint8Array(await blob.arrayBuffer()));
           parts = [];
           const data = kind === 1 ? await blob.text()
             : this.binaryType === "blob" ? blob : await blob.arrayBuffer();
@@ -571,7 +700,15 @@ export function patch(window, machine, base, port) {
       if (long === 8) new DataView(frame.buffer).setBigUint64(2, BigInt(size));
       const mask = crypto.getRandomValues(frame.subarray(2 + long, 6 + long));
       payload.forEach((byte, at) => (frame[6 + long + at] = byte ^ mask[at % 4]));
-      this.#connection.send(frame);
+      this.#report("client", opcode, this.#connection.send(frame), payload);
+    }
+
+    #report(from, opcode, passage, payload) {
+      const kind = { 8: "close", 9: "ping", 10: "pong" }[opcode] ?? "message";
+      let data = opcode === 2 ? undefined : decode(payload.subarray(0, KEPT));
+      if (kind === "close")
+        data = payload.length < 2 ? "" : `${payload[0] * 256 + payload[1]} ${decode(payload.subarray(2))}`.trim();
+      this.#connection.report(from, kind, passage, { data });
     }
 
     send(data) {

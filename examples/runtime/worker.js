@@ -99,7 +99,9 @@ async function boot() {
     else if (data.type === "kill") {
       network.killed = Boolean(running);
       wake?.();
-    } else {
+    } else if (data.type === "connect" && (network.killed || !running))
+      postMessage({ type: "refused", id: data.id }); // there is no process
+    else {
       events.push(data);
       wake?.();
     }

@@ -46,6 +46,8 @@ class Machine:
               on("exit", ({ number, status }) => {
                 if (number === window.number) window.ended = status;
               });
+              for (const type of ["open", "message", "close"])
+                on(type, (detail) => window.seen?.push({ type, ...detail }));
               await machine.ready;
             }"""
         )
@@ -139,7 +141,7 @@ class Machine:
 def machine(browser, static):
     with browser.new_context() as context:
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.goto(f"{static.url}/assets/frame.html")
         yield Machine(page)
 
@@ -274,6 +276,127 @@ def test_a_client_that_leaves_cancels_its_handler(machine):
     assert b'"requests":1,' in machine.exchange(request("GET", "/held"))
     machine.page.evaluate(f"connections[{held}].close('reset')")
     assert b'"requests":0,' in machine.exchange(request("GET", "/held"))
+    machine.kill()
+
+
+# Sends a GET by what carries the requests of a page; returns the text of the response.
+GET = """async (path) => {
+  const { exchange, readBody } = await import(new URL("runtime/network.js", location));
+  const { connection, head, done } = await exchange(machine, port, path, {
+    method: "GET", headers: new Headers(),
+  });
+  let text = "";
+  const pieces = readBody(connection, head, "GET");
+  for (;;) {
+    const { done: ended, value } = await pieces.next();
+    if (ended) return done(value), text;
+    text += new TextDecoder().decode(value);
+  }
+}"""
+
+
+def test_a_delayed_network(machine):
+    """With a delay of 40 ms each request and each response takes at least that long, and the first
+    request on a connection three times as long, since the handshake of TCP goes first."""
+    machine.start("token/server.py")
+    machine.page.evaluate("window.seen = []")
+    machine.page.evaluate("machine.delay = 40")
+    machine.page.evaluate(GET, "/jobs/unknown")
+    machine.page.evaluate(GET, "/jobs/unknown")
+    machine.page.evaluate("machine.delay = 0")
+    first, answer, second, _ = machine.page.evaluate(
+        "seen.filter(({ kind }) => kind).map(({ passage }) => passage)"
+    )
+    took = [each["arrives"] - each["at"] for each in (first, answer, second)]
+    assert took[0] >= 110 and min(took) >= 39  # of a clock that is rounded
+    machine.kill()
+
+
+def test_a_frozen_connection_delivers_later(machine):
+    """What is sent on a frozen connection arrives after the thaw, and nothing before; another
+    connection works meanwhile. A frozen network delivers nothing, on a new connection neither."""
+    machine.start("long_polling/server_hardened.py")
+    token = re.search(rb'"token":"([\w-]+)"', machine.exchange(job(50)))[1].decode()
+    wait = request("GET", f"/jobs/{token}", None, "Prefer: wait=20")
+    held = machine.open(b"")
+    machine.page.evaluate(f"connections[{held}].freeze()")
+    machine.page.evaluate(
+        "([number, data]) => connections[number].send(Uint8Array.from(atob(data), "
+        "(each) => each.charCodeAt(0)))",
+        [held, base64.b64encode(wait).decode()],
+    )
+    assert b'"requests":0,' in machine.exchange(request("GET", "/held"))
+    machine.page.evaluate(f"connections[{held}].thaw()")
+    assert b'"requests":1,' in machine.exchange(request("GET", "/held"))
+
+    machine.page.evaluate("machine.freeze()")
+    machine.page.evaluate(f"connections[{held}].close('reset')")
+    late = machine.open(request("GET", "/held"))
+    assert machine.page.evaluate("machine.waiting.size") == 2
+    machine.page.evaluate("machine.thaw()")
+    assert b'"requests":0,' in machine.read(late)
+    assert machine.page.evaluate("machine.waiting.size") == 0
+    machine.kill()
+
+
+def test_a_cut_connection_is_reset_on_both_sides(machine):
+    """When the network cuts its connections, the client's request fails and the server cancels its
+    handler; both happen without a byte from either."""
+    machine.start("long_polling/server_hardened.py")
+    machine.page.evaluate("window.seen = []")
+    token = re.search(rb'"token":"([\w-]+)"', machine.exchange(job(50)))[1].decode()
+    held = machine.open(request("GET", f"/jobs/{token}", None, "Prefer: wait=20"))
+    assert b'"requests":1,' in machine.exchange(request("GET", "/held"))
+    machine.page.evaluate("machine.cut()")
+    assert machine.read(held) == b""
+    assert b'"requests":0,' in machine.exchange(request("GET", "/held"))
+    ends = machine.page.evaluate("seen.filter(({ by }) => by).map(({ by, how }) => [by, how])")
+    assert ["network", "reset"] in ends
+    machine.kill()
+
+
+def test_without_a_program_connections_are_refused(machine):
+    """A connection to a program that was killed or has ended is refused."""
+    machine.start("token/server.py")
+    for end in machine.kill, machine.stop:
+        end()
+        assert machine.read(machine.open(b"")) == b""
+        assert machine.page.evaluate("connections.at(-1).open") is False
+        machine.start("token/server.py")
+    machine.kill()
+
+
+def test_what_passes_is_reported(machine):
+    """The network reports each request, response and message with its data, each connection that
+    opens and closes, and counts bytes in both directions."""
+    machine.start("websockets/server.py")
+    machine.page.evaluate("window.seen = []")
+    before = machine.page.evaluate("machine.traffic.connections")
+    machine.page.evaluate(
+        """async () => {
+          const { patch } = await import(new URL("runtime/network.js", location));
+          const scope = { fetch, Request, Response, EventTarget, Event, MessageEvent, CloseEvent };
+          Object.assign(scope, { DOMException, document, location, WebSocket });
+          patch(scope, machine, new URL("http://127.0.0.1:8000"), port);
+          const socket = new scope.WebSocket("ws://127.0.0.1:8000/jobs/socket");
+          await new Promise((resolve) => (socket.onopen = resolve));
+          socket.send('{"id": 1, "submit": {"seconds": 0}}');
+          await new Promise((resolve) => (socket.onmessage = ({ data }) =>
+            data.includes("done") && resolve()));
+          socket.close(1000);
+          await new Promise((resolve) => (socket.onclose = resolve));
+        }"""
+    )
+    seen = machine.page.evaluate("seen.map(({ connection, passage, ...rest }) => rest)")
+    assert seen[0] == {"type": "open"}
+    kinds = [(each["from"], each["kind"]) for each in seen if each["type"] == "message"]
+    assert kinds[:3] == [("client", "request"), ("server", "response"), ("client", "message")]
+    assert kinds[-2:] == [("client", "close"), ("server", "close")]
+    assert set(kinds[3:-2]) == {("server", "message")}
+    assert seen[1]["path"] == "/jobs/socket" and seen[2]["status"] == 101
+    assert '"done"' in seen[-4]["data"] and seen[-3]["data"] == "1000"
+    assert seen[-1]["type"] == "close"
+    assert machine.page.evaluate("machine.traffic.connections") == before + 1
     machine.kill()
 
 

@@ -143,9 +143,13 @@ class Loop(base_events.BaseEventLoop):
         super().__init__()
         self._selector = self
         self.ports, self.connections, self.handlers = {}, {}, {}
+        self.bound = []  # ports that the page does not know yet
 
     def select(self, timeout):
         """Wait for events, for at most `timeout` seconds."""
+        if timeout != 0:  # nothing is left to do: what starts up has its signal handlers, too
+            while self.bound:
+                network.listening(self.bound.pop(0))
         asyncio._set_running_loop(pyodide_loop)  # the promise becomes a future of that loop
         run_sync(network.wait(-1 if timeout is None else timeout * 1000))
         asyncio._set_running_loop(self)
@@ -189,7 +193,7 @@ class Loop(base_events.BaseEventLoop):
         if port in self.ports:
             raise OSError(98, f"Address already in use: {port}")
         self.ports[port] = factory
-        network.listening(port)
+        self.bound.append(port)
 
     def _stop_serving(self, sock):
         self.ports.pop(sock.getsockname()[1], None)
