@@ -7,8 +7,8 @@
 - takes code out of the index of the search
 - marks the programs that the runtime can run, where `make runtime` has built it
 - moves programs in closed folds and unopened tabs into files, which are loaded when they are opened
-- keeps the theme from asking the host of the repository for its number of stars
-- writes `robots.txt`, and what a page's head lacks: link previews, a Content-Security-Policy
+- removes the theme's request to the host of the repository for its number of stars
+- writes `robots.txt`, and adds to the head of each page: link previews, a Content-Security-Policy
 - writes each page as Markdown beside it, and lists them all in `llms.txt`
 - lists what the site needs offline, for `sw.js`
 """

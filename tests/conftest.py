@@ -266,7 +266,7 @@ def assembled_shared(tmp_path_factory, port):
 
 @pytest.fixture
 def canned(port):
-    """Start a server that sends the responses it was given, the last one for ever."""
+    """Start a server that sends the responses it was given, and then repeats the last one."""
     servers = []
 
     def canned(*responses, number=None):

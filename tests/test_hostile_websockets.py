@@ -242,7 +242,7 @@ def pong_or_close(client, payload):
 
 @pytest.mark.parametrize("row", named(LIMITED))
 def test_a_rejected_handshake_takes_no_place(row, start, assembled):
-    """A handshake that is rejected, or that asks for no WebSocket, takes none of the places of a
+    """A handshake that is rejected, or a request without Upgrade, takes none of the places of a
     server with room for one client."""
     extra = {"MAX_CONNECTIONS": 1, "MAX_FILES": 61, "SPARE_FILES": 60}
     program = start_server(row, start, assembled, **extra)
@@ -267,7 +267,7 @@ def rejection(row, program, **headers):
 
 
 def plain_get(row, program):
-    """Return the response to a request that does not ask for a WebSocket."""
+    """Return the response to a plain GET on a WebSocket route."""
     return rejection(
         row, program, Connection="keep-alive", Upgrade=None, Sec_WebSocket_Version=None
     )
@@ -476,7 +476,8 @@ def descriptors_of(program, before):
 
 
 def test_sanic_ignores_invalid_utf8(unrepaired):
-    """Sanic 25.12.1 itself does not close a connection on invalid UTF-8: it loses a task."""
+    """Sanic 25.12.1 itself keeps a connection open after invalid UTF-8; the task that read it ends
+    with a UnicodeDecodeError."""
     program = unrepaired()
     with RawWebSocket(program.port, "/events") as client:
         client.send(*INVALID["two fragments"], frame(PING, b"open"))

@@ -100,7 +100,7 @@ def test_the_client_follows_its_position(start, run, record):
 
 
 def test_the_client_waits_while_the_queue_is_full(start, run):
-    """The client of a full queue waits as long as Retry-After asks, and submits its job again."""
+    """The client of a full queue waits as long as Retry-After specifies, and resubmits its job."""
     server = start("job_queue/server.py", WORKERS=1, MAX_QUEUE=1)
     running = token_of(submit(server, 5))  # longer than a client takes to start
     wait_until(lambda: get(server, running)["position"] == 0)

@@ -272,6 +272,17 @@ def costs(packets, ports, lookups, trips, plain):
     }
 
 
+def test_the_columns_of_trips(measured):
+    """Five times are printed by trips.sh for each of twenty requests. On a shared connection those
+    of TCP and TLS are zero from the second request on; without TLS its time is zero."""
+    for scheme, (_, _, each, one) in measured.items():
+        assert [len(line) for line in each + one] == [5] * 20
+        for lookup, tcp, tls, first, last in [*each, one[0]]:
+            assert 0 < lookup < tcp < first <= last
+            assert tcp < tls < first if scheme == "https" else tls == 0
+        assert {(tcp, tls) for _, tcp, tls, *_ in one[1:]} == {(0, 0)}
+
+
 def test_ten_requests(measured, record):
     """Ten requests over one connection take less than half the round trips and, with TLS, a fifth
     of the bytes of ten over a connection each."""
@@ -446,7 +457,7 @@ for _ in range(2):
 
 def test_a_request_crosses_a_close_on_a_slow_link(place, record):
     """On a slow link, a request is sent before the server's close has arrived, and reaches the
-    server after it has closed: a reset comes back, and the request is not processed."""
+    server after it has closed: the client receives a reset, and the request is not processed."""
     here = place(4)
     here.start(here.example("keep_alive/server.py"), SANIC_KEEP_ALIVE_TIMEOUT=1)
     printed = here.run([sys.executable, "-c", TWO])

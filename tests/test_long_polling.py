@@ -516,22 +516,55 @@ def test_the_browser_reports_an_unreachable_server(open_client_page, port):
     page.wait_for_selector("text=stopped: ")
 
 
-def test_a_second_tab_waits_for_the_cache(page, server, tap):
-    """Chromium's cache sends one request for a URL at a time: a second one is sent after the
+class Tabs:
+    """Two tabs of a browser that poll one job: the second when the server has the first poll."""
+
+    def __init__(self, browser, server, tap, cache, wait):
+        self.wire = tap(server)
+        self.job = submit_job(server.url, 60).removeprefix(server.url)
+        self.context = browser.new_context()
+        for number in 1, 2:
+            tab = self.context.new_page()
+            tab.goto(f"{self.wire.url}/nothing")  # a page of the same origin
+            tab.evaluate(
+                """([url, cache, wait]) => {
+                    fetch(url, {cache, headers: {Prefer: `wait=${wait}`}});
+                }""",
+                [self.job, cache, wait],
+            )
+            if number == 1:
+                self.wait_until_polled(1)
+
+    def wait_until_polled(self, number):
+        line = f"GET {self.job} ".encode()
+        self.wire.wait_until(lambda events: sum(line in e.data for e in events) == number)
+
+    def exchanges(self):
+        """Return each poll with its response, once there are two; a missing response is None."""
+        self.wait_until_polled(2)
+        found = exchanges(messages(self.wire.events))
+        return [pair for pair in found if pair[0].target == self.job]
+
+
+@pytest.fixture(scope="module")
+def locked(browser, start_shared, tap_shared):
+    """Return two tabs whose polls may be held for a minute, longer than the lock of the cache."""
+    server = start_shared("long_polling/server.py", MAX_WAIT=60)
+    tabs = Tabs(browser, server, tap_shared, "default", 60)
+    yield tabs
+    tabs.context.close()
+
+
+def test_a_second_tab_waits_for_the_cache(browser, server, tap, locked):
+    """Where two tabs poll the same URL, Chromium's cache sends the second poll only after the
     response to the first; with cache: "no-store" both are sent at once."""
-    wire = tap(server)
-    page.goto(f"{wire.url}/nothing")  # a page of the same origin
+    # `locked` is here so that its lock ends while the other tests run.
     both_at_once = {}
-    for cache, wait in ("default", 1), ("no-store", 2):
-        job = submit_job(server.url, 60).removeprefix(server.url)
-        page.evaluate(
-            """([url, cache, wait]) => Promise.all([1, 2].map(() =>
-                fetch(url, {cache, headers: {Prefer: `wait=${wait}`}})))""",
-            [job, cache, wait],
-        )
-        pairs = [pair for pair in exchanges(messages(wire.events)) if pair[0].target == job]
-        (_, first_response), (second_request, _) = pairs
-        both_at_once[cache] = second_request.at < first_response.at
+    for cache, wait in ("default", 1), ("no-store", 20):
+        tabs = Tabs(browser, server, tap, cache, wait)
+        (_, first_response), (second_poll, _) = tabs.exchanges()
+        both_at_once[cache] = first_response is None or second_poll.at < first_response.at
+        tabs.context.close()
     assert both_at_once == {"default": False, "no-store": True}
 
 
@@ -553,3 +586,11 @@ def test_six_held_requests_use_up_a_browser(page, server, tap):
     assert seventh.target == jobs[0]
     first_response = min(response.at for _, response in held)
     assert max(request.at for request, _ in held) < first_response < seventh.at
+
+
+def test_the_lock_of_the_cache_ends_after_twenty_seconds(locked):
+    """Chromium's cache keeps the poll of a second tab for 20 seconds, and then sends it although
+    the first has no response yet."""
+    (first_poll, first_response), (second_poll, _) = locked.exchanges()
+    assert first_response is None or second_poll.at < first_response.at
+    assert second_poll.at - first_poll.at > 19

@@ -578,6 +578,18 @@ def test_a_cursor_from_before_a_restart_is_410(start, canned, run):
     assert cursors == ["0", "7", "0", "1"]
 
 
+def test_an_old_cursor_may_name_a_new_message(start):
+    """A restarted feed cannot recognize an old cursor once it has as many messages as before: it
+    returns the messages after that id, and the client misses the others."""
+    server = start("long_polling/feed_server.py")
+    for number in range(1, 9):
+        assert publish(server, f"new {number}") == number
+    response = poll_feed(server, 7)
+    assert response.status_code == 200
+    assert response.json()["messages"] == [{"id": 8, "text": "new 8"}]
+    assert response.json()["missed"] == 0
+
+
 @pytest.mark.parametrize("after", ["x", "-1", "1.5", "9" * 20, "\u0663", "1\n"])
 def test_an_invalid_cursor_is_400(feed, after):
     """A cursor that is not a number of ASCII digits is a 400 that explains what a cursor is."""

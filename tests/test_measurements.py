@@ -140,7 +140,7 @@ def test_what_could_not_be_measured_is_listed(record):
 
 
 def test_what_was_refused_is_a_dash(monkeypatch):
-    """If nothing of a part could be measured, its tables say so, and others have a dash for it."""
+    """If a part could not be measured, its tables state it, and others have a dash for it."""
     rows = [getattr(report, name) for name in dir(report) if name.endswith("_rows")]
     rows.remove(report.storm_rows)
     recorded = report.results()
@@ -173,7 +173,7 @@ def test_a_saturated_generator_is_refused():
 
 
 def test_polls_that_end_are_refused(monkeypatch):
-    """The harness refuses the memory of held polls if some were answered during the measurement."""
+    """The harness refuses the memory of held polls if some got a response meanwhile."""
     short = ("poll", "holding_connections/server.py", "/poll", {"HOLD": 0.1})
     monkeypatch.setitem(held.CONTENDERS, "short", short)
     with harness.Load() as generator:

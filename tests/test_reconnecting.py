@@ -10,6 +10,7 @@ import select
 import signal
 import socket
 import struct
+import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -237,6 +238,38 @@ def test_reconnect_storm_measured(monkeypatch, port):
     jittered, fixed = run_in_thread(both())
     assert min(len(jittered), len(fixed)) >= 150
     assert busiest(fixed, 0.75) > 2 * busiest(jittered, 0.75)
+
+
+EIGHT = "seq 8 | xargs -P 8 -I {} uv run wrong_fixed_delay.py\n"
+
+
+def all_receive(clients, number, since=0):
+    """Return whether so many clients have printed the same event."""
+    events = Counter(re.findall(r'"id": (\d+)', clients.output[since:]))
+    return max(events.values(), default=0) >= number
+
+
+def test_eight_clients_by_one_command(start, tmp_path, record):
+    """One command starts eight clients with the same delay. When the server stops, all of them
+    report it; after the delay all try again, and all connect to a server that runs again."""
+    server = start(f"{TOPIC}/server.py", EVENT_INTERVAL=0.1)
+    folder = copy_isolated(EXAMPLES / TOPIC / "wrong_fixed_delay.py", tmp_path / "clients")
+    command = EIGHT.replace("uv run", sys.executable)
+    variables = environment(URL=server.url, BACKOFF=3)
+    clients = Program(["sh", "-c", command], folder, variables)
+    try:
+        wait_until(lambda: all_receive(clients, 8))
+        server.stop()
+        # Eight programs write into one pipe, so that parts of lines may be mixed.
+        wait_until(lambda: clients.output.count("received 1012") == 8)
+        wait_until(lambda: clients.output.count("reconnecting: ") >= 16)
+        seen = len(clients.output)
+        start(f"{TOPIC}/server.py", PORT=server.port, EVENT_INTERVAL=0.1)
+        wait_until(lambda: all_receive(clients, 8, since=seen))
+    finally:
+        clients.send(signal.SIGKILL)
+        clients.wait()
+    record("reconnecting/eight.run", EIGHT)
 
 
 # WebSockets

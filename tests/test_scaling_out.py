@@ -450,7 +450,7 @@ def test_a_missing_program_is_reported(tmp_path, port, variables, words):
 
 
 def test_a_client_that_never_connected_exits(run, port, canned):
-    """A client that has never connected exits with one line that says why."""
+    """A client that has never connected exits with one line that names the reason."""
     dead = f"http://127.0.0.1:{port()}"
     for url, words in [
         (dead, f"cannot reach {dead}: "),

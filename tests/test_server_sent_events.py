@@ -1034,8 +1034,8 @@ def test_an_event_resets_the_failure_count(canned, monkeypatch):
 
 
 def test_a_heartbeat_resets_the_failure_count(canned, monkeypatch):
-    """A heartbeat resets the count of failures in a row of the hardened client, although it is no
-    event; a stream without a byte does not."""
+    """A heartbeat resets the count of failures in a row of the hardened client, although it is not
+    an event; a stream without a byte does not."""
     client = importlib.import_module(f"examples.{HERE}.client_hardened")
     counts = []
     monkeypatch.setattr(client, "backoff_delay", lambda failures, _: counts.append(failures) or 0)

@@ -467,6 +467,14 @@ def test_a_restarted_server_does_not_know_the_token(start, tap, run):
     assert "responded with 404" in result.stderr
 
 
+def test_the_body_of_an_error_has_a_status_too(server):
+    """The body of Sanic's error has a field status as well: the number 404, and not the status of a
+    job."""
+    response = httpx2.get(f"{server.url}/jobs/unknown")
+    assert response.status_code == 404
+    assert response.json()["status"] == 404
+
+
 def test_too_many_jobs_are_rejected_with_retry_after(start):
     """A server with too many jobs responds with 503 and Retry-After, and accepts jobs again once
     results have expired."""

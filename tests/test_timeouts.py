@@ -281,7 +281,7 @@ HOLDING = named("client*.py", '"Prefer"')
 
 @pytest.mark.parametrize("name", HOLDING)
 def test_every_client_waits_longer_than_the_server(name):
-    """Each client that has its requests held waits longer than it asks the server to hold them."""
+    """The timeout of each client that long-polls is longer than the hold that it requests."""
     text = (EXAMPLES / name).read_text()
     hold = settings(text, "WAIT").get("WAIT") or float(re.search(r"wait=(\d+)", text)[1])
     (read,) = re.findall(r"timeout=WAIT \+ (\d+)|read=(\d+)", text)

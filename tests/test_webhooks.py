@@ -14,7 +14,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from .support.crossing import Wire
 from .support.diffs import functions
-from .support.messages import label, messages, transcript
+from .support.messages import counts, label, messages, table, transcript
 from .support.processes import wait_until
 from .support.sequence import sequence_diagram, trace_of
 
@@ -75,7 +75,7 @@ def receiver(start_shared):
 
 def test_the_result_is_posted_to_the_receiver(start, tap, run, record):
     """The server posts the result to the callback URL when the job is done; the client sends one
-    request, and no poll."""
+    request, and no poll: two connections and two requests in all."""
     receiver = start("webhooks/receiver.py")
     to_receiver = tap(receiver)
     to_server = tap(start("webhooks/server.py"))
@@ -89,6 +89,14 @@ def test_the_result_is_posted_to_the_receiver(start, tap, run, record):
     assert (up.method, down.status) == ("POST", 202)
     webhook, response = messages(to_receiver.events)
     assert (webhook.method, response.status) == ("POST", 204)
+    rows = [
+        {"messages": "the submission, client to server"} | counts(to_server),
+        {"messages": "the webhook, server to receiver"} | counts(to_receiver),
+    ]
+    columns = "connections", "requests", "bytes up", "bytes down", "round trips"
+    rows.append({"messages": "sum"} | {name: sum(row[name] for row in rows) for name in columns})
+    assert (rows[-1]["connections"], rows[-1]["requests"]) == (2, 2)
+    record("webhooks/costs.md", table(rows))
     record("webhooks/client.txt", client.stdout)
     record("webhooks/receiver.txt", receiver.output.splitlines()[-1] + "\n")
     parties = "server", "receiver"
@@ -386,8 +394,8 @@ def test_a_redirect_is_not_followed(start, canned):
 
 
 def test_the_name_is_resolved_once(start, port):
-    """The request goes to the address that was checked, with the name of the URL in Host: a second
-    answer of the DNS is never asked for."""
+    """The request goes to the address that was checked, with the name of the URL in Host: the
+    name is not resolved again."""
     with socket.create_server(("127.0.0.2", port())) as receiver:
         receiver.settimeout(30)
         number = receiver.getsockname()[1]

@@ -252,7 +252,7 @@ def test_410_ends_the_attempts(server, canned):
 
 @pytest.mark.parametrize("value", ["900", "9" * 5_000, "soon", "-1", "٣"])
 def test_retry_after_is_obeyed_and_bounded(server, canned, tmp_path, value):
-    """The server waits for as long as the receiver asks in Retry-After, a day at the most; a value
+    """The server waits for as long as the Retry-After of the receiver, a day at most; a value
     that is no number changes nothing."""
     first = server(RETRY_DELAYS="5 5")
     there = canned(echo, (429, {"Retry-After": value.encode().decode("latin-1")}, ""))
@@ -332,7 +332,7 @@ def test_a_secret_is_replaced_without_a_gap(server, receiver):
 
 
 def trickling(connection):
-    """Send one byte of a response after the other, for ever."""
+    """Send one byte of a response after the other, without end."""
     while True:
         connection.sendall(b"H")
         time.sleep(0.02)
@@ -353,7 +353,7 @@ def endless_headers(connection):
 
 
 def interim(connection):
-    """Send interim responses, for ever."""
+    """Send interim responses, without end."""
     while True:
         connection.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100)
 
@@ -369,7 +369,7 @@ def garbage(connection):
 
 
 def silent(connection):
-    """Send nothing, for ever."""
+    """Send nothing at all."""
     connection.recv(1)
 
 
@@ -469,8 +469,8 @@ def test_an_owner_has_a_share_of_the_attempts(server, canned):
     ],
 )
 def test_a_hostile_callback_is_400(server, callback):
-    """A callback with a line break, half a surrogate pair, a port that does not exist or a name
-    that is none is a 400."""
+    """A callback with a line break, half a surrogate pair, a port that does not exist or an
+    invalid name is a 400."""
     body = json.dumps({"seconds": 0, "callback": callback})
     headers = ALICE | {"Content-Type": "application/json"}
     response = httpx2.post(f"{server().url}/jobs", content=body, headers=headers)
@@ -579,8 +579,8 @@ def test_a_new_field_is_ignored(receiver, server):
 
 
 def test_the_poller_survives_a_server_with_faults(receiver, canned):
-    """A job server that responds to polls with what is no job does not end the polling: the next
-    response that is a job counts."""
+    """A job server that responds to polls with something other than a job does not end the
+    polling: the next response that is a job counts."""
     faults = [(200, {}, body) for body in ([], {}, {"status": []}, "no JSON", {"status": "done"})]
     result = {"token": "a", "status": "done", "result": 42, "new": 1}
     there = canned((202, {}, {"token": "a"}), *faults[:4], (200, {}, result))

@@ -1,4 +1,4 @@
-"""WebSockets: one connection on which both sides speak when they like."""
+"""WebSockets: one connection on which both sides send at any time."""
 
 import base64
 import inspect

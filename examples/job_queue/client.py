@@ -49,7 +49,7 @@ def send(client, method, url, **options):
 
 
 def pause(response):
-    """Wait as long as the server asks, a minute at the most."""
+    """Wait as long as Retry-After specifies, a minute at most."""
     value = response.headers.get("Retry-After", "")
     time.sleep(min(float(value), 60) if value.isdecimal() else 1)
 # --8<-- [end:send]

@@ -121,7 +121,7 @@ async def report_store_error(request, error):
 
 # --8<-- [start:respond]
 def respond(store, job, status=200):
-    """Return the response for a job, or 404 if there is none."""
+    """Return the response for a job, or 404 for an unknown one."""
     if job is None:
         raise NotFound("unknown token")
     state = {"token": job["token"], "status": job["status"]}

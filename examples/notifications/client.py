@@ -127,7 +127,7 @@ def parse_message(message):
 class Inbox:
     """The notifications received: one line each, in a file.
 
-    `last` is the id of the last one, or None if there is none. One
+    `last` is the id of the last one, or None without one. One
     client at a time uses the file, or both would add each line.
     """
 

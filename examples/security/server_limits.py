@@ -117,10 +117,10 @@ async def echo(request, ws):
 class HardenedWebSocketProtocol(WebSocketProtocol):
     """Sanic's WebSocket protocol, with five of its faults repaired.
 
-    Sanic 25.12.1 reads as fast as a client sends, however slowly the
-    handler receives; it loses the task that meets invalid UTF-8; it
-    accepts any number of fragments; it fails on an invalid header;
-    and it omits what a rejected handshake must contain.
+    Sanic 25.12.1 reads ahead without limit while the handler is busy;
+    after invalid UTF-8 it keeps the connection open; it accepts any
+    number of fragments in a message; it responds with 500 to an
+    invalid header; and it omits headers from a rejected handshake.
     RFC 6455 §4.4, §8.1; RFC 9110 §15.5.22.
     """
 
@@ -146,7 +146,7 @@ class HardenedWebSocketProtocol(WebSocketProtocol):
         return ws
 
     def data_received(self, data):
-        """Read no more until the handler received what is here."""
+        """Pause reading until the handler has received this data."""
         if self.websocket is None:  # the handshake is still to come
             super().data_received(data)
             return
@@ -154,7 +154,7 @@ class HardenedWebSocketProtocol(WebSocketProtocol):
         self.read_task = asyncio.create_task(self.process_read(data))
 
     async def process_read(self, data):
-        """Pass on the frames in `data`, then resume reading."""
+        """Process the frames in `data`, then resume reading."""
         ws, connection = self.websocket, self.websocket.ws_proto
         connection.receive_data(data)
         try:
@@ -170,7 +170,7 @@ class HardenedWebSocketProtocol(WebSocketProtocol):
                 self.transport.resume_reading()
 
     def connection_lost(self, exc):
-        """Let nothing wait for a handler that is gone."""
+        """Cancel the task of the last read."""
         super().connection_lost(exc)
         if self.read_task:
             self.read_task.cancel()

@@ -176,7 +176,7 @@ def reject(request, reason):
 
 
 def find_job(token):
-    """Return a job; respond with 404 if there is none."""
+    """Return a job; respond with 404 to an unknown token."""
     if token not in jobs:
         raise NotFound("unknown token")
     return jobs[token]

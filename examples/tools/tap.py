@@ -7,7 +7,7 @@
 The tap listens on 127.0.0.1, forwards each connection to the server,
 and prints what passes, secrets included: `>` is from the client, `<`
 from the server. Options and keys delay, hold, drop or cut what one
-side sends. It does not speak TLS.
+side sends. It does not support TLS.
 
 - Run: `uv run tap.py`
 - or: `python tap.py`
@@ -198,7 +198,7 @@ def escape(character):
 
 
 def forward(writer, data):
-    """Send data, or the end of the stream if there is none."""
+    """Send data, or the end of the stream if `data` is empty."""
     if data and not writer.is_closing():
         writer.write(data)
     elif not writer.is_closing():

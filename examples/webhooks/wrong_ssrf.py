@@ -171,7 +171,7 @@ def add_message(job, event_type, **data):
 
 
 class ReceiverError(Exception):
-    """A message was not delivered; `delay`: what the receiver asks."""
+    """A message was not delivered; `delay` is the Retry-After."""
 
     def __init__(self, problem, status=None, delay=0.0):
         super().__init__(problem)
@@ -254,7 +254,7 @@ async def post(owner, url, message_id, body):
 
 
 def retry_after(response):
-    """Return how many seconds the receiver asks to wait, or 0."""
+    """Return the seconds of the Retry-After, or 0."""
     value = response.headers.get("Retry-After", "")
     if not (value.isascii() and value.isdigit()):
         return 0.0  # a date: the delays are long enough
@@ -418,7 +418,7 @@ async def confirm(owner, callback):
     """Have a receiver confirm that it wants the owner's messages.
 
     It echoes a random value of a signed message. Otherwise anyone
-    could direct messages at a server that never asked for them.
+    could direct messages at a server that did not order them.
     """
     known = app.ctx.db.execute(
         "SELECT 1 FROM receivers WHERE owner = ? AND url = ?",

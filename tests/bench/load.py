@@ -1,7 +1,7 @@
 """The load generator: a process of its own that holds connections and sends requests.
 
 It reads commands from stdin, a JSON object a line, and prints one line in response to each. Every
-response says how much processor time the command took, so that the harness knows whether the
+response states how much processor time the command took, so that the harness knows whether the
 generator was saturated.
 """
 

@@ -1,4 +1,4 @@
-"""Held WebSocket connections that are pinged each second, by clients that answer."""
+"""Held WebSocket connections that are pinged each second, by clients that respond."""
 
 import time
 

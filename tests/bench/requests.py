@@ -36,7 +36,7 @@ def certificate(folder):
 
 
 def one(load, name, plan):
-    """Send requests as fast as they are answered; return what one takes on the server."""
+    """Send each request when the last has its response; return what one takes on the server."""
     program, path, kind = CONTENDERS[name]
     with tempfile.TemporaryDirectory() as folder:
         tls = {"CERT": certificate(folder)} if kind in ("tls", "resumed") else {}

@@ -527,7 +527,7 @@ def test_messages_of_a_websocket(open_page, static):
 
 
 def test_without_promise_integration_a_line_explains_it(browser, static):
-    """In a browser without JavaScript Promise Integration the click shows a line that says so, and
+    """In a browser without JavaScript Promise Integration the click shows a line that names it, and
     loads no runtime."""
     with browser.new_context() as context:
         page = context.new_page()

@@ -59,7 +59,7 @@ def test_the_examples_hold_under_a_prefix(live):
 
 
 def test_serves_folders_heads_and_errors(live, site):
-    """A folder without its slash redirects, HEAD has no body, and what is missing is a 404
+    """A folder without its slash redirects, HEAD has no body, and an unknown path is a 404
     page; no path leads out of the site."""
     folder = httpx2.get(f"{live.url}/start/token")
     assert (folder.status_code, folder.headers["Location"]) == (301, "/start/token/")

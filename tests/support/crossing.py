@@ -81,7 +81,7 @@ class Crossing(Wire):
 
 
 def secured(target, port, context):
-    """Return a wire that takes TLS to a server that does not speak it."""
+    """Return a wire that takes TLS to a server without TLS."""
 
     def wrap(client):
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

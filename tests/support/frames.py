@@ -76,7 +76,7 @@ def unmask(payload, mask):
 
 
 def cut(data):
-    """Cut bytes into frames; yield (offset, fields of Frame). What is incomplete is left."""
+    """Cut bytes into frames; yield (offset, fields of Frame). An incomplete frame is left."""
     at = 0
     while len(data) - at >= 2:
         first, second = data[at : at + 2]

@@ -256,9 +256,8 @@ async def whole_stream(event):
 def stream_transcript(found, title, start=None, unit=1, step=1):
     """Return messages as HTML, as `transcript` does, with a streamed response in its pieces.
 
-    Each says how long after `start` it came, in seconds, of which it took `unit`, rounded down to
-    `step`; without a start none does. What happens later than planned, and never earlier, repeats
-    so.
+    Each piece has its time after `start`, in units of `unit` seconds, rounded down to `step`;
+    without `start` it has none. A busy machine is late and never early, so the times repeat.
     """
     split = []
     for message in found:

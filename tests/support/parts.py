@@ -89,5 +89,5 @@ def require_program(program, package=None):
 
 
 def skip_or_fail(message):
-    """Skip the test with a message that says what is missing; fail it where CI is set."""
+    """Skip the test with a message that names the missing part; fail it where CI is set."""
     (pytest.fail if os.environ.get("CI") else pytest.skip)(message)

@@ -5,7 +5,7 @@ import threading
 
 
 class Peer:
-    """A plain listening socket; each connection is handed to `serve` in a thread."""
+    """A plain listening socket; `serve` handles each connection in a thread."""
 
     def __init__(self, serve):
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)

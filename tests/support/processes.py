@@ -52,7 +52,7 @@ def is_server(example):
 
 
 def needed_server(example):
-    """Return the server that an example says it needs."""
+    """Return the server that an example names under "Needs"."""
     name = re.search(r"Needs: .*?(\w+\.py)", example.read_text(), re.DOTALL)[1]
     return f"{example.parent.name}/{name}"
 

@@ -8,7 +8,7 @@ A trace is a JSON object. Whatever is marked optional may be left out.
 `lanes`
     Two or three names, from left to right: `["client", "server"]`.
 `unit` (optional)
-    The unit of all times, "s" say: the figure has a scale of time. Without it, each `at` is the
+    The unit of all times, such as "s": the figure has a scale of time. Without it, each `at` is the
     number of a row, from 0, and the figure shows an order only.
 `messages`
     In the order in which they passed, each `{"at", "from", "to", "text"}`, and optionally

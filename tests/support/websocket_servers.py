@@ -1,4 +1,4 @@
-"""The WebSocket servers of examples/, and what a client needs to talk to each.
+"""The WebSocket servers of examples/, with the first message of a client of each.
 
 Tests that hold for every server walk this table.
 """
