@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import re
 import resource
 import signal
@@ -45,10 +46,14 @@ def pytest_addoption(parser):
 
 def pytest_configure():
     """Let programs receive SIGINT also where the shell that started these tests ignores it; let
-    tests load the module of a Sanic server more than once."""
+    tests load the module of a Sanic server more than once; let clients start fast."""
     Sanic.test_mode = True
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Each client of httpx2 reads the whole file with certificates, even if it uses no TLS: that
+    # takes longer than a request. Of a folder it reads what it needs.
+    if "SSL_CERT_DIR" in os.environ:
+        os.environ.pop("SSL_CERT_FILE", None)
 
 
 # Tests of these modules run one program each and share nothing, so any worker may take any.
