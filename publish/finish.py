@@ -303,6 +303,8 @@ def main(site):
     prune(site)
     index_text(site)
     write_markdown(site, config)
+    if (site / "assets/runtime").exists():
+        runnable.write(site)
     joined = {
         style
         for path in site.rglob("index.html")

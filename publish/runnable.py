@@ -1,26 +1,39 @@
-"""Mark the programs on a page that the runtime can run: docs/assets/run.js offers to run these."""
+"""Mark the programs on a page that the runtime can run: docs/assets/run.js offers to run these.
+
+A server program is offered where it is printed whole and, if that is in a closed fold or an
+unopened tab, also where a reader sees it without opening that: beside the command that starts it,
+an excerpt of it, or the difference between it and a right program. Where it cannot run in a page,
+its title says why.
+"""
 
 import ast
+import json
 import re
+import textwrap
 from functools import cache
 from pathlib import Path
 
 from lxml.builder import E
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-# What a page of a browser does not have: other processes, Redis, TLS, connections to elsewhere.
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+# What a page of a browser does not have, by the modules for which a program needs it.
 UNAVAILABLE = {
-    "http.server",
-    "httpx2",
-    "multiprocessing",
-    "redis",
-    "socketserver",
-    "ssl",
-    "subprocess",
+    "http.server": "threads",
+    "httpx2": "connections to other servers",
+    "redis": "Redis",
+    "ssl": "TLS",
 }
 ROUTE = re.compile(r"@\w+\.(get|post|put|patch|delete|websocket)\(\s*(\"[^\"]*\")")
 NEEDS = re.compile(r"Needs:\s+(\w+\.py)")
 BESIDE = re.compile(r"Same folder: ((?:[\w.]+,\s+)*[\w.]+)")
+SECTION = re.compile(r"(?ms)^ *# --8<-- \[start:\w+\]\n(.*?)^ *# --8<-- \[end:")
+MARKER = re.compile(r"(?m)^ *# --8<-- .*\n")
+SERVES = re.compile(r"\bapp\.run\(|\bserve\(|\bserve_forever\(")
+COMMAND = re.compile(r"(?:\buv run|\bpython) ([a-z_]+\.py)\b")
+HIDDEN = (
+    "ancestor::details[not(@open)] | ancestor::div[@class='tabbed-block'][preceding-sibling::div]"
+)
 
 
 def imported(text):
@@ -34,11 +47,31 @@ def imported(text):
     return found | {name.partition(".")[0] for name in found}
 
 
-def can_run(path):
-    """Return whether a program is a server that the runtime can run."""
-    text = path.read_text()
-    is_server = re.search(r"\bapp\.run\(|\bserve\(", text) and "__main__" in text
-    return is_server and not imported(text) & UNAVAILABLE and path.parent.name != "site"
+@cache
+def servers():
+    """Return {program: what it needs that a page does not have, or nothing} of every server program
+    that pages print: those of site/ are the site's own, and those of tools/ are for a terminal."""
+    found = {}
+    for path in sorted(EXAMPLES.glob("*/*.py")):
+        text = path.read_text()
+        if SERVES.search(text) and "__main__" in text and path.parent.name not in {"site", "tools"}:
+            missing = imported(text) & UNAVAILABLE.keys()
+            reasons = sorted(UNAVAILABLE[module] for module in missing)
+            found[f"{path.parent.name}/{path.name}"] = " and ".join(reasons)
+    return found
+
+
+@cache
+def programs():
+    """Return {program: what the page needs to run it} of every server that can run in a page."""
+    found = {}
+    for name, missing in servers().items():
+        if not missing:
+            path = EXAMPLES / name
+            found[name] = {"beside": beside(path)}
+            if has_client(path):
+                found[name]["client"] = f"{path.parent.name}/client.html"
+    return found
 
 
 def beside(path):
@@ -58,32 +91,100 @@ def has_client(path):
 
 
 @cache
-def programs():
-    """Return {text as a page shows it: attributes} of every program that can run."""
+def texts():
+    """Return {text as a page shows it: [(program, kind)]}; kinds are whole, part and diff."""
     found = {}
-    for path in sorted(EXAMPLES.glob("*/*.py")):
-        if can_run(path):
-            attributes = {"data-run": f"{path.parent.name}/{path.name}"}
-            if others := beside(path):
-                attributes["data-beside"] = " ".join(others)
-            if has_client(path):
-                attributes["data-client"] = f"{path.parent.name}/client.html"
-            shown = re.sub(r"(?m)^ *# --8<-- .*\n", "", path.read_text())
-            found[shown.strip()] = attributes
+
+    def add(text, name, kind):
+        found.setdefault(MARKER.sub("", textwrap.dedent(text)).strip(), []).append((name, kind))
+
+    for name in servers():
+        text = (EXAMPLES / name).read_text()
+        add(text, name, "whole")
+        for section in SECTION.findall(text):
+            add(section, name, "part")
+        diff = (ROOT / "snippets" / name).with_suffix(".diff")
+        if diff.exists():
+            add(diff.read_text(), name, "diff")
+    return found
+
+
+def shown(block, text, printed):
+    """Return (program, kind) of what a block of code shows, or nothing."""
+    if found := texts().get(text):
+        # The same lines may stand in several programs.
+        named = block.findtext("span[@class='filename']")
+        return max(found, key=lambda each: (each[0].endswith(f"/{named}"), each[0] in printed))
+    commands = COMMAND.findall(text) if "language-sh" in block.get("class") else []
+    if len(commands) == 1:
+        links = block.xpath("preceding::a[contains(@href, $name)]/@href", name=f"/{commands[0]}")
+        names = [link.partition("examples/")[2] for link in links]
+        names = [name for name in names if name in servers()]
+        if names:
+            return names[-1], "command"
+    return None
+
+
+def title(block, name):
+    """Return the title of a block, in which the button is put."""
+    found = block.find("span[@class='filename']")
+    if found is None:
+        found = E.span(name.partition("/")[2], {"class": "filename"})
+        block.insert(0, found)
     return found
 
 
 def mark(page):
     """Mark the programs of a page that the runtime can run; load run.js where there are any."""
-    marked = False
-    for block in page.xpath("//div[contains(@class, 'highlight')]"):
-        code = block.find(".//pre")
-        attributes = code is not None and programs().get(code.text_content().strip())
-        if attributes:
-            marked = True
-            for name, value in attributes.items():
-                block.set(name, value)
-    if marked:
+    blocks = [
+        (block, code.text_content().strip())
+        for block in page.xpath("//article//div[contains(@class, 'highlight')]")
+        if (code := block.find(".//pre")) is not None
+    ]
+    known = [each for _, text in blocks for each in texts().get(text, ())]
+    printed = {name for name, kind in known if kind == "whole"}
+    found = [
+        (block, *what, bool(block.xpath(HIDDEN)))
+        for block, text in blocks
+        if (what := shown(block, text, printed))
+    ]
+    visible = {}  # what a reader sees without opening anything: {program: kinds}
+    for wanted in "whole", "command", "diff", "part":
+        for block, name, kind, is_hidden in found:
+            kinds = visible.setdefault(name, set())
+            is_extra = (kind in {"command", "part"} and is_hidden) or (
+                kind == "part" and kinds & {"whole", "part"}
+            )
+            if kind != wanted or is_extra:
+                continue
+            offer(block, name, kind)
+            if not is_hidden:
+                kinds.add(kind)
+    for block, name, kind, _ in found:
+        if kind == "whole" and not visible[name]:
+            visible[name].add("line")
+            fold = block.xpath(HIDDEN)[0]
+            if fold.tag != "details":
+                fold = fold.getparent().getparent()  # the set of tabs
+            line = E.div({"class": "run-offer"})
+            fold.addprevious(line)
+            offer(line, name, "line")
+    if visible.keys() & programs().keys():
         (script,) = page.xpath("//script[contains(@src, 'assets/site.js')]/@src")
         run = re.sub(r"site\.js$", "run.js", script)
         page.find("body").append(E.script(type="module", src=run))
+
+
+def offer(block, name, kind):
+    """Mark a block; where its program cannot run in a page, say so in its title."""
+    if missing := servers()[name]:
+        words = f"Not in the page: needs {missing}"
+        title(block, name).append(E.span(words, {"class": "run-missing", "data-program": name}))
+        return
+    title(block, name)
+    block.set("data-run", name)
+
+
+def write(site):
+    """Write what the page needs to run each program."""
+    (site / "assets/programs.json").write_text(json.dumps(programs(), separators=(",", ":")))

@@ -2,18 +2,14 @@
 // megabytes, is loaded by the first click.
 
 function offer(block) {
-  if (block.querySelector(":scope > .filename button")) return;
-  let title = block.querySelector(":scope > .filename");
-  if (!title) {
-    title = document.createElement("span");
-    title.className = "filename";
-    title.textContent = block.dataset.run.split("/")[1];
-    block.prepend(title);
-  }
+  const title = block.querySelector(":scope > .filename");
+  if (title.querySelector("button")) return;
   const button = document.createElement("button");
   button.type = "button";
   button.className = "run-here";
   button.textContent = "Run here";
+  button.setAttribute("aria-label", `Run here: ${block.dataset.run.split("/")[1]}`);
+  button.setAttribute("aria-expanded", "false");
   button.addEventListener("click", async () => {
     const { toggle } = await import("./runner.js");
     toggle(block, button);

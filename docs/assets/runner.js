@@ -38,7 +38,7 @@ function element(parent, name, attributes = {}, text = "") {
 }
 
 async function load(path) {
-  const response = await fetch(new URL(`examples/${path}`, root));
+  const response = await fetch(new URL(path, root));
   if (!response.ok) throw new Error(`${path}: ${response.status}`);
   return response.text();
 }
@@ -58,18 +58,29 @@ class Runner {
   #port;
   #exchange; // of the request that is open: {cancel, send}
 
-  constructor(block) {
-    const { run, beside = "", client } = block.dataset;
+  constructor(run) {
+    this.program = run;
     [this.topic, this.name] = run.split("/");
-    this.beside = beside.split(" ").filter(Boolean);
-    this.client = client;
     this.key = `program ${run}`;
     this.isRunning = false;
 
     this.section = document.createElement("section");
     this.section.className = "runner";
     this.section.setAttribute("aria-label", `${this.name} in this page`);
+  }
+
+  /** Puts the panel below a block of the page that shows the program, or a part of it. */
+  place(block, button) {
+    this.button?.setAttribute("aria-expanded", "false");
+    [this.block, this.button] = [block, button];
     block.after(this.section);
+    if (this.frame?.dataset.loaded) this.loadClient(); // a frame that moves is emptied
+    this.showPanel(true);
+  }
+
+  showPanel(isShown) {
+    this.section.hidden = !isShown;
+    this.button.setAttribute("aria-expanded", String(isShown));
   }
 
   async open() {
@@ -81,8 +92,11 @@ class Runner {
       return;
     }
     try {
-      const names = [this.name, ...this.beside];
-      const texts = await Promise.all(names.map((name) => load(`${this.topic}/${name}`)));
+      const programs = JSON.parse(await load("assets/programs.json"));
+      const { beside, client } = programs[this.program];
+      this.client = client;
+      const names = [this.name, ...beside];
+      const texts = await Promise.all(names.map((name) => load(`examples/${this.topic}/${name}`)));
       this.files = Object.fromEntries(names.map((name, at) => [name, texts[at]]));
       this.original = this.files[this.name].replace(/^ *# --8<-- .*\n/gm, "");
       this.build();
@@ -176,7 +190,12 @@ class Runner {
   edit() {
     const hidden = (this.editor.hidden = !this.editor.hidden);
     this.buttons.edit.setAttribute("aria-expanded", String(!hidden));
-    if (!hidden) this.editor.focus();
+    if (hidden) return;
+    this.editor.focus();
+    // Where the page shows a part of the program, the editor begins there.
+    const [first] = this.block.querySelector("code")?.textContent.trim().split("\n") ?? [];
+    const line = this.editor.value.split("\n").findIndex((each) => each.trim() === first);
+    if (line > 0) this.goTo(line + 1);
   }
 
   reset() {
@@ -370,7 +389,7 @@ class Runner {
 
   async loadClient() {
     this.frame.dataset.loaded = "yes";
-    const text = await load(this.client);
+    const text = await load(`examples/${this.client}`);
     this.frame.addEventListener("load", () => {
       const inside = this.frame.contentWindow;
       // Before its scripts run, and in a document that the policy of this page does not bind.
@@ -387,16 +406,16 @@ class Runner {
   }
 }
 
-const runners = new WeakMap();
+const runners = new Map(); // by program
 
-/** Opens the panel below a program, or hides and shows it. */
+/** Opens the panel of a program below a block that shows it, or hides and shows it. */
 export function toggle(block, button) {
-  let runner = runners.get(block);
-  if (!runner) {
-    runners.set(block, (runner = new Runner(block)));
-    button.setAttribute("aria-expanded", "true");
-    return runner.open();
-  }
-  runner.section.hidden = !runner.section.hidden;
-  button.setAttribute("aria-expanded", String(!runner.section.hidden));
+  const { run } = block.dataset;
+  let runner = runners.get(run);
+  if (runner?.block === block) return runner.showPanel(runner.section.hidden);
+  const isNew = !runner;
+  if (isNew) runners.set(run, (runner = new Runner(run)));
+  runner.place(block, button);
+  if (isNew) return runner.open();
+  runner.section.scrollIntoView({ block: "start" });
 }

@@ -8,6 +8,7 @@ import socket
 from urllib.parse import urlsplit
 
 import pytest
+from lxml import html
 from websockets.frames import Frame, Opcode
 
 from publish import runnable
@@ -15,6 +16,7 @@ from publish.runtime import BUDGET, PACKAGES
 
 from ..support.browsing import expect_accessible
 from ..support.processes import EXAMPLES, ROOT
+from .test_laws import PAGES
 
 RUNTIME = ROOT / "docs/assets/runtime"
 pytestmark = pytest.mark.skipif(
@@ -234,9 +236,7 @@ def test_a_server_sends_the_bytes_that_it_sends_elsewhere(machine, start, name):
 
 def test_every_marked_program_runs_and_stops(machine):
     """Every program with a *Run here* button listens, and ends with status 0 after SIGTERM."""
-    names = [attributes["data-run"] for attributes in runnable.programs().values()]
-    assert len(names) > 40
-    for name in names:
+    for name in runnable.programs():
         assert machine.start(name), f"{name}:\n{machine.output}"
         assert machine.stop() == 0, f"{name}:\n{machine.output}"
         assert "Traceback" not in machine.output, name
@@ -400,6 +400,53 @@ def test_what_passes_is_reported(machine):
     machine.kill()
 
 
+# Where a page offers it
+
+HIDDEN = "//details[not(@open)] | //div[@class='tabbed-block'][position() > 1]"
+INCLUDED = re.compile(r'(?m)^( *)--8<-- "(\w+/\w+\.py)(:\w+)?"$')
+
+
+def printed():
+    """Yield (page, program) of each server program that a page prints: whole, or a part of it that
+    is neither in a fold nor in a tab."""
+    for name, text in PAGES.items():
+        if not name.startswith("reference/"):
+            found = {
+                program
+                for indent, program, section in INCLUDED.findall(text)
+                if program in runnable.servers() and not (indent and section)
+            }
+            yield from ((name, program) for program in sorted(found))
+
+
+def test_each_server_is_offered_or_the_page_says_why_not(site):
+    """Each server program that a page prints has a button *Run here* that a reader sees without
+    opening a fold or a tab, or else a line that says what the program needs."""
+    seen = set()
+    for name, program in printed():
+        folder = name.removesuffix("index.md").removesuffix(".md")
+        page = html.fromstring((site / folder / "index.html").read_bytes())
+        for hidden in page.xpath(HIDDEN):
+            hidden.drop_tree()
+        mark = "data-program" if runnable.servers()[program] else "data-run"
+        assert page.xpath(f"//*[@{mark} = $program]", program=program), (name, program)
+        seen.add(program)
+    assert len(seen) > 70
+
+
+def test_programs_without_a_button(record):
+    """The servers that cannot run in a page are those that need threads, Redis, TLS or connections
+    to other servers."""
+    missing = {}
+    for program, reason in runnable.servers().items():
+        if reason:
+            missing.setdefault(reason, []).append(f"`{program}`")
+    rows = ["| needs | programs |", "| --- | --- |"]
+    rows += [f"| {reason} | {', '.join(names)} |" for reason, names in sorted(missing.items())]
+    record("runtime/unavailable.md", "\n".join(rows) + "\n")
+    assert len(runnable.programs()) >= 60
+
+
 # The panel
 
 
@@ -518,7 +565,7 @@ def test_messages_of_a_websocket(open_page, static):
         if not block.count():
             fold.locator("summary").first.click()
             page.wait_for_timeout(100)
-    block.locator(".run-here").click()
+    block.locator(".run-here").first.click()
     page.wait_for_selector(RUNNING)
     page.select_option(".runner [name=method]", "WebSocket")
     send(page, "Open.")
