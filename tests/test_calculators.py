@@ -121,8 +121,15 @@ def test_bytes_are_explained(calculate, frame, words):
     ("address", "label", "value", "words"),
     [
         ("techniques/short-polling", "interval, in seconds", "5", "12.5 polls for each job"),
-        ("production/timeouts", "hold of the handler, in seconds", "90", "after 30 s: 503"),
+        (
+            "production/timeouts",
+            "hold of the handler, in seconds",
+            "90",
+            "RESPONSE_TIMEOUT expires first, after 30 s: 503",
+        ),
         ("techniques/websocket-frames", "text message", "Hi", "2 bytes · “Hi”"),
+        ("systems/operating-a-cluster", "open files of an instance", "10150", "10 instances"),
+        ("systems/load-balancing", "clients that connect", "6", "30 clients are connected"),
     ],
 )
 def test_a_calculator_follows_its_inputs(static, open_page, address, label, value, words):
@@ -132,6 +139,138 @@ def test_a_calculator_follows_its_inputs(static, open_page, address, label, valu
     calculator = page.locator(".calculator")
     calculator.get_by_label(label).fill(value)
     calculator.locator("output", has_text=words).wait_for()
+    expect_accessible(page, ".calculator")
+    page.set_viewport_size({"width": 320, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+
+
+def recorded_table(name):
+    """Return the rows of a recorded table: lists of texts, without the head."""
+    lines = (SNIPPETS / name).read_text().splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def number(text):
+    return float(text.replace(",", "").removesuffix(" MiB").removesuffix(" KiB"))
+
+
+@pytest.mark.parametrize("column", [1, 2], ids=["a million", "ten million"])
+def test_the_capacity_calculator_agrees_with_the_simulation(calculate, column):
+    """The calculator of capacity gives the instances, the memory and the handshakes that the
+    simulation of a million and of ten million clients recorded."""
+    recorded = {row[0]: number(row[column]) for row in recorded_table("measurements/simulation.md")}
+    (costs,) = (
+        row
+        for row in recorded_table("measurements/capacity.md")
+        if row[0] == "WebSocket: notifications/server.py"
+    )
+    kib, base, handshake = map(number, costs[1:])
+    values = {"clients": 10 ** (5 + column), "kib": kib, "base": base, "handshake": handshake}
+    found = calculate("capacity", values | {"gib": 8, "files": 20_150})
+    assert found["first"] == "open files"
+    assert found["instances"] == recorded["gateway processes"]
+    assert round(found["gib"]) == recorded["memory, GiB"]
+    moved = recorded["clients that each other gateway takes when one fails"]
+    assert int(found["moved"]) == moved
+    assert round(found["all"]) == recorded["seconds of processor time if all reconnect"]
+    assert found["seconds"] == pytest.approx(moved * handshake / 1e6, rel=0.02)
+
+
+def test_the_capacity_calculator_agrees_with_a_real_limit(calculate):
+    """The calculator of capacity gives as many clients for a server that may open 300 files as were
+    held in the recorded run with that limit."""
+    values = {"clients": 250, "kib": 11, "base": 30, "handshake": 500, "gib": 1, "files": 300}
+    found = calculate("capacity", values)
+    printed = (SNIPPETS / "holding_connections/limit.txt").read_text()
+    assert f"{found['each']} clients: 200" in printed
+    assert (found["instances"], found["held"], found["fits"]) == (2, 125, False)
+
+
+def test_memory_limits_the_capacity_where_files_do_not(calculate):
+    """The calculator of capacity names memory as the limit if it is met first, and then needs an
+    instance for each share of it."""
+    values = {"clients": 1000, "kib": 1024, "base": 24, "handshake": 500, "gib": 1, "files": 65536}
+    found = calculate("capacity", values)
+    assert (found["first"], found["each"], found["instances"]) == ("memory", 1000, 1)
+    assert calculate("capacity", values | {"clients": 1001})["instances"] == 2
+    assert found["proxyFiles"] == 2000
+
+
+def cluster(*opened):
+    """Return the model of a load balancer with so many connections on its instances."""
+    names = "abc"
+    instances = [
+        {"name": name, "state": "up", "open": number}
+        for name, number in zip(names, opened, strict=False)
+    ]
+    return {"instances": instances, "turn": 0}
+
+
+def opened(model):
+    return [instance["open"] for instance in model["instances"]]
+
+
+@pytest.mark.parametrize("algorithm", ["round robin", "least connections"])
+def test_the_balancer_places_connections_as_haproxy_did(calculate, algorithm):
+    """The model of a load balancer has the recorded numbers of connections after nine clients have
+    connected, those on instance c have disconnected, and six more have connected."""
+    names = {"round robin": "`roundrobin`", "least connections": "`leastconn`"}
+    (recorded,) = (
+        row[1:]
+        for row in recorded_table("load_balancing/balance.md")
+        if row[0] == f"HAProxy, {names[algorithm]}"
+    )
+    model = calculate("connect", cluster(0, 0, 0), 9, algorithm)
+    steps = [opened(model)]
+    model = calculate("change", model, "c", "disconnect", algorithm)
+    steps.append(opened(model))
+    steps.append(opened(calculate("connect", model, 6, algorithm)))
+    assert [" · ".join(map(str, step)) for step in steps] == recorded
+
+
+def test_the_balancer_moves_no_connection(calculate):
+    """In the model, as in the recorded runs, a new instance stays empty until new clients connect,
+    a rolling deploy leaves the last instance empty, and one that drains keeps its connections."""
+    least = "least connections"
+    model = calculate("connect", cluster(0, 0), 30, least)
+    assert opened(model) == [15, 15]
+    model["instances"].append({"name": "c", "state": "up", "open": 0})
+    model = calculate("connect", model, 6, least)
+    assert opened(model) == [15, 15, 6]
+    drained = calculate("change", model, "c", "drain", least)
+    assert opened(calculate("connect", drained, 4, least)) == [17, 17, 6]
+    deploys = []
+    for name in "abc":
+        model = calculate("change", model, name, "kill", least)
+        deploys.append(opened(model))
+        model = calculate("change", model, name, "start", least)
+    figure = (SNIPPETS / "load_balancing/deploy.svg").read_text()
+    assert "a was replaced: it has none, b and c 18 each" in figure
+    assert "c: it has none, a and b 18" in figure
+    assert deploys == [[0, 18, 18], [18, 0, 18], [18, 18, 0]]
+
+
+def test_the_balancer_is_used_by_keyboard(static, open_page):
+    """The model of a load balancer is used by keyboard: the focus stays on the button of an
+    instance, each change is announced, and the bars fit on a phone."""
+    page = open_page(f"{static.url}/systems/load-balancing/")
+    model = page.locator(".calculator")
+    output = model.locator("output")
+    page.get_by_role("button", name="Add an instance").press("Enter")
+    assert (
+        output.inner_text() == "c is up. No connection moved to it. Connections: a 15, b 15, c 0."
+    )
+    drain = page.get_by_role("button", name="Drain a")
+    drain.focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Start a"
+    page.get_by_role("button", name="Connect", exact=True).press("Enter")
+    assert "6 clients have connected. Connections: a 15, b 15, c 6." in output.inner_text()
+    page.get_by_role("button", name="Kill b").press("Enter")
+    assert "b is down. Its 15 clients have reconnected." in output.inner_text()
+    assert "a 15, b 0, c 21" in output.inner_text()
+    page.get_by_role("button", name="Kill c").press("Enter")
+    assert "c is down. Its 21 clients found no instance." in output.inner_text()
     expect_accessible(page, ".calculator")
     page.set_viewport_size({"width": 320, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= 320

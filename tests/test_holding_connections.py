@@ -25,7 +25,7 @@ from websockets.sync.client import connect
 
 from .support.bars import bars
 from .support.events import metric
-from .support.messages import table
+from .support.messages import single_values, table
 from .support.processes import (
     EXAMPLES,
     READY,
@@ -146,6 +146,9 @@ def test_memory_of_a_held_connection(sizes, record):
     smallest = min(kib for kib, _ in sizes.values())
     kib = 10 * round(smallest / 10)
     assert kib == 10
+    sockets = sorted(kib * taken[way] for way, *_ in WAYS if way.startswith("WebSocket"))
+    values = {"idle-kib": f"{kib} KiB", "websocket-kib": f"{sockets[0]} to {sockets[-1]} KiB"}
+    record("holding_connections/values.txt", single_values(values))
     record(
         "holding_connections/memory.svg",
         bars(

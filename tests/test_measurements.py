@@ -11,6 +11,7 @@ import pytest
 from .bench import harness, held, load, report, simulation
 from .support.bars import bars
 from .support.curves import curves, decades
+from .support.messages import single_values
 from .support.processes import ROOT, environment
 
 
@@ -47,37 +48,67 @@ def test_the_same_job_by_every_technique(record):
 
 
 def test_cost_of_an_event(record):
-    """The table and the figure of the cost of an event, and the rate at which long polling costs
-    as much as short polling, are computed from the recorded runs."""
+    """The tables and the figure of the cost of an event, and the rates at which long polling costs
+    as much as short polling or an event stream, are computed from the recorded runs."""
     record("measurements/rates.md", report.shown(report.rate_rows()))
+    record("measurements/silent.md", report.shown(report.silent_rows()))
+    record("measurements/crossings.md", report.shown(report.crossing_rows()))
     points = [
         (rate, cost * rate)
         for technique in report.TECHNIQUES.values()
         for rate, cost in report.delivery(technique)
     ]
-    series = [
-        (name, lambda x, name=name: report.cost_at(name, x))
-        for name in ("short polling", *report.TECHNIQUES)
-    ]
-    ends = [curve(x) for _, curve in series for x in (0.01, 100)]
+    curve = {
+        name: lambda x, name=name: report.cost_at(name, x)
+        for name in ("short polling", "long polling", "event stream", "WebSocket")
+    }
+    curve["long polling, 120 s"] = lambda x: report.cost_at("long polling", x, hold=120)
+    ends = [each(x) for each in curve.values() for x in (0.001, 100)]
     axes = (
-        ("events a second for each client", -2, 2),
+        ("events a second for each client", -3, 2),
         ("µs a second, for each client", *decades(ends)),
     )
-    x = report.crossing()
-    words = f"crossing: {x:.2f} a second"
+    stream, short = report.crossing("event stream", hold=120), report.crossing()
+    crossings = [
+        (x, curve[name](x), report.frequency(x).replace("above ", ""))
+        for x, name in ((stream, "event stream"), (short, "short polling"))
+        if x
+    ]
+    words = " and ".join(f"at {words}" for *_, words in crossings)
     description = (
         "Curves of the processor time of one client over the rate of its events, on logarithmic "
-        f"axes. Short polling is level. Long polling crosses it at {x:.2f} events a second; the "
-        "event stream and the WebSocket lie below long polling at every rate."
-    )
-    assert all(
-        report.cost_at(name, rate) < report.cost_at("long polling", rate)
-        for name in ("event stream", "WebSocket")
-        for rate in (0.01, 0.1, 1, 10, 100)
+        "axes. Long polling crosses the event stream, if polls are held for 120 s, and short "
+        f"polling: {words}. With a hold of 25 s it lies above the event stream at every rate."
     )
     title = "Processor time of a client by the rate of events"
-    record("measurements/rates.svg", curves(series, points, (x, words), axes, title, description))
+    series = [
+        (name, each, "formula other" if "120" in name else "formula")
+        for name, each in curve.items()
+    ]
+    record("measurements/rates.svg", curves(series, points, crossings, axes, title, description))
+
+
+def test_long_polling_costs_more_than_a_stream_at_every_rate():
+    """With a hold of 25 s, long polling costs more than an event stream at every rate of events:
+    in requests, in bytes and in processor time."""
+    for count in report.COUNTS:
+        assert report.crossing("event stream", count) == 0, count
+        for power in range(-50, 31):
+            cost = [
+                report.cost_at(name, 10 ** (power / 10), count)
+                for name in ("event stream", "long polling")
+            ]
+            assert cost[0] < cost[1], (count, power)
+
+
+def test_the_cost_of_a_silent_client():
+    """In the model, the cost of a client without events is that of its polls, heartbeats or pings,
+    and that of one with many events is theirs, polls at an interval apart."""
+    for name, silence in report.SILENCE.items():
+        silent, event = report.silent_cost_of(name), report.cost_of(name)
+        assert report.cost_at(name, 1e-9) == pytest.approx(silent / silence, 1e-3)
+        assert report.cost_at(name, 1e3) == pytest.approx(event * 1e3, 1e-2)
+    assert report.cost_at("short polling", 1e3) == report.silent_cost_of("short polling")
 
 
 def test_time_of_a_broadcast(record):
@@ -108,6 +139,7 @@ def test_millions_of_clients(record):
     record("measurements/simulation.md", report.shown(report.simulation_rows()))
     record("measurements/storm.md", report.shown(report.storm_rows()))
     record("measurements/check.md", report.shown(report.check_rows()))
+    record("measurements/capacity.md", report.shown(report.capacity_rows()))
 
 
 def test_goals(record):
@@ -125,7 +157,7 @@ def test_the_machine_is_described(record):
 
 def test_single_values_can_be_quoted(record):
     """The recorded numbers that pages quote are sections of one value each."""
-    record("measurements/values.txt", report.one_value(report.single_values()))
+    record("measurements/values.txt", single_values(report.quoted()))
 
 
 def test_what_could_not_be_measured_is_listed(record):
@@ -152,7 +184,7 @@ def test_what_was_refused_is_a_dash(monkeypatch):
         tables = [report.shown(of()) for of in rows]
         assert any("–" in each or "not measured" in each for each in tables), part
         assert not any(re.search(r"\bnan\b", each) for each in tables), part
-        report.single_values()
+        report.quoted()
 
 
 # The benchmark itself

@@ -20,7 +20,7 @@ from playwright.sync_api import expect
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from .support.messages import messages, table, wire_list
+from .support.messages import messages, single_values, table, wire_list
 from .support.processes import (
     EXAMPLES,
     TIMEOUT,
@@ -501,6 +501,7 @@ def test_cost_of_one_notification(three, record):
     assert stream[0] == 0 < socket[0]  # the acknowledgement
     assert sum(polled) > 5 * max(sum(socket), sum(stream))
     record("notifications/costs.md", table(rows))
+    record("notifications/values.txt", single_values({"socket-bytes": f"{socket[1]} bytes"}))
 
 
 def test_one_notification_on_the_wire(three, record):

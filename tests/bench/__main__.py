@@ -1,6 +1,6 @@
 """Measure, and write snippets/measurements/results.json: `make bench`, `make bench QUICK=1`.
 
-ONLY=held,requests measures some parts and keeps the recorded rest; CONTENDERS=… of a part, some;
+ONLY=held,requests measures some parts and keeps the recorded rest; CONTENDERS=… some of a part;
 CONNECTIONS=… holds fewer; RESULTS=… writes another file.
 """
 
@@ -73,19 +73,27 @@ def main():
     # So that an interrupted benchmark leaves no server behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("interrupted"))
     wanted = os.environ.get("ONLY", ",".join(PARTS)).split(",")
-    results = json.loads(RESULTS.read_text()) if "ONLY" in os.environ and RESULTS.exists() else {}
+    again = "ONLY" in os.environ and RESULTS.exists()
+    results = json.loads(RESULTS.read_text()) if again else {}
     if results and results["plan"] != PLAN:
         sys.exit(f"ONLY keeps the rest of {RESULTS.name}, which is of another kind of run")
-    seconds = results.get("seconds", {})
+    for key, value in {"machine": machine(), "plan": PLAN, "seconds": {}, "apart": {}}.items():
+        results.setdefault(key, value)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     with Load() as load:
         for name in wanted:
             print(f"measuring: {name}", flush=True)
-            began = time.monotonic()
-            results[name] = measure(PARTS[name], load)
-            seconds[name] = round(time.monotonic() - began)
-            print(f"  took {seconds[name]} s", flush=True)
-            results |= {"machine": machine(), "plan": PLAN, "seconds": seconds}
+            began, here = time.monotonic(), machine()
+            kept = results.get(name, {}) if "CONTENDERS" in os.environ else {}
+            found = measure(PARTS[name], load)
+            results[name] = kept | found
+            seconds = round(time.monotonic() - began)
+            print(f"  took {seconds} s", flush=True)
+            if again:  # the rest is of another time, perhaps of another machine
+                apart = [f"{name}, {of}" for of in found] if kept else [name]
+                results["apart"] |= dict.fromkeys(apart, here)
+            else:
+                results["seconds"][name] = seconds
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 

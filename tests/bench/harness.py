@@ -196,11 +196,11 @@ def machine():
     memory = re.search(r"MemTotal: +(\d+)", Path("/proc/meminfo").read_text())[1]
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
-        "processor": cpu[1] if cpu else platform.machine(),
+        "processor": cpu[1].replace("(R)", "") if cpu else platform.machine(),
         "processors": len(os.sched_getaffinity(0)),
         "memory_gib": round(int(memory) / 2**20, 1),
         "kernel": platform.release().split("-")[0],
         "python": platform.python_version(),
-        "load": os.getloadavg()[0],
+        "load": round(os.getloadavg()[0], 1),
         "packages": {name: version(name) for name in PACKAGES if installed(name)},
     }

@@ -84,6 +84,7 @@ class Held(asyncio.Protocol):
         if self.held is None and self.kind == "poll":
             self.load.answered += 1
             return
+        self.load.bytes += len(data)
         if self.held:
             self.data += data
             head, end, data = self.data.partition(b"\r\n\r\n")
@@ -96,12 +97,15 @@ class Held(asyncio.Protocol):
             self.held, self.data = None, b""
         if self.kind == "stream":
             self.load.receive(data.count(b"data: "))
+            self.load.silent += data.count(b": heartbeat")
         elif data:
             found, self.data = frames(self.data + data)
             for opcode, payload in found:
                 if opcode == 9:
                     self.load.pings += 1
-                    self.transport.write(frame(payload, 10))
+                    pong = frame(payload, 10)
+                    self.transport.write(pong)
+                    self.load.bytes += len(pong)
                 elif opcode == 1:
                     self.load.receive(1)
 
@@ -119,6 +123,7 @@ class Load:
         self.numbered = self.answered = self.closed = self.pings = self.received = 0
         self.wanted, self.all_received = 0, asyncio.Event()
         self.last = 0.0
+        self.silent = self.bytes = 0  # heartbeats, and polls without an event; both directions
 
     def receive(self, messages):
         if messages:
@@ -151,7 +156,8 @@ class Load:
     async def state(self):
         """Return what became of the connections."""
         opened = len(self.connections) - self.closed
-        return {"open": opened, "answered": self.answered, "pings": self.pings}
+        counts = {name: getattr(self, name) for name in ("answered", "pings", "silent", "bytes")}
+        return {"open": opened} | counts
 
     async def wait(self, seconds):
         """Do nothing but respond to pings."""
@@ -231,19 +237,23 @@ class Load:
             "late": sorted(client.late for client in clients),
         }
 
-    async def follow(self, technique, port, count):
-        """Let clients follow a topic of notifications/server.py by a technique."""
+    async def follow(self, technique, port, count, hold=25, interval=0):
+        """Let clients follow a topic of notifications/server.py by a technique.
+
+        Polls are held for `hold` seconds, and follow each other after `interval` seconds.
+        """
         paths = {"poll": "", "stream": "/events", "socket": "/socket"}
         path = f"/notifications{paths[technique]}?topic=news&user=ada"
         if technique == "poll":
-            self.polls = [asyncio.create_task(self.poll_feed(port, path)) for _ in range(count)]
+            polls = [self.poll_feed(port, path, hold, interval) for _ in range(count)]
+            self.polls = [asyncio.create_task(poll) for poll in polls]
         else:
             await self.open(technique, port, path + "&after=0", count)
         return {}
 
     async def publish(self, port, rate, events, count):
         """Publish so many events a second, until all clients have received all of them."""
-        self.received, self.wanted = 0, events * count
+        self.received, self.wanted, self.bytes = 0, events * count, 0
         self.all_received.clear()
         reader, writer = await asyncio.open_connection(HOST, port)
         for number in range(events):
@@ -254,18 +264,22 @@ class Load:
         if count:
             await asyncio.wait_for(self.all_received.wait(), 30)
         writer.close()
-        return {"received": self.received}
+        return {"received": self.received, "bytes": self.bytes}
 
-    async def poll_feed(self, port, path):
+    async def poll_feed(self, port, path, hold, interval):
         """Send one poll after the other, each from the last event received."""
         reader, writer = await asyncio.open_connection(HOST, port)
-        after = 0
+        after, prefer = 0, f"Prefer: wait={hold}\r\n" if hold else ""
         while True:
-            writer.write(request(f"{path}&after={after}", "Prefer: wait=25\r\n"))
-            _, _, body = await read_response(reader)
+            sent = request(f"{path}&after={after}", prefer)
+            writer.write(sent)
+            _, head, body = await read_response(reader)
             page = json.loads(body)
             after = page["after"]
+            self.bytes += len(sent) + len(head) + len(body)
+            self.silent += not page["notifications"]
             self.receive(len(page["notifications"]))
+            await asyncio.sleep(interval)
 
     async def close(self):
         """End all connections, and count from nothing again."""

@@ -168,28 +168,65 @@ def delivery(technique):
 
 
 TECHNIQUES = {"long polling": "poll", "event stream": "stream", "WebSocket": "socket"}
-HOLD, HEARTBEAT, INTERVAL = 25, 15, 1  # seconds: of a poll, of a silent stream, of short polling
+INTERVAL = 1  # seconds, of short polling
+# Seconds without an event after which a poll expires, a heartbeat is sent, or a ping.
+SILENCE = {"long polling": 25, "event stream": 15, "WebSocket": simulation.PING}
+HOLDS = 25, 60, 120, 300  # seconds, of long polling
+COUNTS = "requests", "bytes", "microseconds"
 
 
-def cost_of(technique):
-    """Return the median cost of an event in µs, over all rates that were measured."""
-    return middle([cost for _, cost in delivery(TECHNIQUES[technique])])
+def cost_of(technique, count="microseconds"):
+    """Return the median cost of an event for one client, over all rates that were measured."""
+    key = TECHNIQUES[technique]
+    if count == "requests":
+        return float(key == "poll")
+    if count == "microseconds":
+        return middle([cost for _, cost in delivery(key)])
+    names = [name for name in measured("rates") if name.startswith(f"{key} at")]
+    return middle([median("rates", name, count) for name in names])
 
 
-def cost_at(technique, rate):
-    """Return what one client costs in a second, in µs, with so many events a second, computed.
+def silent_cost_of(technique, count="microseconds"):
+    """Return the cost of an empty poll, of a heartbeat, or of a ping and its pong."""
+    key = TECHNIQUES.get(technique, "short")
+    if count == "requests":
+        return float(key in ("short", "poll"))
+    return median("rates", f"{key}, silent", count)
 
-    A poll that expires costs as much as one with an event, and so does a heartbeat.
+
+def cost_at(technique, rate, count="microseconds", hold=SILENCE["long polling"]):
+    """Return what one client costs in a second, with so many events a second, computed.
+
+    Events come at random. After each, the time until a poll expires or a heartbeat is due begins
+    again; pings are sent at an interval of their own.
     """
+    silent = silent_cost_of(technique, count)
     if technique == "short polling":
-        return median("requests", "Sanic, keep-alive", "microseconds") / INTERVAL
-    silent = {"long polling": HOLD, "event stream": HEARTBEAT, "WebSocket": HEARTBEAT}[technique]
-    return cost_of(technique) * max(rate, 1 / silent)
+        return silent / INTERVAL
+    often = 1 / SILENCE["WebSocket"]
+    if technique != "WebSocket":
+        silence = hold if technique == "long polling" else SILENCE[technique]
+        # How many silences a second end without an event.
+        often = rate / math.expm1(min(100, rate * silence))
+    return cost_of(technique, count) * rate + silent * often
 
 
-def crossing():
-    """Return the rate of events at which long polling costs as much as short polling."""
-    return cost_at("short polling", 0) / cost_of("long polling")
+def crossing(other="short polling", count="microseconds", hold=SILENCE["long polling"]):
+    """Return the rate of events above which long polling costs more than another technique: zero
+    if it does at every rate, and NaN if something was not measured."""
+
+    def more(rate):
+        return cost_at("long polling", rate, count, hold) - cost_at(other, rate, count)
+
+    low, high = 1e-5, 1e3
+    if math.isnan(more(low)):
+        return math.nan
+    if more(low) > 0:
+        return 0
+    for _ in range(60):
+        rate = math.sqrt(low * high)
+        low, high = (low, rate) if more(rate) > 0 else (rate, high)
+    return high
 
 
 def rate_rows():
@@ -199,8 +236,52 @@ def rate_rows():
         row = {"technique": name, "× event stream": f"{cost / cost_of('event stream'):.2f}"}
         row["µs for an event"] = amount(cost)
         row |= {f"at {rate} a second": amount(each) for rate, each in delivery(key)}
+        row["bytes for an event"] = amount(cost_of(name, "bytes"))
         rows.append(row)
     return rows
+
+
+def silent_rows():
+    """Return what a client costs in an hour without an event."""
+    rows = []
+    for name, what in {
+        "short polling": "a poll each second",
+        "long polling": f"a poll that expires after {SILENCE['long polling']} s",
+        "event stream": f"a heartbeat after {SILENCE['event stream']} s",
+        "WebSocket": f"a ping after {SILENCE['WebSocket']} s",
+    }.items():
+        row = {"technique": name, "without an event": what}
+        row["µs for each"] = amount(silent_cost_of(name))
+        row["bytes for each"] = amount(silent_cost_of(name, "bytes"))
+        requests, passed, used = (3600 * cost_at(name, 1e-9, count) for count in COUNTS)
+        row |= {"requests an hour": f"{requests:,.0f}", "bytes an hour": f"{passed:,.0f}"}
+        rows.append(row | {"ms an hour": amount(used / 1000)})
+    return rows
+
+
+def crossing_rows():
+    """Return from which rate of events on long polling costs more."""
+    rows = []
+    others = [("short polling", SILENCE["long polling"])]
+    others += [("event stream", hold) for hold in HOLDS]
+    for other, hold in others:
+        row = {"long polling, held for": f"{hold} s", "costs more than": other}
+        for count in COUNTS:
+            words = {"microseconds": "processor time"}.get(count, count)
+            row[f"in {words}"] = frequency(crossing(other, count, hold))
+        rows.append(row)
+    return rows
+
+
+def frequency(rate):
+    """Return a rate of events in words."""
+    if math.isnan(rate):
+        return "nan"
+    if not rate:
+        return "at every rate"
+    if rate < 0.5:
+        return f"above one event in {1 / rate:.0f} s"
+    return f"above {rate:.1f} events a second"
 
 
 def broadcast_rows():
@@ -252,9 +333,14 @@ def publish_rows():
     return list(rows.values())
 
 
+def published(batch):
+    """Return how many events SQLite stores in a second, with so many in each synced commit."""
+    return median("log", f"SQLite, FULL, {batch} in a commit", "publishes")
+
+
 def catch_up_rows():
     names = [name for name in measured("log") if "catch-up" in name]
-    least = median("log", "SQLite, catch-up with the index", "catch_up")
+    least = catch_up("with")
     return [
         {
             "500 clients catch up": name.replace(", catch-up", ""),
@@ -264,6 +350,11 @@ def catch_up_rows():
         }
         for name in names
     ]
+
+
+def catch_up(how):
+    """Return how long it takes with or without the index, in seconds."""
+    return median("log", f"SQLite, catch-up {how} the index", "catch_up")
 
 
 def deviation(name):
@@ -331,21 +422,46 @@ def limit_rows():
     ]
 
 
-def costs():
-    """Return the measured costs that the simulation extends."""
+def handshake_cost(name):
+    """Return the cost of a new connection of a contender, with TLS 1.3, in µs."""
     plain, tls = (
         median("requests", f"Sanic, new connection{kind}", "microseconds")
         for kind in ("", ", TLS 1.3")
     )
-    opening = median("held", f"WebSocket: {OURS}", "opening")
+    return median("held", name, "opening") + tls - plain
+
+
+def costs():
+    """Return the measured costs that the simulation extends."""
     return {
         "kib": median("held", f"WebSocket: {OURS}", "kib") + kernel_kib(),
         "base_kib": median("held", f"WebSocket: {OURS}", "base"),
         "ping": median("pings", OURS, "microseconds"),
         "delivery": broadcast_cost(OURS),
-        "handshake": opening + tls - plain,
+        "handshake": handshake_cost(f"WebSocket: {OURS}"),
         "bytes": 150,
     }
+
+
+def capacity_rows():
+    """Return the costs from which the calculator of capacity computes."""
+    names = [
+        "long poll: long_polling/server_hardened.py",
+        "event stream: server_sent_events/server.py",
+        *(f"{kind}: {OURS}" for kind in ("event stream", "WebSocket")),
+        "WebSocket: websockets/server_websockets.py",
+        "WebSocket: websockets, compressed",
+        "WebSocket: scaling_out/gateway.py",
+    ]
+    return [
+        {
+            "server": name,
+            "KiB for a client": f"{median('held', name, 'kib') + kernel_kib():.1f}",
+            "MiB of the empty process": f"{median('held', name, 'base') / 1024:.0f}",
+            "µs for a handshake, TLS 1.3": f"{handshake_cost(name):,.0f}",
+        }
+        for name in names
+    ]
 
 
 def assumption_rows():
@@ -448,10 +564,6 @@ def goal_rows():
     best = min(
         (broadcast_cost(name) for name in measured("broadcast") if "/" in name), default=math.nan
     )
-    index, none = (
-        median("log", f"SQLite, catch-up {how} the index", "catch_up")
-        for how in ("with", "without")
-    )
     own = kib["WebSocket: websockets/server_websockets.py"]
     goals = [
         (
@@ -473,6 +585,12 @@ def goal_rows():
             own / kib["WebSocket: aiohttp"],
         ),
         (
+            "memory of a WebSocket: Sanic / aiohttp",
+            "",
+            None,
+            kib["WebSocket: Sanic"] / kib["WebSocket: aiohttp"],
+        ),
+        (
             "messages of a broadcast: best example / aiohttp",
             "≥",
             0.9,
@@ -491,16 +609,21 @@ def goal_rows():
             0.05,
             max((deviation(name) for name in measured("held")), default=math.nan),
         ),
-        ("catch-up: with the index / without", "≥", 10, none / index),
+        ("catch-up: with the index / without", "≥", 10, catch_up("without") / catch_up("with")),
     ]
     rows = []
     for words, sign, bound, found in goals:
-        met = found <= bound if sign == "≤" else found >= bound
-        verdict = "not measured" if math.isnan(found) else "met" if met else "missed"
+        if bound is None:
+            verdict = "no goal"
+        else:
+            met = found <= bound if sign == "≤" else found >= bound
+            verdict = "met" if met else "missed"
+        if math.isnan(found):
+            verdict = "not measured"
         rows.append(
             {
                 "goal": words,
-                "is": f"{sign} {bound:g}",
+                "is": f"{sign} {bound:g}" if sign else "–",
                 "measured": f"{found:.2f}",
                 "verdict": verdict,
             }
@@ -521,6 +644,11 @@ def machine_rows():
         f"with up to {plan['sizes'][-1]:,} connections"
         f", {sum(results()['seconds'].values()) / 60:.0f} minutes",
     }
+    for part, on in results().get("apart", {}).items():
+        rows[f"{part}: measured apart"] = (
+            f"{on['processor']}, {on['processors']} in use, Python {on['python']}, "
+            f"load average {on['load']:.0f}"
+        )
     return [{"what": name, "value": value} for name, value in rows.items()]
 
 
@@ -540,16 +668,7 @@ def shown(rows):
     return re.sub(r"\bnan\b%?", "–", "".join([head, f"| {' | '.join(ends)} |\n", *body]))
 
 
-def one_value(numbers):
-    """Return a file with each number in a section of its own, for use in a sentence."""
-    mark = "--8<-- [{}:{}]"
-    return "".join(
-        f"{mark.format('start', name)}\n{words}\n{mark.format('end', name)}\n"
-        for name, words in numbers.items()
-    )
-
-
-def single_values():
+def quoted():
     """Return {name: words} of the numbers that pages quote."""
     held = {
         "long-poll": "long poll: Sanic",
@@ -557,6 +676,11 @@ def single_values():
         "websocket": "WebSocket: Sanic",
         "websockets": "WebSocket: websockets",
         "websockets-deflate": "WebSocket: websockets, compressed",
+        "long-poll-example": "long poll: long_polling/server.py",
+        "event-stream-example": "event stream: server_sent_events/server.py",
+        "notifications-stream": f"event stream: {OURS}",
+        "notifications-websocket": f"WebSocket: {OURS}",
+        "gateway": "WebSocket: scaling_out/gateway.py",
     }
     kib = {f"{key}-kib": f"{median('held', name, 'kib'):.0f} KiB" for key, name in held.items()}
     visits = {
@@ -575,10 +699,15 @@ def single_values():
         | {
             "kernel-kib": f"{kernel_kib():.1f} KiB",
             "connections": f"{opened():,}",
-            "crossing": f"{crossing():.2f}",
+            "crossing": f"{crossing():.1f}",
+            "crossing-stream": frequency(crossing("event stream", hold=120)),
             "poll-times-stream": f"{cost_of('long polling') / cost_of('event stream'):.1f}",
             "gateway-deliveries": f"{1e6 / broadcast_cost('scaling_out/gateway.py'):,.0f}",
             "handshake-us": f"{costs()['handshake']:.0f} µs",
+            "reconnect-seconds": f"{10_000 * costs()['handshake'] / 1e6:.0f} s",
+            "publishes": f"{published(1):,.0f}",
+            "publishes-batched": f"{published(100):,.0f}",
+            "catch-up-times": f"{catch_up('without') / catch_up('with'):.0f}",
             "files-held": f"{median('scale', '1,024 open files', 'held'):,.0f}",
         }
     )

@@ -589,6 +589,84 @@ def test_wrong_programs_are_shown_as_diffs():
     assert not is_shown_as_diff(f"{shown}.py", [f'```python\n--8<-- "{shown}.diff"\n```'])
 
 
+# Numbers with a unit, in digits or in words; "one" is left out.
+NUMBER = (
+    r"(\d[\d,.]*|two|three|four|five|six|seven|eight|nine|ten|twenty|thirty|fifty|hundred|thousand)"
+)
+UNIT = (
+    r"([kKMG]?i?B|[mµ]?s|%|×|times|bytes|requests|connections|polls|round trips|sockets|files"
+    r"|handshakes|events|messages|seconds|minutes)"
+)
+AMOUNT = re.compile(
+    rf"(?<![\w.,/-]){NUMBER}( (to|or|and) {NUMBER})?([ \N{{NO-BREAK SPACE}}]|(?<=\d)){UNIT}(?!\w)"
+)
+COST = re.compile(r"\b(cost|capacity|memory|storm)", re.IGNORECASE)
+OPEN, CLOSE = "\N{LEFT-POINTING ANGLE BRACKET}", "\N{RIGHT-POINTING ANGLE BRACKET}"
+
+
+def typed_amounts(page):
+    """Return the numbers with a unit in boxes and in sections on cost that are typed, in a sentence
+    without a link to a proof or a source."""
+    page = re.sub(r"`[^`\n]*`", "code", INCLUDE.sub(r"\1recorded", page))
+    page = re.sub(
+        r"(?<!!)\[([^\[\]]+)\](?=[(\[])",
+        # A link is whole, also where it has two sentences.
+        lambda link: f"[{OPEN}{re.sub('[.!?;:]', '', link[1])}{CLOSE}]",
+        page,
+    )
+    found, section = [], 0  # the level of the heading of a section on cost
+    for tag, text, _ in blocks(page):
+        if tag in {"h1", "h2", "h3"}:
+            level = int(tag[1])
+            section = section if section and level > section else 0
+            section = section or (level if level > 1 and COST.search(text) else 0)
+        elif tag == "dd" or (section and tag not in {"dt", "summary"}):
+            sentence = re.compile(rf"(?<=[.!?;:])[{CLOSE}{CLAIM}]*\)? ")
+            found += [
+                amount[0]
+                for each in sentence.split(text)
+                if OPEN not in each and CLOSE not in each
+                for amount in AMOUNT.finditer(each)
+            ]
+    return found
+
+
+@pytest.mark.parametrize("name", PROSE)
+def test_numbers_are_recorded_or_have_a_source(name):
+    """A number with a unit in a box, *At a glance*, or in a section on cost is included from a
+    recording, or its sentence links to the proof, the page or the source that it comes from; a
+    typed one fails."""
+    assert typed_amounts(PROSE[name]) == []
+
+
+def test_typed_numbers_are_found():
+    """The law on numbers finds them in definitions, sentences and cells of sections on cost, in
+    digits and in words, and lets recorded, linked and other ones pass."""
+    value = '\n--8<-- "measurements/values.txt:kernel-kib"\n'
+    for broken in "10 KiB", "3 requests", "about six times", "20 to 60 KiB", "1.5 ×", "60 %":
+        assert typed_amounts(f"Cost\n:   {broken} for each."), broken
+        assert typed_amounts(f"## Cost\n\nIt takes {broken} for each. [A][b](c)."), broken
+        assert typed_amounts(f"## Cost\n\n### More\n\n| a |\n| --- |\n| {broken} |"), broken
+        assert not typed_amounts(f"## Cost\n\n[It takes {broken}; more](c.md) for each.")
+        assert not typed_amounts(f"## Cost\n\nIt takes {broken} for [each][tests.test_a.test_b].")
+        assert not typed_amounts(f"## Use\n\nIt takes {broken} for each.")
+        assert not typed_amounts(f"## Cost\n\n## Use\n\nIt takes {broken} for each.")
+    assert not typed_amounts(f"## Cost\n\nIt takes{value}for each, and one request.")
+    assert not typed_amounts("Key line\n:   `keepalive_timeout 60s;`, section 2, 503")
+
+
+def test_a_recorded_number_can_stand_anywhere():
+    """A recorded number can be included in a sentence, in a definition and in a cell of a table."""
+    include = '--8<-- "measurements/values.txt:kernel-kib"'
+    values = (SNIPPETS / "measurements/values.txt").read_text()
+    number = values.split("[start:kernel-kib]\n")[1].splitlines()[0]
+    sentence = f"It takes\n{include}\nfor each."
+    definition = f"Cost\n:   one file, and\n    {include}\n    for each."
+    cell = f"<table><tr><th>Cost</th></tr><tr><td>\n{include}\n</td></tr></table>"
+    texts = [blocks(page)[-1][1] for page in (sentence, definition, cell)]
+    assert texts == [f"It takes {number} for each.", f"one file, and {number} for each.", number]
+
+
 def alike(values):
     """Return the values that come more than once."""
     return {value for value, number in Counter(values).items() if number > 1}

@@ -2,17 +2,17 @@
 
 from math import floor, log10
 
-from .figures import WIDTH, figure, legend, line, number, shape, text
+from .figures import LINE, WIDTH, figure, legend, line, number, shape, text
 
 
-def curves(series, points, crossing, axes, title, description):
+def curves(series, points, crossings, axes, title, description):
     """Draw functions, measured points, and where two of the functions cross.
 
-    series: [(name, function of x)]; points: [(x, y)], measured; crossing: (x, words).
+    series: [(name, function of x, class)]; points: [(x, y)], measured; crossings: [(x, y, words)].
     axes: (x label, smallest and largest power of ten, and the same for y).
     """
     (x_label, x_low, x_high), (y_label, y_low, y_high) = axes
-    left, right, top, foot = 58, 92, 40, 230
+    left, right, top, foot = 58, 112, 62, 262
 
     def across(x):
         return left + (log10(x) - x_low) / (x_high - x_low) * (WIDTH - left - right)
@@ -32,21 +32,21 @@ def curves(series, points, crossing, axes, title, description):
         shapes += [line(left, y, WIDTH - right, y, "grid")]
         shapes += [text(left - 6, y + 4, tick(power), "tick", "end")]
     names = []
-    for name, function in series:
+    for name, function, css in series:
         xs = [10 ** (x_low + step * (x_high - x_low) / 100) for step in range(101)]
         inside = [(x, function(x)) for x in xs if y_low <= log10(function(x)) <= y_high]
         corners = " ".join(f"{number(across(x))},{number(up(y))}" for x, y in inside)
-        shapes.append(("polyline", {"points": corners, "class": "formula"}, ""))
+        shapes.append(("polyline", {"points": corners, "class": css}, ""))
         names.append((up(inside[-1][1]) + 4, name))
     below = 0
     for y, name in sorted(names):  # 17 units apart at least
         below = max(y, below + 17)
         shapes.append(text(WIDTH - right + 6, below, name, "note"))
-    if crossing:
-        x, words = crossing
-        shapes.append(line(across(x), top - 8, across(x), foot, "life"))
+    for row, (x, y, words) in enumerate(crossings):
+        above = top - 8 - LINE * (len(crossings) - 1 - row)
+        shapes.append(line(across(x), above, across(x), up(y), "life"))
         anchor = "start" if across(x) < WIDTH / 2 else "end"
-        shapes.append(text(across(x), top - 12, words, "note", anchor))
+        shapes.append(text(across(x), above - 4, words, "note", anchor))
     shapes += [shape("circle", "measured", cx=across(x), cy=up(y), r=4) for x, y in points]
     shown, end = legend([("measured", "measured"), ("formula", "formula")], foot + 46)
     return figure(end, shapes + shown, title, description)

@@ -330,6 +330,18 @@ def held(drawn):
     return found
 
 
+def single_values(numbers):
+    """Return a file with each number in a section of its own: {name: number}.
+
+    A page includes it in a line of its own: in a sentence, a definition, or a cell of a table.
+    """
+    mark = "--8<-- [{}:{}]"
+    return "".join(
+        f"{mark.format('start', name)}\n{words}\n{mark.format('end', name)}\n"
+        for name, words in numbers.items()
+    )
+
+
 def table(rows):
     """Return a list of dicts as a Markdown table, one column for each key."""
     names = list(rows[0])
