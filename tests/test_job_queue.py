@@ -4,6 +4,7 @@ import contextlib
 import resource
 import runpy
 import signal
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -374,6 +375,35 @@ def test_a_job_survives_its_worker(server, worker):
     assert get(running, token)["result"] == 42
 
 
+def add_jobs(store, *owners):
+    """Add a job of each of these owners to the file."""
+    job = {"seconds": 0, "crash": False, "priority": 0}
+    return [store.submit(owner, None, job, 100, 100)["token"] for owner in owners]
+
+
+def test_a_clock_that_is_set_back(store, monkeypatch):
+    """A clock that is set back by an hour neither lengthens a lease nor changes whose turn it
+    is."""
+    add_jobs(store, "alice", "alice", "bob", "bob")
+    first = store.claim(10)
+    wall, clock = time.time(), time.monotonic()
+    monkeypatch.setattr(time, "time", lambda: wall - 3600)
+    turns = [first["owner"]] + [store.claim(3600)["owner"] for _ in range(3)]
+    assert turns == ["alice", "bob", "alice", "bob"]
+    assert store.claim(3600) is None
+    monkeypatch.setattr(time, "monotonic", lambda: clock + 11)
+    assert store.claim(3600)["token"] == first["token"]
+
+
+def test_a_lease_ends_with_the_machine(store, monkeypatch):
+    """A lease of before a restart of the machine has ended, although the clock that measures it
+    starts again."""
+    (token,) = add_jobs(store, "alice")
+    store.claim(86_400)
+    monkeypatch.setattr(time, "monotonic", lambda: 5.0)
+    assert store.claim(60)["token"] == token
+
+
 def test_a_lease_that_is_too_long(server, worker, store):
     """With a lease of a day, no other worker takes the job of a worker that was killed."""
     running, first = server(), worker("wrong_long_lease.py")
@@ -395,8 +425,8 @@ def test_a_lease_that_is_not_extended(server, worker):
     wait_until(lambda: sum(each.output.count(f"started {token}") for each in wrong) == 2)
     for each in wrong:
         each.stop()
-    right = [worker(LEASE=0.5) for _ in range(2)]
-    token = token_of(submit(running, 2))
+    right = [worker(LEASE=2) for _ in range(2)]  # extended after 0.7 s
+    token = token_of(submit(running, 5))
     wait_until(lambda: get(running, token)["status"] == "done")
     assert sum(each.output.count(f"started {token}") for each in right) == 1
 
@@ -487,7 +517,7 @@ def steps(store, ended):
     with store.transaction() as db:
         db.execute("DELETE FROM jobs")
         db.executemany(
-            "INSERT INTO jobs (token, owner, seconds, crash, priority, status, started, ended)"
+            "INSERT INTO jobs (token, owner, seconds, crash, priority, status, turn, ended)"
             " VALUES (?, ?, 0, 0, 0, ?, ?, ?)",
             [
                 (f"ended {number}", f"{number % 2}", "done", number, number)

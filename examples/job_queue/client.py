@@ -49,23 +49,25 @@ def send(client, method, url, **options):
 
 
 def pause(response):
-    """Wait as long as Retry-After specifies, a minute at most."""
+    """Wait as long as Retry-After specifies: 1 to 60 seconds."""
     value = response.headers.get("Retry-After", "")
-    time.sleep(min(float(value), 60) if value.isdecimal() else 1)
+    seconds = float(value) if value.isdecimal() else 1
+    time.sleep(min(max(seconds, 1), 60))
 # --8<-- [end:send]
 
 
 try:
-    with httpx2.Client(base_url=URL) as client:
+    with httpx2.Client() as client:
         job = {"seconds": SECONDS}
-        response, job = send(client, "POST", "/jobs", json=job)
-        url = response.headers.get("Location", "")
+        response, job = send(client, "POST", f"{URL}/jobs", json=job)
+        # Location may be relative to the URL of the request.
+        url = response.url.join(response.headers.get("Location", ""))
         while job["status"] == "pending":
             print(f"position {job.get('position', '?')}", flush=True)
             pause(response)
             response, job = send(client, "GET", url)
     print("done:", job.get("result"))
-except (httpx2.HTTPError, ProtocolError) as error:
+except (ImportError, httpx2.HTTPError, ProtocolError) as error:
     raise SystemExit(f"{URL}: {error}") from None
 except KeyboardInterrupt:
     raise SystemExit(130) from None

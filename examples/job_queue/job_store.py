@@ -41,17 +41,19 @@ class JobStore:
                 priority INTEGER NOT NULL,
                 status TEXT NOT NULL DEFAULT 'waiting',
                 attempts INTEGER NOT NULL DEFAULT 0,
-                started REAL,
+                turn INTEGER,  -- higher for each job that starts
                 ended REAL,
                 lease TEXT,
+                lease_start REAL,  -- by time.monotonic()
                 lease_end REAL,
                 result INTEGER,
                 error TEXT,
                 UNIQUE (owner, key));
             CREATE INDEX IF NOT EXISTS jobs_by_owner
                 ON jobs (status, owner, priority, number);
-            CREATE INDEX IF NOT EXISTS starts_by_owner
-                ON jobs (owner, started);
+            CREATE INDEX IF NOT EXISTS turns ON jobs (turn);
+            CREATE INDEX IF NOT EXISTS turns_by_owner
+                ON jobs (owner, turn);
         """)
 
     @contextmanager
@@ -163,12 +165,16 @@ class JobStore:
         The owner comes first whose last job was started first: a
         client with a thousand jobs delays another by one.
         """
-        now = time.time()
         with self.transaction() as db:
+            now = time.time()
+            # All processes share this clock, and nobody can set it.
+            clock = time.monotonic()
             db.execute(
                 "UPDATE jobs SET status = 'waiting', lease = NULL"
-                " WHERE status = 'running' AND lease_end < ?",
-                [now],
+                " WHERE status = 'running' AND (lease_end < :clock"
+                # It starts again when the machine does.
+                " OR lease_start > :clock)",
+                {"clock": clock},
             )
             db.execute(
                 "UPDATE jobs SET status = 'failed', ended = ?,"
@@ -177,19 +183,20 @@ class JobStore:
                 [now, MAX_ATTEMPTS],
             )
             claimed = db.execute(
-                "UPDATE jobs SET status = 'running', started = :now,"
+                "UPDATE jobs SET status = 'running',"
+                " turn = (SELECT ifnull(max(turn), 0) + 1 FROM jobs),"
                 " attempts = attempts + 1, lease = :lease,"
-                " lease_end = :end WHERE number ="
+                " lease_start = :clock, lease_end = :end WHERE number ="
                 " (SELECT number FROM jobs WHERE status = 'waiting'"
                 " AND owner = (SELECT owner FROM jobs AS next"
                 " WHERE status = 'waiting' GROUP BY owner"
-                " ORDER BY (SELECT max(started) FROM jobs"
+                " ORDER BY (SELECT max(turn) FROM jobs"
                 " WHERE owner = next.owner) NULLS FIRST,"
                 " min(number) LIMIT 1)"
                 " ORDER BY priority DESC, number LIMIT 1) RETURNING *",
                 {
-                    "now": now,
-                    "end": now + lease_seconds,
+                    "clock": clock,
+                    "end": clock + lease_seconds,
                     "lease": secrets.token_urlsafe(16),
                 },
             ).fetchone()
@@ -200,9 +207,11 @@ class JobStore:
     def extend(self, job, lease_seconds):
         """Extend a lease; return whether the caller still has it."""
         with self.transaction() as db:
+            clock = time.monotonic()
             changed = db.execute(
-                "UPDATE jobs SET lease_end = ? WHERE lease = ?",
-                [time.time() + lease_seconds, job["lease"]],
+                "UPDATE jobs SET lease_start = ?, lease_end = ?"
+                " WHERE lease = ?",
+                [clock, clock + lease_seconds, job["lease"]],
             )
             return changed.rowcount == 1
 
