@@ -19,6 +19,7 @@ from .support.hostile import PROBE, memory
 from .support.processes import wait_until
 from .test_webhooks import ALICE, BOB, LOOPBACK, OTHER, SECRET, echo, signed, submit_job
 
+USER = {"Authorization": "Bearer report-key"}
 # Until what was killed is started again.
 UP_AGAIN = {"RETRY_DELAYS": " ".join(["0.2"] * 200)}
 
@@ -47,14 +48,14 @@ def receiver(start, tmp_path):
 
 def order(receiver):
     """Order a report; return its token."""
-    response = httpx2.post(f"{receiver.url}/reports", timeout=30)
+    response = httpx2.post(f"{receiver.url}/reports", headers=USER, timeout=30)
     assert response.status_code == 202, response.text
     return response.json()["token"]
 
 
 def reports(receiver):
     """Return {token: status} of a receiver."""
-    found = httpx2.get(f"{receiver.url}/reports").json()
+    found = httpx2.get(f"{receiver.url}/reports", headers=USER).json()
     return {report["token"]: report["status"] for report in found}
 
 
@@ -315,7 +316,40 @@ def test_without_a_job_server_a_report_is_502(receiver, port):
     class Nowhere:
         url = f"http://127.0.0.1:{port()}"
 
-    assert httpx2.post(f"{receiver(Nowhere).url}/reports").status_code == 502
+    there = receiver(Nowhere)
+    assert httpx2.post(f"{there.url}/reports", headers=USER).status_code == 502
+
+
+def test_a_report_needs_a_key(receiver, canned):
+    """Only a user with a key orders and lists reports: all others get 401, and the job server gets
+    no request."""
+    jobs = canned((202, {}, {"token": "a"}))
+    there = receiver(jobs)
+    for key in "", "Bearer", "Bearer alice-key", "Bearer \xff", "Basic report-key":
+        headers = {"Authorization": key.encode("latin-1")} if key else {}
+        assert httpx2.post(f"{there.url}/reports", headers=headers).status_code == 401
+        assert httpx2.get(f"{there.url}/reports", headers=headers).status_code == 401
+    assert jobs.requests == []
+
+
+def test_the_reports_are_bounded(receiver, canned):
+    """The receiver rejects a report with 503 if it has MAX_REPORTS, and deletes those that ended
+    more than RETENTION ago, so that their number has a limit."""
+    there = receiver(canned((202, {}, {"token": "a"})), MAX_REPORTS=2, RETENTION=10_000)
+    order(there)
+    post_event(there, done("a"))
+    post_event(there, done("b"))
+    response = httpx2.post(f"{there.url}/reports", headers=USER)
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "3600")
+    there.stop()
+    again = receiver(canned((200, {}, {})), PORT=there.port, OVERDUE=0.1, RETENTION=-1_000)
+    wait_until(lambda: reports(again) == {})
+
+
+def done(token):
+    """Return the event that a job is done, as JSON."""
+    data = {"token": token, "sequence": 2, "status": "done", "result": 42}
+    return json.dumps({"type": "job.done", "data": data})
 
 
 def test_a_secret_is_replaced_without_a_gap(server, receiver):
@@ -558,6 +592,8 @@ def post_event(receiver, body):
         '{"type": 5}',
         '{"type": "job.done"}',
         '{"type": "job.done", "data": []}',
+        '{"type": "job.done", "data": {"token": "\\ud800", "sequence": 2, "status": "done"}}',
+        '{"type": "job.done", "data": {"token": "a", "sequence": 2, "status": "\\u001b[2J"}}',
         '{"type": "job.done", "data": {"token": "a", "sequence": "2", "status": "done"}}',
         '{"type": "job.done", "data": {"token": "a", "sequence": 2, "status": "done", "result": '
         + "9" * 30

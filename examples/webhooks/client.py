@@ -36,6 +36,6 @@ def parse_token(response):
 job = {"seconds": SECONDS, "callback": CALLBACK}
 try:
     token = parse_token(httpx2.post(f"{URL}/jobs", json=job))
-except (httpx2.HTTPError, ProtocolError) as error:
+except (ImportError, httpx2.HTTPError, ProtocolError) as error:
     raise SystemExit(f"{URL}: {error}") from None
 print("submitted:", token)

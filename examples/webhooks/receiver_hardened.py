@@ -21,12 +21,14 @@ import asyncio
 import base64
 import hmac
 import os
+import re
 import sqlite3
 import time
 from contextlib import suppress
 
 import httpx2
-from sanic import BadRequest, Request, Sanic, empty, json
+from sanic import BadRequest, Request, Sanic, Unauthorized, empty, json
+from sanic.exceptions import ServiceUnavailable
 
 HOST = os.environ.get("HOST", "127.0.0.1")
 PORT = int(os.environ.get("PORT", 8001))
@@ -42,7 +44,14 @@ SECRETS = os.environ.get("SECRETS", EXAMPLE).split()
 MAX_AGE = 300  # seconds
 # How long to wait for a webhook before the report is polled.
 OVERDUE = float(os.environ.get("OVERDUE", 300))  # seconds
+MAX_REPORTS = int(os.environ.get("MAX_REPORTS", 10_000))
+# For longer than the server repeats a message: one that comes later
+# would count as new.
+RETENTION = float(os.environ.get("RETENTION", 14 * 86_400))  # seconds
 # --8<-- [end:limits]
+# A real receiver has users, and stores only the hashes of their keys.
+USER_KEYS = {"report-key"}
+WORD = re.compile("[!-~]{1,100}")  # a token or a status
 SIGNED = "webhook-id", "webhook-timestamp", "webhook-signature"
 # What reading a response raises that is not that of a job server.
 INVALID = KeyError, TypeError, ValueError, RecursionError
@@ -144,7 +153,9 @@ def parse_event(data):
         case {"token": str(), "sequence": int(), "status": str()}:
             fields = "token", "sequence", "status", "result"
             event = [data.get(name) for name in fields]
-            if all(is_small(number) for number in event[1::2]):
+            numbers = [is_small(number) for number in event[1::2]]
+            words = [WORD.fullmatch(text) for text in event[::2]]
+            if all(numbers + words):
                 return event
     raise BadRequest("the event has no valid token and status")
 
@@ -186,6 +197,11 @@ def update_report(token, sequence, status, result=None):
 @app.post("/reports")
 async def order_report(request):
     """Submit a job; the result will be sent to this receiver."""
+    check_key(request)
+    count = "SELECT count(*) FROM reports"
+    if app.ctx.db.execute(count).fetchone()[0] >= MAX_REPORTS:
+        later = {"Retry-After": "3600"}
+        raise ServiceUnavailable("too many reports", headers=later)
     job = {"seconds": 1.5, "callback": CALLBACK}
     try:
         response = await app.ctx.client.post("/jobs", json=job)
@@ -202,11 +218,18 @@ async def order_report(request):
 @app.get("/reports")
 async def list_reports(request):
     """Return the newest reports."""
+    check_key(request)
     rows = app.ctx.db.execute(
         "SELECT token, status, result FROM reports"
         " ORDER BY next_poll DESC LIMIT 100"
     )
     return json([dict(row) for row in rows])
+
+
+def check_key(request):
+    """Reject a request without the key of a user (401)."""
+    if request.token not in USER_KEYS:
+        raise Unauthorized("send a valid key", scheme="Bearer")
 # --8<-- [end:order]
 
 
@@ -222,13 +245,27 @@ async def poll_overdue(app):
         try:
             if restarted:
                 with app.ctx.db as db:
-                    db.execute("UPDATE reports SET next_poll = 0")
+                    db.execute(
+                        "UPDATE reports SET next_poll = 0"
+                        " WHERE status IN ('ordered', 'pending')"
+                    )
                 restarted = False
+            delete_old_reports()
             for (token,) in overdue_reports():
                 await poll(token)
         except sqlite3.Error as error:
             print(f"cannot use {FILE}: {error}", flush=True)
         await asyncio.sleep(min(OVERDUE, 10))
+
+
+def delete_old_reports():
+    """Delete the reports that ended more than RETENTION ago."""
+    with app.ctx.db as db:
+        db.execute(
+            "DELETE FROM reports WHERE next_poll < ?"
+            " AND status NOT IN ('ordered', 'pending')",
+            [time.time() - RETENTION],
+        )
 
 
 def overdue_reports():

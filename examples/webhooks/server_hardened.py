@@ -225,10 +225,12 @@ async def resolve(url):
             url.host, url.port, type=socket.SOCK_STREAM
         )
     except (OSError, UnicodeError):
-        raise ReceiverError(f"cannot resolve {url.host}") from None
+        found = []
     addresses = [ipaddress.ip_address(each[4][0]) for each in found]
     if not all(is_allowed(each, url.scheme) for each in addresses):
-        raise ReceiverError(f"{url.host} is not allowed")
+        addresses = []  # as if there were no such name
+    if not addresses:
+        raise ReceiverError(f"{url.host} has no address to send to")
     return str(addresses[0])
 # --8<-- [end:resolve]
 

@@ -213,8 +213,10 @@ async def resolve(url):
             url.host, url.port, type=socket.SOCK_STREAM
         )
     except (OSError, UnicodeError):
-        raise ReceiverError(f"cannot resolve {url.host}") from None
+        found = []
     addresses = [ipaddress.ip_address(each[4][0]) for each in found]
+    if not addresses:
+        raise ReceiverError(f"{url.host} has no address to send to")
     return str(addresses[0])
 
 
