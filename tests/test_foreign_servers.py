@@ -152,7 +152,6 @@ def test_a_failed_request_for_notifications_is_retried(http_follower, canned):
 
 
 @pytest.mark.parametrize("statuses", [(408, 429, 500), (502, 503, 504)])
-@pytest.mark.parametrize("script", [s for s in SCRIPTS if s not in STREAMS], indirect=True)
 def test_a_failed_poll_of_curl_is_retried(script, canned, statuses):
     """A shell client retries a poll that fails with 408, 429 and 5xx in turn, and its submission
     not."""
@@ -302,7 +301,6 @@ def test_a_long_retry_after_ends_at_the_deadline(client, canned, value):
 
 
 @pytest.mark.parametrize("value", ["3600", in_an_hour()], ids=["seconds", "date"])
-@pytest.mark.parametrize("script", [s for s in SCRIPTS if s not in STREAMS], indirect=True)
 def test_a_long_retry_after_ends_curl(script, canned, value):
     """A shell client whose Retry-After is an hour ends at once with an error, instead of
     returning earlier."""
@@ -437,6 +435,7 @@ JSON_CLIENTS = [
     *("reconnecting/retry.py", "security/client.py", "notifications/client_poll.py"),
     *("short_polling/client.py", "long_polling/client.py", "token/client.py"),
     *("short_polling/sweep.py", "notifications/client_sse.py"),
+    *("job_queue/client.py", "webhooks/client.py"),
 ]
 
 
@@ -446,6 +445,49 @@ def test_other_json_is_reported_by_every_client(run, canned, name, body):
     """A response that is nested too deep to be parsed is reported by each client in one line."""
     server = canned((200, SSE, f"data: {body}\n\n") if "sse" in name else (200, {}, body))
     assert_one_line(run(name, URL=server.url, **ONCE))
+
+
+# A queue that is full
+
+
+def test_a_full_queue_is_retried(run, canned):
+    """Whatever the Retry-After of a full queue contains, the client of the queue submits its job
+    again within seconds, and does not send a flood of requests."""
+    values = [value.encode().decode("latin-1") for value in ODD_VALUES]
+    rejected = [(503, {"Retry-After": value}, "full") for value in values]
+    server = canned(*rejected, SUBMITTED, PENDING, PENDING, DONE)
+    result = run("job_queue/client.py", URL=server.url)
+    assert_done(result)
+    assert result.stdout.count("the queue is full") == len(values)
+    waits = [later - before for before, later in pairwise(server.times)]
+    waits.pop(len(values))  # it polls at once, for its position
+    assert min(waits) > 0.99
+    assert max(waits) < 5
+
+
+@pytest.mark.parametrize("form", PREFIXED)
+def test_a_queued_job_is_polled_below_a_prefix(run, canned, port, form):
+    """The client of the queue, whose URL has a path, polls the address that Location has, absolute
+    or relative."""
+    number = port()
+    url, host = f"http://127.0.0.1:{number}", f"127.0.0.1:{number}"
+    submitted = (202, {"Location": form.format(url=url, host=host)}, SUBMITTED[2])
+    server = canned(submitted, DONE, number=number)
+    assert_done(run("job_queue/client.py", URL=f"{url}/api"))
+    paths = [path.partition("?")[0] for _, path, _ in server.requests]
+    assert paths == ["/api/jobs", "/api/jobs/x"]
+
+
+def test_curl_submits_below_a_prefix(run, canned):
+    """The shell client of the queue posts to the path below that of URL, prints the response, and
+    reports a status that rejects the job."""
+    server = canned(SUBMITTED, (503, {"Retry-After": "1"}, '{"message": "the queue is full"}'))
+    submitted = run("job_queue/submit.sh", URL=f"{server.url}/api")
+    assert (submitted.returncode, json.loads(submitted.stdout)) == (0, SUBMITTED[2])
+    rejected = run("job_queue/submit.sh", URL=f"{server.url}/api")
+    assert_one_line(rejected, "503")
+    assert "the queue is full" in rejected.stdout
+    assert {path for _, path, _ in server.requests} == {"/api/jobs"}
 
 
 # Event streams
@@ -589,7 +631,8 @@ HTTP_CLIENTS = [
     *("keep_alive/client_hardened.py", "reconnecting/retry.py", "security/client.py"),
 ]
 QUICK_STARTS = [
-    *("holding_connections/client.py", "keep_alive/client.py", "long_polling/client.py"),
+    *("holding_connections/client.py", "job_queue/client.py", "keep_alive/client.py"),
+    *("long_polling/client.py", "webhooks/client.py"),
     *("long_polling/feed_client.py", "server_sent_events/client.py", "short_polling/client.py"),
     *("short_polling/sweep.py", "token/client.py"),
 ]
@@ -625,6 +668,21 @@ def test_a_quick_start_reports_a_socks_proxy(run, canned, name):
     one line."""
     result = run(name, URL=canned(SUBMITTED, DONE).url, HTTP_PROXY="socks5://127.0.0.1:1", **ONCE)
     assert_one_line(result, "SOCKS proxy")
+
+
+@pytest.mark.parametrize("name", QUICK_STARTS)
+def test_a_quick_start_reports_a_redirect(run, canned, name):
+    """A quick start whose request is redirected reports it in one line."""
+    server = canned((307, {"Location": "/else"}, ""))
+    assert_one_line(run(name, URL=server.url, **ONCE))
+
+
+def test_every_client_is_tried():
+    """Every client of examples/ in Python, wrong ones aside, is one of those that are tried here,
+    and so is every shell client of jobs."""
+    found = {name for name in named("*client*.py", "") if "/wrong_" not in name}
+    assert found <= {*HTTP_CLIENTS, *QUICK_STARTS, *SOCKET_CLIENTS, *QUICK_SOCKETS}
+    assert set(named("client*.sh", "/jobs")) == set(SCRIPTS)
 
 
 def test_an_http_proxy_is_used(client, canned):

@@ -337,7 +337,6 @@ def test_the_browser_client_shows_errors(canned, open_client_page, port):
     failed = (200, SSE, 'retry: 1\nevent: failed\ndata: "no paper"\n\n')
     for responses, words in [
         ([(400, allowed, "no such job here")], "stopped: no such job here"),
-        ([submitted, (404, allowed, "")], "stopped: the server rejected the stream"),
         ([submitted, failed], "stopped: no paper"),
     ]:
         server = canned(*responses)
@@ -350,6 +349,39 @@ def test_the_browser_client_shows_errors(canned, open_client_page, port):
     page = open_client_page(f"http://127.0.0.1:{port()}")
     page.click("#start")
     page.wait_for_selector("text=stopped:")
+
+
+def progress(*numbers):
+    """Return the beginning of a stream: the events with these ids."""
+    events = [f"id: {number}\nevent: progress\ndata: {number}0\n\n" for number in numbers]
+    return 200, SSE, "retry: 1\n\n" + "".join(events)
+
+
+def test_the_browser_client_survives_a_502(canned, open_client_page, page):
+    """The page opens another EventSource after a stream that is rejected with 502, 503 or 504, at
+    growing intervals, and shows no event twice; after the sixth rejection in a row it gives up."""
+    allowed = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "Location"}
+    submitted = (202, allowed | {"Location": "/jobs/x"}, {"status": "pending"})
+    rejected = [(status, allowed, "<h1>not now</h1>") for status in (502, 503, 504, 502, 503)]
+    done = (200, SSE, "id: 4\nevent: done\ndata: 42\n\n")
+    page.clock.install()
+    for streams, lines in [
+        ([*rejected, progress(1, 2), *rejected, progress(1, 2, 3), done], "done: 42"),
+        ([*rejected, (404, allowed, "")], "stopped: the server rejected the stream"),
+    ]:
+        server = canned(submitted, *streams)
+        open_client_page(server.url)
+        page.click("#start")
+
+        def ended(lines=lines):
+            page.clock.run_for(1_000)
+            return page.get_by_text(lines).count()
+
+        wait_until(ended)
+        assert len(server.requests) == 1 + len(streams)
+        shown = [line for line in page.locator("li").all_inner_texts() if "%" in line]
+        assert shown == (["10 %", "20 %", "30 %"] if lines == "done: 42" else [])
+        assert page.get_by_text("rejected, trying again").count() == len(streams) // 6 * 5
 
 
 def cut_after_each(event, seen):

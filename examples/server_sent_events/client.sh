@@ -33,8 +33,10 @@ esac
 # --no-buffer: pass each event on as it arrives, not 16 kB at once.
 # END says that curl reached the end of the stream.
 CR=$(printf '\r') BOM=$(printf '\357\273\277') END=$(printf '\004')
+# The stream may be requested again, the submission not.
 {
-  send_request --no-buffer "$job_url" && echo "$END"
+  send_request --no-buffer --retry 5 --retry-connrefused \
+    --retry-max-time 600 "$job_url" && echo "$END"
 } | {
   event=message data=
   while IFS= read -r line; do
