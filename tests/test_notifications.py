@@ -20,6 +20,7 @@ from playwright.sync_api import expect
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from .support.events import metric
 from .support.messages import messages, single_values, table, wire_list
 from .support.processes import (
     EXAMPLES,
@@ -879,10 +880,10 @@ def test_what_is_not_stored_is_not_acknowledged(serving, follow, tmp_path, space
     assert inbox.read_text() == json.dumps(ONE) + "\n"
 
 
-def test_two_clients_do_not_share_an_inbox(server, follow, run, tmp_path):
+def test_two_clients_do_not_share_an_inbox(start, follow, run, tmp_path):
     """A second client of the same inbox ends with one line, so that no notification is stored
     twice; with an inbox of its own it receives them as well."""
-    inbox = tmp_path / "inbox"
+    server, inbox = start(f"{TOPIC}/server.py"), tmp_path / "inbox"
     options = {"URL": server.url, "TOPICS": "twice", "USER_ID": "eve"}
     first = follow("client.py", INBOX=inbox, **options)
     wait_until(inbox.exists)
@@ -891,7 +892,7 @@ def test_two_clients_do_not_share_an_inbox(server, follow, run, tmp_path):
     result = run(f"{TOPIC}/client.py", INBOX=inbox, **options)
     assert (result.returncode, result.stderr) == (1, f"{inbox}: another client uses this file\n")
     second = follow("client.py", INBOX=tmp_path / "another", **options)
-    wait_until((tmp_path / "another").exists)
+    wait_until(lambda: metric(server, "notifications_connections") == 2)
     (another,) = publish(server, "again", to="topics/twice")
     first.wait_for("again")
     second.wait_for("again")
