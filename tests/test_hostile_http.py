@@ -1,4 +1,9 @@
-"""Hostile requests: the hardened servers survive them, and serve the next client."""
+"""Hostile requests: the servers survive them, and serve the next client.
+
+Every server of HTTP in examples/ is tried. Those beyond the quick starts contain the same class,
+SafeRequest, which repairs three faults of Sanic; the last proofs fail as soon as a release has
+repaired them.
+"""
 
 import re
 import socket
@@ -8,37 +13,90 @@ from http.client import HTTPResponse, RemoteDisconnected
 import httpx2
 import pytest
 
-from .support.hostile import PROBE, Level, assert_level
-from .support.processes import EXAMPLES, TIMEOUT, assert_clean_output, named, wait_until
+from .support.hostile import PROBE, Level, assert_level, descriptors
+from .support.http_servers import (
+    HARDENED,
+    POSTS,
+    QUICK_STARTS,
+    SERVERS,
+    SITE,
+    Starter,
+    connection,
+    post,
+)
+from .support.processes import EXAMPLES, assert_clean_output, wait_until
+
+# Topics whose only programs are full ones.
+FULL = ("notifications/", "reliable_websockets/", "security/")
 
 CLASS = re.compile(r"(?ms)^class SafeRequest\(Request\):\n.*?(?=^# --8<--|^\S)")
-HARDENED = named("*.py", "request_class=SafeRequest")
 
 
-@pytest.fixture(scope="module", params=HARDENED)
-def server(request, start_shared):
-    """Return each hardened HTTP server, with a second for a request and for its response."""
-    environment = PROBE | {"SANIC_REQUEST_TIMEOUT": 1, "SANIC_RESPONSE_TIMEOUT": 1}
+@pytest.fixture(scope="module")
+def starter(start_shared, assembled_shared, tmp_path_factory, port):
+    """Start any server: starter(name, **environment)."""
+    folder = tmp_path_factory.mktemp("site")
+    starter = Starter(start_shared, assembled_shared, folder, port)
+    yield starter
+    starter.stop()
+
+
+def start_probed(starter, name, **options):
+    """Start a server with a second for a request and for its response."""
+    timeouts = "REQUEST", "RESPONSE", "KEEP_ALIVE"
+    environment = PROBE | {f"SANIC_{name}_TIMEOUT": 1 for name in timeouts}
     environment |= {"MAX_WAIT": 1, "HOLD": 1}  # some servers respond within MAX_WAIT or HOLD + 5
-    server = start_shared(request.param, **environment)
+    server = starter(name, **environment, **options)
     exchange(server, get("/"))  # so its event loop runs when tasks are counted
     return server
 
 
+@pytest.fixture(scope="module", params=HARDENED)
+def server(request, starter):
+    """Return each hardened HTTP server."""
+    server = start_probed(starter, request.param)
+    yield server
+    server.stop()  # before the next one starts
+
+
+@pytest.fixture(scope="module", params=QUICK_STARTS)
+def quick_start(request, starter):
+    """Return each of the other HTTP servers."""
+    server = start_probed(starter, request.param, errors_expected=True)
+    yield server
+    server.stop(errors_expected=True)
+
+
+@pytest.fixture(scope="module", params=POSTS, ids=lambda row: f"{row.name}{row.path}")
+def posting(request, starter):
+    """Return each resource that accepts a POST: (its row of the table, the running program)."""
+    server = starter(request.param.name, LOST_RESPONSES=0, **PROBE)
+    exchange(server, get("/"))
+    yield request.param, server
+    server.stop()
+
+
 def exchange(server, data):
     """Send bytes; return the status of the response."""
-    with socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as client:
+    with connection(server) as client:
         client.sendall(data)
-        response = HTTPResponse(client)
-        response.begin()
-        return response.status
+        return status_of(client)
 
 
-def get(target, *headers):
+def status_of(client):
+    """Return the status of the response that a connection receives."""
+    response = HTTPResponse(client)
+    response.begin()
+    return response.status
+
+
+def get(target, *headers, encoding="utf-8"):
     """Return a GET request as bytes."""
-    return "\r\n".join([f"GET {target} HTTP/1.1", "Host: 127.0.0.1", *headers, "", ""]).encode()
+    lines = [f"GET {target} HTTP/1.1", "Host: 127.0.0.1", *headers, "", ""]
+    return "\r\n".join(lines).encode(encoding)
 
 
+ODD_ACCEPTS = ["*", "foo", ",", "a/b;q=x", ""]
 TARGETS = {
     "no slash": get("jobs"),
     "query only": get("?a=b"),
@@ -59,7 +117,7 @@ def test_an_invalid_target_is_400_or_404(server, name):
     assert_clean_output(server.output)
 
 
-@pytest.mark.parametrize("value", ["*", "foo", ",", "a/b;q=x", ""])
+@pytest.mark.parametrize("value", ODD_ACCEPTS)
 def test_an_invalid_accept_changes_nothing(server, value):
     """An error has the same status whatever the Accept header contains, and no traceback."""
     expected = exchange(server, get("/nothing/here"))
@@ -71,12 +129,29 @@ def test_an_invalid_accept_changes_nothing(server, value):
 HALF_BODY = b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\nx"
 
 
+def test_a_quick_start_survives_hostile_requests(quick_start):
+    """A quick start, which contains no repair, serves the next client after each invalid target,
+    invalid Accept and half a body, sends one response to a request in a body, and keeps no
+    descriptor."""
+    before = descriptors(quick_start)
+    assert responses_to_smuggled(quick_start) == 1
+    assert exchange(quick_start, TARGETS["two slashes"]) in {200, 400, 404}
+    odd = [get("/nothing/here", f"Accept: {value}") for value in ODD_ACCEPTS]
+    for data in [*TARGETS.values(), *odd, HALF_BODY]:
+        with connection(quick_start) as client:
+            client.sendall(data)
+            with suppress(ConnectionError):
+                client.recv(65536)
+        assert exchange(quick_start, get("/nothing/here")) == 404, data
+    wait_until(lambda: descriptors(quick_start) <= before)
+
+
 @pytest.mark.parametrize("path", ["/nothing", "/jobs", "/events", "/release"])
 def test_a_body_that_never_arrives_is_closed(server, path):
     """A request whose body does not arrive gets an error within the response timeout,
     whether the path exists or not, and its connection is closed."""
     before = Level.of(server)
-    with socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as client:
+    with connection(server) as client:
         client.sendall(HALF_BODY.replace(b"/nothing", path.encode()))
         received = b""
         while data := client.recv(65536):  # until it closes
@@ -108,7 +183,7 @@ def path_of(server, name):
 
 def cut_short(server, path):
     """Begin a GET with a body, end the stream in place of the body, and close."""
-    with socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as client:
+    with connection(server) as client:
         client.sendall(get(path, "Content-Length: 1"))
         client.shutdown(socket.SHUT_WR)
         client.settimeout(0.2)
@@ -129,26 +204,97 @@ def test_a_body_cut_short_leaks_no_task(start, name):
     assert_level(server, before)
 
 
+NESTED = "[" * 9_000
+VALUES = {
+    "nested": NESTED,
+    "nested further": "[" * 100_000,
+    "NaN": "NaN",
+    "too large": "1e400",
+    "5,000 digits": "9" * 5_000,
+    "half a character": r'"\ud800"',
+    "a control character": r'"\u001b[2J"',
+    "a NUL": r'"\u0000"',
+    "a bool": "true",
+    "null": "null",
+    "an object": "{}",
+    "an array": '["hello"]',
+}
+MALFORMED = [b"{", b"\xff", b"", b"seconds=1", b"\xef\xbb\xbf{"]
+
+
+def test_hostile_json_is_400(posting):
+    """JSON that is nested thousands of levels deep, NaN, numbers that are too large, text with
+    control characters or half a character, other values of a wrong type, and what is no JSON get
+    400, or 413 if they are too long, without a traceback, a task or a descriptor that stays; then
+    an honest body is accepted."""
+    row, server = posting
+    assert exchange(server, post(server, row, row.honest())) in row.accepted
+    before = Level.of(server)
+    bodies = [body for value in VALUES.values() for body in (value.encode(), row.with_value(value))]
+    for body in bodies + MALFORMED:
+        status = exchange(server, post(server, row, body))
+        assert status in row.rejected(body), body[:40]
+    assert exchange(server, post(server, row, row.honest())) in row.accepted
+    assert_clean_output(server.output)
+    assert_level(server, before)
+
+
+def test_every_post_is_tried():
+    """Each resource that accepts a POST, in any server of examples/, is one of those tried."""
+    found = {
+        name: len(re.findall(r"@\w+\.post\(|def do_POST", (EXAMPLES / name).read_text()))
+        for name in SERVERS
+    }
+    names = [row.name for row in POSTS]
+    assert {name: count for name, count in found.items() if count} == {
+        name: names.count(name) for name in names
+    }
+
+
+IDS = ["9" * 5_000, "99999999999999999999-0", "٣".encode().decode("latin-1"), "-1", "1e3", "x"]
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_an_invalid_last_event_id_is_400(start, name):
+    """An event stream that can be resumed rejects a Last-Event-ID that is no id, such as a number
+    of 5,000 digits or of Arabic digits, with 400, and without a traceback; an empty one counts as
+    none."""
+    server = start(name, **QUIET)
+    path = path_of(server, name)
+    resumed = "Last-Event-ID" in (EXAMPLES / name).read_text()
+    for value in IDS:
+        status = exchange(server, get(path, f"Last-Event-ID: {value}", encoding="latin-1"))
+        assert status == (400 if resumed else 200), value
+    assert exchange(server, get(path, "Last-Event-ID:")) == 200
+
+
 def test_a_second_request_in_a_body_is_not_answered(server):
     """A POST whose body is itself a request gets one response."""
+    assert responses_to_smuggled(server) == 1
+
+
+def responses_to_smuggled(server):
+    """Return how many responses a POST gets whose body is itself a request."""
     inner = get("/nothing/inner")
     head = b"POST /nothing/outer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(inner)
-    with socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as client:
+    with connection(server) as client:
         client.sendall(head + inner)
-        client.shutdown(socket.SHUT_WR)
         received = b""
         with suppress(ConnectionError):
-            while data := client.recv(65536):
+            while data := client.recv(65536):  # until it closes the idle connection
                 received += data
-    assert received.count(b"HTTP/1.1 ") == 1
+    return len(re.findall(rb"HTTP/1\.[01] \d", received))
 
 
 def test_the_request_class_has_the_same_text_everywhere():
-    """SafeRequest has the same text in each server that contains it, and every hardened server of
-    Sanic contains it."""
-    texts = {CLASS.search((EXAMPLES / name).read_text())[0].rstrip() for name in HARDENED}
-    assert len(texts) == 1
-    assert set(named("server_hardened.py", "Sanic(")) <= set(HARDENED)
+    """SafeRequest has the same text in each server that contains it, and every server of Sanic
+    beyond the quick starts has it."""
+    found = [CLASS.search((EXAMPLES / name).read_text()) for name in HARDENED]
+    assert len({match[0].rstrip() for match in found if match}) == 1
+    assert [name for name, match in zip(HARDENED, found, strict=True) if not match] == [SITE]
+    sanic = [name for name in QUICK_STARTS if "Sanic(" in (EXAMPLES / name).read_text()]
+    assert {name.split("/")[1] for name in sanic} == {"server.py", "receiver.py"}
+    assert not [name for name in sanic if name.startswith(FULL)]
 
 
 # What Sanic itself does: once one of these fails, a release has repaired the fault
@@ -184,7 +330,7 @@ def test_sanic_keeps_a_connection_whose_body_does_not_arrive(start, repaired):
     settings = {f"SANIC_{name}_TIMEOUT": 0.4 for name in timeouts}
     changes = {} if repaired else {", request_class=SafeRequest": ""}
     server = start("token/server_hardened.py", changes=changes, **settings)
-    with socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as client:
+    with connection(server) as client:
         authorized = b" /jobs HTTP/1.1\r\nAuthorization: Bearer alice-key\r\n"
         client.sendall(HALF_BODY.replace(b" /nothing HTTP/1.1\r\n", authorized))
         response = HTTPResponse(client)
@@ -201,10 +347,10 @@ def test_sanic_keeps_a_connection_whose_body_does_not_arrive(start, repaired):
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_sanic_leaks_a_task_whose_body_is_cut_short(start, name):
-    """With its own request class, and `ignore_body`, its default for GET, Sanic 25.12.1 itself
-    leaves the task of a handler whose request has a body that is cut short."""
-    repair = ", request_class=SafeRequest" if name in HARDENED else ", ignore_body=False"
-    server = start(name, changes={repair: ""}, errors_expected=True, **PROBE, **QUIET)
+    """With its own request class Sanic 25.12.1 itself leaves the task of a handler whose GET has a
+    body that is cut short."""
+    changes = {", request_class=SafeRequest": ""}
+    server = start(name, changes=changes, errors_expected=True, **PROBE, **QUIET)
     path = path_of(server, name)
     exchange(server, get("/"))
     before = Level.of(server)

@@ -16,6 +16,7 @@ import pytest
 
 from .support.frames import cut
 from .support.hostile import PROBE, Level, assert_level, flood, memory, reset, tasks
+from .support.http_servers import SITE, Starter
 from .support.messages import table
 from .support.processes import (
     EXAMPLES,
@@ -38,7 +39,13 @@ from .support.sockets import (
     frame,
     handshake,
 )
-from .support.websocket_servers import HARDENED, SERVERS, start_server, websocket_servers
+from .support.websocket_servers import (
+    HARDENED,
+    SERVERS,
+    WebSocketServer,
+    start_server,
+    websocket_servers,
+)
 
 CLASS = re.compile(r"(?s)# --8<-- \[start:protocol\]\n.*# --8<-- \[end:protocol\]\n")
 QUICK_STARTS = {
@@ -47,6 +54,7 @@ QUICK_STARTS = {
     "reconnecting/server.py",
     "scaling_out/server.py",
     "websockets/server.py",
+    "websockets/server_websockets.py",
 }
 
 
@@ -60,7 +68,20 @@ def hardened(request, start_shared, assembled_shared):
     row = request.param
     program = start_server(row, start_shared, assembled_shared, **PROBE)
     plain_get(row, program)  # its loop runs, so that its own tasks are counted from the beginning
-    return row, program
+    yield row, program
+    program.stop()  # before the next one starts
+
+
+@pytest.fixture(scope="module", params=named(SERVERS))
+def each(request, start_shared, assembled_shared):
+    """Return each server of WebSockets, quick starts too: (its row of the table, the program)."""
+    row = request.param
+    # Sanic itself loses tasks: see the last proofs.
+    options = PROBE | {"errors_expected": row.name in QUICK_STARTS}
+    program = start_server(row, start_shared, assembled_shared, **options)
+    assert_serves(row, program)
+    yield row, program
+    program.stop(errors_expected=row.name in QUICK_STARTS)  # before the next one starts
 
 
 # Floods
@@ -114,6 +135,87 @@ def test_frames_arrive_in_any_pieces(hardened, pieces):
             if pieces < 100:
                 time.sleep(0.01)  # so that each is a read of its own
         client.wait_for(PONG, b"whole")
+
+
+# Messages that are no messages
+
+FIELDS = ["ack", "after", "id", "status", "submit", "text", "token"]
+VALUES = [
+    "[" * 9_000,
+    "[" * 100_000,
+    "NaN",
+    "-1e400",
+    "9" * 5_000,
+    r'"\ud800"',
+    r'"\u001b[2J\u0000"',
+    "true",
+    "null",
+    "{}",
+    "[1]",
+]
+HOSTILE = [
+    *VALUES,
+    *[f'{{"{field}": {value}}}' for field in FIELDS for value in VALUES],
+    *[f'{{"submit": {{"seconds": {value}}}}}' for value in VALUES],
+    "",
+    "{",
+    "\x1b[2J\0",
+]
+
+
+def outcome_of(client, mark):
+    """Read until a pong with this payload, or a Close; return its code, or None."""
+    for opcode, payload in client.frames():
+        if (opcode, payload) == (PONG, mark):
+            return None
+        if opcode == CLOSE:
+            return int.from_bytes(payload[:2])
+    return 1006
+
+
+def test_hostile_messages_are_1008(each):
+    """A message that is no message of the server, such as JSON that is nested thousands of levels
+    deep, NaN, a number of 5,000 digits, half a character, a bool in place of a number or a binary
+    one, is ignored, gets an error or is closed with 1008, 1009 if it is too long, or 44xx; the
+    server continues to receive, prints no traceback, and, beyond the quick starts, keeps no task
+    and no descriptor."""
+    row, program = each
+    before = Level.of(program)
+    client = row.open(program)
+    frames = [frame(TEXT, text.encode()) for text in HOSTILE] + [frame(BINARY, b"\xff\0")]
+    for number, message in enumerate(frames):
+        mark = b"%d" % number
+        with suppress(OSError):
+            client.send(message, frame(PING, mark))
+        if code := outcome_of(client, mark):
+            assert code in {1008, 1009} or 4400 <= code < 4500, (code, message[:60])
+            client.socket.close()
+            client = row.open(program)
+    client.socket.close()
+    assert_serves(row, program)
+    assert "Traceback" not in program.output
+    if row.name not in QUICK_STARTS:
+        assert_clean_output(program.output)
+        assert_level(program, before)
+
+
+RESUMING = [row for row in SERVERS if 'get("after"' in (EXAMPLES / row.name).read_text()]
+# A number that is none, too large, or of another script; neither is the id of an event.
+IDS = ["9" * 5_000, "99999999999999999999-0", "%D9%A3", "-1", "1e3", "NaN", "x", "%00", "1%0A"]
+
+
+@pytest.mark.parametrize("each", named(RESUMING), indirect=True)
+def test_an_invalid_id_is_1008_or_44xx(each):
+    """A WebSocket that is to resume after what is no id, such as a number of 5,000 digits or of
+    Arabic digits, is closed with 1008 or 44xx, after which no client tries again, and without a
+    traceback."""
+    row, program = each
+    for value in IDS:
+        path = f"{row.path.partition('?')[0]}?user=ann&topic=news&after={value}"
+        with RawWebSocket(program.port, path, row.prepare(program)) as client:
+            code = client.close_code()
+        assert code == 1008 or 4400 <= code < 4500, (code, value[:60])
+    assert_clean_output(program.output)
 
 
 # Invalid text, and messages that do not end
@@ -241,6 +343,29 @@ def pong_or_close(client, payload):
 
 
 @pytest.mark.parametrize("row", named(LIMITED))
+def test_silent_clients_take_no_descriptor_too_many(row, tmp_path, port, assembled, many_files):
+    """A server that may open 1,024 files, and to which 1,200 clients send half a handshake,
+    prints no traceback, and serves the next client once they have left."""
+    program = start_server(row, limited(tmp_path, port), assembled, MAX_FILES=1024)
+    with ExitStack() as stack:
+        stack.callback(program.stop)
+        with ExitStack() as silent:
+            for _ in range(1200):
+                client = silent.enter_context(raw_client(program))
+                with suppress(ConnectionError):
+                    client.sendall(handshake(program.port, row.path)[:-2])
+        wait_until(lambda: serves(row, program))
+        assert_clean_output(program.output)
+
+
+def serves(row, program):
+    """Return whether a client is served now."""
+    with suppress(AssertionError, ConnectionError):
+        assert_serves(row, program)
+        return True
+
+
+@pytest.mark.parametrize("row", named(LIMITED))
 def test_a_rejected_handshake_takes_no_place(row, start, assembled):
     """A handshake that is rejected, or a request without Upgrade, takes none of the places of a
     server with room for one client."""
@@ -305,6 +430,34 @@ def test_servers_on_websockets_name_the_version(start, name):
     assert (response.status_code, response.headers["Sec-WebSocket-Version"]) == (400, "13")
 
 
+ON_WEBSOCKETS = [
+    row for row in SERVERS if "websockets.asyncio.server" in (EXAMPLES / row.name).read_text()
+]
+HARDENED_ON_WEBSOCKETS = [row for row in ON_WEBSOCKETS if row.name not in QUICK_STARTS]
+
+
+def pipelined(program, path):
+    """Return pairs of requests that arrive together: plain ones, and handshakes."""
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 2, handshake(program.port, path) * 2
+
+
+@pytest.mark.parametrize("row", named(HARDENED_ON_WEBSOCKETS))
+def test_pipelined_requests_are_closed(row, start, assembled):
+    """A server on the websockets library beyond the quick start closes a connection on which two
+    requests arrive together, without a response and without a traceback."""
+    program = start_server(row, start, assembled, **PROBE)
+    assert_serves(row, program)
+    before = Level.of(program)
+    for requests in pipelined(program, row.path):
+        with raw_client(program) as client:
+            client.sendall(requests)
+            with suppress(ConnectionError):
+                assert client.recv(65536) == b""
+            assert_serves(row, program)  # later than the response that the first would get
+    assert_clean_output(program.output)
+    assert_level(program, before)
+
+
 @pytest.mark.parametrize("value", ["\x01", "€", "\udcff"])
 def test_an_invalid_header_is_400(hardened, value):
     """A handshake with a header whose value is not Latin-1, or has control characters, is rejected
@@ -342,6 +495,24 @@ def test_the_protocol_has_the_same_text_everywhere():
         assert "protocol=HardenedWebSocketProtocol," in (EXAMPLES / name).read_text()
 
 
+def test_the_site_has_the_protocol(start, assembled, tmp_path, port):
+    """The server of this site, which mounts a quick start, closes a text that is not valid UTF-8
+    with 1007, and keeps memory and tasks level under a flood."""
+    starter = Starter(start, assembled, tmp_path, port)
+    program = starter(SITE, **PROBE)
+    row = WebSocketServer(SITE, "/live/websockets/jobs/socket")
+    with row.open(program) as client:
+        client.send(*INVALID["two fragments"])
+        assert client.close_code() == 1007
+    before = Level.of(program)
+    client = row.open(program)
+    flood(client.socket, frame(TEXT, b"x" * 9_000))
+    reset(client.socket)
+    assert_level(program, before)
+    assert_serves(row, program)
+    starter.stop()
+
+
 def test_every_sanic_server_of_websockets_has_the_protocol():
     """Every Sanic server that accepts WebSockets contains the class, quick starts aside."""
     found = websocket_servers()
@@ -355,19 +526,23 @@ def test_every_sanic_server_of_websockets_has_the_protocol():
 # The three servers of reliable WebSockets compared
 
 
+# A handler that takes 5 ms for each message: one that takes none can keep up with the client.
+SLOW = {
+    "async for _ in ws:\n        pass": "async for _ in ws:\n        await asyncio.sleep(0.005)"
+}
+
+
 def test_the_servers_compared(unrepaired, start, record):
-    """During a flood by the same hostile client, Sanic's own protocol keeps more than 50 MB and
-    more than 100 tasks; the repaired one and the websockets library keep less than 10 MB and no
-    task."""
+    """During a flood by the same hostile client, while each message takes 5 ms, Sanic's own
+    protocol keeps more than 50 MB and more than 100 tasks; the repaired one and the websockets
+    library keep less than 10 MB and no task."""
+    options = PROBE | {"EVENT_INTERVAL": 0, "MAX_EVENTS": 10}
     servers = {
-        "Sanic's own protocol": (SERVERS[0], unrepaired(), 50_001),
-        "`server.py`": (
-            SERVERS[0],
-            start(SERVERS[0].name, EVENT_INTERVAL=0, MAX_EVENTS=10, **PROBE),
-        ),
+        "Sanic's own protocol": (SERVERS[0], unrepaired(**SLOW), 50_001),
+        "`server.py`": (SERVERS[0], start(SERVERS[0].name, changes=SLOW, **options)),
         "`server_websockets.py`": (
             SERVERS[1],
-            start(SERVERS[1].name, EVENT_INTERVAL=0, MAX_EVENTS=10, **PROBE),
+            start(SERVERS[1].name, FILTER_TIME=0.005, **options),
         ),
     }
     found = {name: hostile_results(*server) for name, server in servers.items()}
@@ -383,8 +558,8 @@ def test_the_servers_compared(unrepaired, start, record):
 def memory_kept(program, before, client, message, least=0):
     """Return by how many KiB a server has grown after a flood of 100 MB.
 
-    `least`: repeat the flood, at most 20 times, until it has grown by that; on a busy machine a
-    server may at first receive as fast as the client sends.
+    `least`: repeat the flood, at most 20 times, until it has grown by that; on a busy machine the
+    client may at first send little.
     """
     for _ in range(20):
         flood(client.socket, message, seconds=TIMEOUT, size=100_000_000, stall=3)
@@ -447,21 +622,37 @@ def shown(response):
     )
 
 
-# What Sanic itself does: once one of these fails, a release has repaired the fault
+# What the libraries themselves do: once one of these fails, a release has repaired the fault
+
+
+def test_websockets_fails_on_pipelined_requests(start):
+    """Two requests that arrive together get no response from websockets 17.4 itself, which prints a
+    traceback."""
+    program = start("websockets/server_websockets.py", errors_expected=True)
+    for requests in pipelined(program, "/"):
+        with raw_client(program) as client:
+            client.sendall(requests)
+            assert client.recv(65536) == b""
+            program.wait_for("AssertionError")
 
 
 @pytest.fixture
 def unrepaired(start):
-    """Start server.py of reliable WebSockets with the protocol that Sanic has: unrepaired()."""
-    changes = {"protocol=HardenedWebSocketProtocol,": ""}
+    """Start server.py of reliable WebSockets with the protocol that Sanic has:
+    unrepaired(**more changes)."""
     name, options = "reliable_websockets/server.py", PROBE | {"EVENT_INTERVAL": 0}
-    return lambda: start(name, errors_expected=True, changes=changes, **options)
+
+    def unrepaired(**more):
+        changes = {"protocol=HardenedWebSocketProtocol,": ""} | more
+        return start(name, errors_expected=True, changes=changes, **options)
+
+    return unrepaired
 
 
 def test_sanic_reads_ahead_without_limit(unrepaired):
-    """Sanic 25.12.1 itself reads ahead: it grows by more than 50 MB during a flood, and it keeps
-    tasks of a client that disconnected."""
-    program = unrepaired()
+    """Sanic 25.12.1 itself reads ahead: while a handler takes 5 ms for each message, it grows by
+    more than 50 MB during a flood, and it keeps tasks of a client that disconnected."""
+    program = unrepaired(**SLOW)
     before = Level.of(program)
     client = RawWebSocket(program.port, "/events")
     assert memory_kept(program, before, client, frame(TEXT, b"x" * 9_000), 50_001) > 50_000

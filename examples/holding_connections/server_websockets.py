@@ -12,6 +12,7 @@
 """
 
 import asyncio
+import errno
 import logging
 import os
 import random
@@ -72,21 +73,47 @@ async def hold(connection):
 # --8<-- [end:hold]
 
 
+async def check_request(connection, request):
+    """Reject a handshake that is one too many, or not alone.
+
+    websockets 17.4 prints a traceback when it responds to one of two
+    requests that arrive together.
+    """
+    if connection.protocol.close_expected():
+        connection.transport.abort()
+        await connection.wait_closed()
+    return reject_if_full(connection, request)
+
+
 def complete_rejection(connection, request, response):
     """Name the version of the protocol, as RFC 6455 §4.4 demands."""
     if response.status_code == 400:
         response.headers["Sec-WebSocket-Version"] = "13"
 
 
+def report_error(loop, context):
+    """Log one line, without a traceback, if no descriptor is left.
+
+    asyncio accepts clients again when others have left.
+    """
+    error = context.get("exception")
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        logging.warning("cannot accept clients: %s", error.strerror)
+    else:
+        loop.default_exception_handler(context)
+
+
 async def main():
     stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(report_error)
     for number in signal.SIGINT, signal.SIGTERM:
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
     async with serve(
         hold,
         HOST,
         PORT,
-        process_request=reject_if_full,
+        process_request=check_request,
         process_response=complete_rejection,
         compression=COMPRESSION,
         max_size=10_000,  # bytes; above it, 1009

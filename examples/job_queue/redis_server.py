@@ -30,7 +30,14 @@ from collections import deque
 from contextlib import suppress
 
 from redis.exceptions import RedisError, ResponseError
-from sanic import BadRequest, NotFound, Sanic, ServiceUnavailable, json
+from sanic import (
+    BadRequest,
+    NotFound,
+    Request,
+    Sanic,
+    ServiceUnavailable,
+    json,
+)
 from taskiq.exceptions import TaskiqError
 from taskiq_redis.exceptions import ResultIsMissingError
 
@@ -41,7 +48,32 @@ PORT = int(os.environ.get("PORT", 8000))
 MAX_QUEUE = int(os.environ.get("MAX_QUEUE", 1000))  # with those begun
 JOB_TTL = 86_400  # seconds in which a job ends
 
-app = Sanic("redis_server")
+
+# --8<-- [start:SafeRequest]
+class SafeRequest(Request):
+    """A request that no client can turn into a traceback or a leak."""
+
+    def __init__(self, url_bytes, *args, method, **kwargs):
+        # Sanic reports an invalid target by means of a request with
+        # the method NONE and the same target, and fails on it again.
+        if method == "NONE":
+            url_bytes = b"*"
+        super().__init__(url_bytes, *args, method=method, **kwargs)
+        # No response here depends on Accept, and Sanic responds with
+        # 500 to an Accept that it cannot parse.
+        self.headers.popall("accept", None)
+
+    async def respond(self, *args, **kwargs):
+        # Sanic waits without a limit for the rest of a body that was
+        # not read to its end. Close the connection instead.
+        if self.stream.request_body:
+            self.stream.request_body = None
+            self.stream.keep_alive = False
+        return await super().respond(*args, **kwargs)
+# --8<-- [end:SafeRequest]
+
+
+app = Sanic("redis_server", request_class=SafeRequest)
 app.config.FALLBACK_ERROR_FORMAT = "json"
 app.config.REQUEST_MAX_SIZE = 10_000  # bytes; default 100 MB
 adding = asyncio.Lock()

@@ -23,7 +23,7 @@ connection_numbers = itertools.count(1)
 
 
 # --8<-- [start:count]
-@bp.get("/", strict_slashes=True)  # also under a prefix
+@bp.get("/")
 async def count(request):
     """Return the connection's number and its request count."""
     # Sanic keeps this object for as long as the connection is open.

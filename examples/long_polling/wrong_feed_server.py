@@ -17,12 +17,37 @@ import re
 from collections import deque
 from contextlib import suppress
 
-from sanic import BadRequest, Blueprint, Sanic, json
+from sanic import BadRequest, Blueprint, Request, Sanic, json
 from sanic.exceptions import SanicException
 
 PORT = int(os.environ.get("PORT", 8000))
 MAX_WAIT = int(os.environ.get("MAX_WAIT", 25))  # seconds
 MAX_MESSAGES = int(os.environ.get("MAX_MESSAGES", 1000))
+
+
+# --8<-- [start:SafeRequest]
+class SafeRequest(Request):
+    """A request that no client can turn into a traceback or a leak."""
+
+    def __init__(self, url_bytes, *args, method, **kwargs):
+        # Sanic reports an invalid target by means of a request with
+        # the method NONE and the same target, and fails on it again.
+        if method == "NONE":
+            url_bytes = b"*"
+        super().__init__(url_bytes, *args, method=method, **kwargs)
+        # No response here depends on Accept, and Sanic responds with
+        # 500 to an Accept that it cannot parse.
+        self.headers.popall("accept", None)
+
+    async def respond(self, *args, **kwargs):
+        # Sanic waits without a limit for the rest of a body that was
+        # not read to its end. Close the connection instead.
+        if self.stream.request_body:
+            self.stream.request_body = None
+            self.stream.keep_alive = False
+        return await super().respond(*args, **kwargs)
+# --8<-- [end:SafeRequest]
+
 
 bp = Blueprint("feed", strict_slashes=True)
 messages: deque[dict] = deque(maxlen=MAX_MESSAGES)
@@ -93,7 +118,7 @@ async def end_holds(app):
 
 
 if __name__ == "__main__":
-    app = Sanic("feed")
+    app = Sanic("feed", request_class=SafeRequest)
     app.config.FALLBACK_ERROR_FORMAT = "json"
     app.config.REQUEST_MAX_SIZE = 10_000  # bytes; default 100 MB
     app.config.RESPONSE_TIMEOUT = MAX_WAIT + 5

@@ -458,7 +458,7 @@ def parse_subscription(request):
     if not all(valid) or len(topics) > 20:
         raise BadRequest("user=…&topic=…: up to 40 of a-z, 0-9 and -")
     after = request.args.get("after")
-    after = request.headers.get("Last-Event-ID", after)
+    after = request.headers.get("Last-Event-ID") or after
     if after is not None and not re.fullmatch("[0-9]{1,18}", after):
         raise BadRequest("after is the id of a notification, or 0")
     if after is not None:

@@ -18,13 +18,38 @@ import os
 import re
 from json import dumps
 
-from sanic import BadRequest, Blueprint, Sanic, json
+from sanic import BadRequest, Blueprint, Request, Sanic, json
 from sanic.exceptions import SanicException
 from sanic.server.protocols.websocket_protocol import WebSocketProtocol
 
 HOST = os.environ.get("HOST", "127.0.0.1")
 PORT = int(os.environ.get("PORT", 8000))
 MAX_QUEUE = int(os.environ.get("MAX_QUEUE", 100))  # unsent events
+
+
+# --8<-- [start:SafeRequest]
+class SafeRequest(Request):
+    """A request that no client can turn into a traceback or a leak."""
+
+    def __init__(self, url_bytes, *args, method, **kwargs):
+        # Sanic reports an invalid target by means of a request with
+        # the method NONE and the same target, and fails on it again.
+        if method == "NONE":
+            url_bytes = b"*"
+        super().__init__(url_bytes, *args, method=method, **kwargs)
+        # No response here depends on Accept, and Sanic responds with
+        # 500 to an Accept that it cannot parse.
+        self.headers.popall("accept", None)
+
+    async def respond(self, *args, **kwargs):
+        # Sanic waits without a limit for the rest of a body that was
+        # not read to its end. Close the connection instead.
+        if self.stream.request_body:
+            self.stream.request_body = None
+            self.stream.keep_alive = False
+        return await super().respond(*args, **kwargs)
+# --8<-- [end:SafeRequest]
+
 
 bp = Blueprint("broadcast")
 subscribers = {}  # {WebSocket: its queue}
@@ -152,7 +177,7 @@ class HardenedWebSocketProtocol(WebSocketProtocol):
 
 
 if __name__ == "__main__":
-    app = Sanic("broadcast")
+    app = Sanic("broadcast", request_class=SafeRequest)
     app.config.FALLBACK_ERROR_FORMAT = "json"
     app.config.REQUEST_MAX_SIZE = 100_000  # bytes; above it, 413
     app.config.WEBSOCKET_MAX_SIZE = 10_000  # bytes; above it, 1009

@@ -49,6 +49,7 @@ async def send_events(request, ws):
         await ws.close(4410, "no events after this id")
         return
     websockets.add(ws)
+    receiving = asyncio.create_task(drop_messages(ws))
     try:
         while True:
             after = int(after) + 1
@@ -58,6 +59,13 @@ async def send_events(request, ws):
         pass  # raised by send() after a disconnect
     finally:
         websockets.discard(ws)
+        receiving.cancel()
+
+
+async def drop_messages(ws):
+    """Receive and ignore: an unread message would block the pongs."""
+    async for _ in ws:
+        pass
 
 
 @bp.before_server_stop

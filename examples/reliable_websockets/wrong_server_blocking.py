@@ -214,22 +214,48 @@ async def publish_ticks():
             log.publish("tick")
 
 
+async def close_if_pipelined(connection, request):
+    """Close a connection that carries more than the handshake.
+
+    websockets 17.4 prints a traceback when it responds to one of two
+    requests that arrive together.
+    """
+    if connection.protocol.close_expected():
+        connection.transport.abort()
+        await connection.wait_closed()
+
+
 def complete_rejection(connection, request, response):
     """Name the version of the protocol, as RFC 6455 §4.4 demands."""
     if response.status_code == 400:
         response.headers["Sec-WebSocket-Version"] = "13"
 
 
+def report_error(loop, context):
+    """Log one line, without a traceback, if no descriptor is left.
+
+    asyncio accepts clients again when others have left.
+    """
+    error = context.get("exception")
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        logging.warning("cannot accept clients: %s", error.strerror)
+    else:
+        loop.default_exception_handler(context)
+
+
 # --8<-- [start:serve]
 async def main():
     stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(report_error)
     for number in signal.SIGINT, signal.SIGTERM:
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
     publishing = asyncio.create_task(publish_ticks())
     async with serve(
         stream,
         "127.0.0.1",
         int(os.environ.get("PORT", 8000)),
+        process_request=close_if_pipelined,
         process_response=complete_rejection,
         compression=COMPRESSION,
         ping_interval=PING_INTERVAL,

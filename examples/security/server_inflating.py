@@ -10,6 +10,7 @@
 """
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -17,6 +18,29 @@ from contextlib import suppress
 
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
+
+
+async def close_if_pipelined(connection, request):
+    """Close a connection that carries more than the handshake.
+
+    websockets 17.4 prints a traceback when it responds to one of two
+    requests that arrive together.
+    """
+    if connection.protocol.close_expected():
+        connection.transport.abort()
+        await connection.wait_closed()
+
+
+def report_error(loop, context):
+    """Log one line, without a traceback, if no descriptor is left.
+
+    asyncio accepts clients again when others have left.
+    """
+    error = context.get("exception")
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        logging.warning("cannot accept clients: %s", error.strerror)
+    else:
+        loop.default_exception_handler(context)
 
 
 # --8<-- [start:serve]
@@ -30,12 +54,14 @@ async def measure(websocket):
 async def main():
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(report_error)
     for name in signal.SIGINT, signal.SIGTERM:
         loop.add_signal_handler(name, stop.set)
     async with serve(
         measure,
         "127.0.0.1",
         int(os.environ.get("PORT", 8000)),
+        process_request=close_if_pipelined,
         max_size=1_000_000,  # bytes, after decompression
     ):
         await stop.wait()

@@ -32,6 +32,10 @@ from sanic import Sanic, json, raw, redirect
 from examples.keep_alive.server import bp as keep_alive
 from examples.long_polling.server import MAX_WAIT
 from examples.long_polling.server import bp as long_polling
+from examples.security.server import (
+    HardenedWebSocketProtocol,
+    SafeRequest,
+)
 from examples.server_sent_events.server import bp as server_sent_events
 from examples.short_polling.server import bp as short_polling
 from examples.token.server import bp as token
@@ -41,7 +45,9 @@ SITE = Path(os.environ.get("SITE", "site")).resolve()
 PORT = int(os.environ.get("PORT", 8000))
 
 # Our own log line is enough; warnings and errors still show.
-app = Sanic("site", configure_logging=False)
+app = Sanic(
+    "site", configure_logging=False, request_class=SafeRequest
+)
 app.config.FALLBACK_ERROR_FORMAT = "json"
 app.config.REQUEST_MAX_SIZE = 10_000  # bytes
 app.config.WEBSOCKET_MAX_SIZE = 10_000  # bytes
@@ -53,7 +59,12 @@ app.blueprint(short_polling, url_prefix="/live/short_polling")
 app.blueprint(server_sent_events, url_prefix="/live/server_sent_events")
 app.blueprint(websockets, url_prefix="/live/websockets")
 app.blueprint(long_polling, url_prefix="/live/long_polling")
-app.blueprint(keep_alive, url_prefix="/live/keep_alive")
+app.blueprint(
+    # The path with its slash, which page() would serve otherwise.
+    keep_alive,
+    url_prefix="/live/keep_alive",
+    strict_slashes=True,
+)
 
 
 @app.get("/assets/live.json")
@@ -185,4 +196,9 @@ if __name__ == "__main__":
         listener = socket.create_server(("127.0.0.1", PORT))
     except OSError:
         sys.exit(f"port {PORT} is taken: make serve PORT={PORT + 1}")
-    app.run(sock=listener, single_process=True, motd=False)
+    app.run(
+        sock=listener,
+        protocol=HardenedWebSocketProtocol,
+        single_process=True,
+        motd=False,
+    )

@@ -107,10 +107,10 @@ ROBUST = HARDENED + [server for server in SERVERS if server.name.endswith("_webs
 
 def start_server(row, start, assembled, **environment):
     """Start the server of a row by the fixture `start`, with a Redis if it needs one."""
-    if row.name == "scaling_out/gateway.py":
+    if row.name.startswith("scaling_out/"):
         redis = f"redis://127.0.0.1:{assembled[1]().port}"
-        quick = {"HEARTBEAT_INTERVAL": 0.3}
-        return ready(start(row.name, REDIS=redis, **quick, **environment))
+        server = start(row.name, REDIS=redis, HEARTBEAT_INTERVAL=0.3, **environment)
+        return ready(server) if row.name == "scaling_out/gateway.py" else server
     return start(row.name, **environment, **row.environment)
 
 
