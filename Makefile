@@ -25,6 +25,7 @@ help:
 	@echo "make lock     take the newest versions of everything into requirements.txt and programs"
 
 serve: build
+	@test -d docs/assets/runtime || echo "The pages have no Run here: make runtime builds what it runs (half a minute)"
 	@PORT=$(PORT) SANIC_IGNORE_PRODUCTION_WARNING=1 $(BIN)/python -m examples.site.server
 
 build: .venv/ready
@@ -44,7 +45,7 @@ published:
 runtime: .venv/ready
 	@$(MAKE) --silent docs/assets/runtime
 
-docs/assets/runtime: publish/runtime.py requirements.txt $(shell find examples/runtime -type f)
+docs/assets/runtime: publish/runtime.py requirements.txt publish/requirements.txt $(shell find examples/runtime -type f)
 	@$(BIN)/python -m publish.runtime $@
 
 test: .venv/ready
@@ -70,6 +71,9 @@ lock: .venv/ready
 	@$(BIN)/uv pip compile --group bench --constraint requirements.txt \
 	  --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --no-emit-index-url --quiet --output-file tests/bench/requirements.txt
+	@$(BIN)/uv pip compile --group runtime \
+	  --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --no-emit-index-url --quiet --output-file publish/requirements.txt
 	@$(MAKE) --silent pins
 
 # Programs name the versions of the lock in their first lines.

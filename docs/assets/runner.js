@@ -3,10 +3,17 @@
 // time.
 
 import { exchange, Machine, patch, readBody } from "./runtime/network.js";
+import { Wire } from "./wire.js";
 
 const root = new URL("..", import.meta.url);
 const CLIENT_BASE = new URL("http://127.0.0.1:8000"); // where the clients expect their server
 const SIGTERM = 15;
+const NETWORKS = {
+  "as it is": {},
+  "200 ms each way": { delay: 200 },
+  "1 s each way": { delay: 1000 },
+  "frozen": { isFrozen: true },
+};
 const PATIENCE = 1000; // milliseconds until a program that does not end is ended with its worker
 
 let machine; // started by the first panel
@@ -16,6 +23,8 @@ function start() {
   machine = new Machine(new URL("assets/runtime/worker.js", root));
   for (const type of ["output", "listening", "exit"])
     machine.addEventListener(type, ({ detail }) => owner?.[type](detail));
+  for (const type of ["open", "message", "close"])
+    machine.addEventListener(type, ({ detail }) => owner?.wire[type](detail));
 }
 
 /** Ends the program that runs, if any, as SIGKILL does. */
@@ -99,6 +108,7 @@ class Runner {
       const texts = await Promise.all(names.map((name) => load(`examples/${this.topic}/${name}`)));
       this.files = Object.fromEntries(names.map((name, at) => [name, texts[at]]));
       this.original = this.files[this.name].replace(/^ *# --8<-- .*\n/gm, "");
+      if (!machine) start();
       this.build();
       this.section.scrollIntoView({ block: "start" });
       await this.run();
@@ -137,6 +147,7 @@ class Runner {
     this.log = element(this.section, "pre", {
       class: "runner-output", tabindex: "0", role: "log", "aria-label": "Output of the server",
     });
+    this.buildNetwork();
     this.buildRequest();
     if (this.client) this.buildClient();
     this.keep();
@@ -164,10 +175,11 @@ class Runner {
   async run() {
     if (owner === this) await killCurrent();
     this.show("loading", "Loading the runtime: 9 MB, once");
-    if (!machine) start();
     await machine.ready;
     await killCurrent(); // of another panel
+    if (owner !== this) this.wire.clear();
     owner = this;
+    this.disturb();
     this.#decoder = new TextDecoder();
     this.#printed = this.log.textContent = "";
     this.error.hidden = true;
@@ -217,12 +229,14 @@ class Runner {
   listening({ port }) {
     this.#port = port;
     this.show("running", `Listening on port ${port}`);
+    this.wire.started();
     if (this.client && !this.frame.dataset.loaded) this.loadClient();
   }
 
   exit({ number, status }) {
     if (number !== this.number || !this.isRunning) return;
     this.showError();
+    this.wire.ended(status === 137 ? "killed" : `exit ${status}`);
     this.show("ended", status === 137 ? "Killed" : `Exited with status ${status}`);
   }
 
@@ -247,6 +261,26 @@ class Runner {
     this.editor.setSelectionRange(start, start + lines[line - 1].length);
     this.editor.scrollTop = (this.editor.scrollHeight / lines.length) * (line - 4);
   }
+
+  // The network
+
+  buildNetwork() {
+    const part = element(this.section, "div", { class: "runner-network" });
+    this.wire = new Wire(part, machine);
+    const controls = element(part, "div", { class: "runner-controls" });
+    const label = element(controls, "label", {}, "Network ");
+    this.network = element(label, "select", { name: "network" });
+    for (const name of Object.keys(NETWORKS)) element(this.network, "option", {}, name);
+    this.network.addEventListener("change", () => owner === this && this.disturb());
+    const title = "Reset all connections, for both sides";
+    const cut = element(controls, "button", { type: "button", title }, "Cut connections");
+    cut.addEventListener("click", () => owner === this && machine.cut());
+  }
+
+  disturb() {
+    machine.disturb(NETWORKS[this.network.value]);
+  }
+
   // Requests
 
   buildRequest() {
@@ -264,7 +298,7 @@ class Runner {
     const list = element(form, "datalist", { id });
     for (const path of new Set(routes.map((each) => each.path)))
       element(list, "option", { value: path });
-    this.headers = field("headers", "Headers, one a line", "textarea", { rows: "1" });
+    this.headers = field("headers", "Headers", "textarea", { rows: "1", title: "One a line" });
     this.body = field("body", "Body or message", "textarea", { rows: "1" });
     this.sendButton = element(form, "button", { type: "submit" }, "Send");
     this.cancelButton = element(form, "button", { type: "button", hidden: "" }, "Cancel");
@@ -398,6 +432,7 @@ class Runner {
       inside.document.write(text);
       inside.document.close();
       const page = inside.document.documentElement;
+      page.style.colorScheme = document.body.dataset.mdColorScheme === "slate" ? "dark" : "light";
       new ResizeObserver(() => {
         this.frame.style.height = `${page.offsetHeight + 24}px`;
       }).observe(page);

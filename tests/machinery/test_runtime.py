@@ -5,6 +5,8 @@ import gzip
 import json
 import re
 import socket
+import zipfile
+from email import message_from_bytes
 from urllib.parse import urlsplit
 
 import pytest
@@ -12,20 +14,23 @@ from lxml import html
 from websockets.frames import Frame, Opcode
 
 from publish import runnable
-from publish.runtime import BUDGET, PACKAGES
+from publish.runtime import BUDGET, PACKAGES, PYODIDE
 
-from ..support.browsing import expect_accessible
+from ..support.browsing import expect_accessible, watched_pages
+from ..support.parts import skip_or_fail
 from ..support.processes import EXAMPLES, ROOT
 from .test_laws import PAGES
 
 RUNTIME = ROOT / "docs/assets/runtime"
-pytestmark = pytest.mark.skipif(
-    not RUNTIME.exists(), reason="the runtime is not built: make runtime (needs node and npm)"
-)
-
 RUNNING = ".runner[data-state=running]"
 ENDED = ".runner[data-state=ended]"
 SIGTERM = 15
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _runtime():
+    if not RUNTIME.exists():
+        skip_or_fail("the runtime of Run here is not built: make runtime")
 
 
 # The worker alone
@@ -62,6 +67,16 @@ class Machine:
         for old, new in (changes or {}).items():
             assert old in files[program]
             files[program] = files[program].replace(old, new)
+        self.begin(
+            folder=f"/home/{topic}",
+            name=program,
+            files=files,
+            environment={key: str(value) for key, value in environment.items()},
+        )
+        self.page.wait_for_function("port ?? ended !== undefined")
+        return self.page.evaluate("port")
+
+    def begin(self, **program):
         self.page.evaluate(
             """(program) => {
               machine.kill();
@@ -69,15 +84,13 @@ class Machine:
               output = "";
               number = machine.run(program);
             }""",
-            {
-                "folder": f"/home/{topic}",
-                "name": program,
-                "files": files,
-                "environment": {key: str(value) for key, value in environment.items()},
-            },
+            program,
         )
-        self.page.wait_for_function("port ?? ended !== undefined")
-        return self.page.evaluate("port")
+
+    def run(self, text):
+        """Run a program to its end; return its status."""
+        self.begin(folder="/home", name="program.py", files={"program.py": text})
+        return self.wait()
 
     def stop(self):
         """Send SIGTERM; return the status with which the program ends."""
@@ -450,13 +463,42 @@ def test_programs_without_a_button(record):
 # The panel
 
 
+@pytest.fixture(scope="module")
+def panel(browser, static):
+    """Press *Run here* at the server of the page on tokens; return the page, which all tests of the
+    panel use in turn, and the hosts of its requests."""
+    with watched_pages(browser) as open_page:
+        page = open_page(f"{static.url}/start/token/")
+        page.set_default_timeout(60_000)
+        page.click(BUTTON)
+        yield page, open_page.hosts
+
+
+BUTTON = "[data-run='token/server.py'] .run-here"
+
+
 @pytest.fixture
-def opened(open_page, static):
-    """Press *Run here* at the server of the page on tokens; return the page, once it runs."""
-    page = open_page(f"{static.url}/start/token/")
-    page.click("[data-run='token/server.py'] .run-here")
+def opened(panel):
+    """Return the page with the panel, in which the server runs as it is printed."""
+    page, _ = panel
+    page.wait_for_selector(f"{RUNNING}, {ENDED}")
+    edited = page.locator(".runner-bar").get_by_role("button", name="Reset").is_visible()
+    if edited:
+        press(page, "Reset")
+    if edited or page.locator(ENDED).count():
+        restart(page)
     page.wait_for_selector(RUNNING)
+    page.select_option(".runner [name=method]", "POST")
+    page.fill(".runner [name=path]", "/jobs")
     return page
+
+
+def restart(page):
+    if page.locator(RUNNING).count():
+        press(page, "Kill")
+        page.wait_for_selector(ENDED)
+    press(page, "Run")
+    page.wait_for_selector(RUNNING)
 
 
 def press(page, name):
@@ -489,11 +531,11 @@ def test_nothing_is_loaded_before_the_click(open_page, static):
     assert not [name for name in names if "/runtime/" in name or "runner" in name]
 
 
-def test_requests_go_to_the_site_only(opened, open_page, static):
+def test_requests_go_to_the_site_only(opened, panel, static):
     """To run a server, the page requests files of its own site only."""
     send(opened, "202 Accepted")
     send(opened, '"pending"')
-    assert open_page.hosts == {urlsplit(static.url).netloc}
+    assert panel[1] == {urlsplit(static.url).netloc}
 
 
 def test_an_edited_server_responds_otherwise(opened):
@@ -503,13 +545,11 @@ def test_an_edited_server_responds_otherwise(opened):
     opened.wait_for_selector(RUNNING)
     send(opened, '"edited"')
     opened.reload()
-    opened.click("[data-run='token/server.py'] .run-here")
+    opened.click(BUTTON)
     opened.wait_for_selector(RUNNING)
     send(opened, '"edited"')
     press(opened, "Reset")
-    press(opened, "Restart")
-    opened.wait_for_selector(".runner:not([data-state=running])")
-    opened.wait_for_selector(RUNNING)
+    restart(opened)
     opened.select_option(".runner [name=method]", "POST")
     opened.fill(".runner [name=path]", "/jobs")
     send(opened, '"pending"')
@@ -547,6 +587,57 @@ def test_stop_ends_the_server(opened):
     """The button *Stop* sends SIGTERM; the panel shows the status with which the server ends."""
     press(opened, "Stop")
     opened.locator(".runner-bar strong", has_text="Exited with status 0").wait_for()
+
+
+def wait_for_wire(page, *words):
+    """Wait until the diagram has these words, in order."""
+    page.wait_for_function(
+        """(words) => {
+          const text = document.querySelector(".runner-wire svg").textContent;
+          let from = 0;
+          return words.every((each) => (from = text.indexOf(each, from) + 1));
+        }""",
+        arg=words,
+    )
+
+
+def counters(page):
+    shown = page.locator(".runner-counters dd").evaluate_all(
+        "(all) => all.map(({ dataset, textContent }) =>"
+        " [dataset.counter, Number(textContent.replace(',', ''))])"
+    )
+    return dict(shown)
+
+
+def test_requests_are_drawn_as_they_pass(opened):
+    """The panel draws each request and response, and counts requests, bytes and connections; it
+    draws a connection that is cut, a server that is killed and one that starts again."""
+    restart(opened)
+    before = counters(opened)
+    send(opened, "202 Accepted")
+    shown = opened.locator("[data-counter=requests]", has_text=str(before["requests"] + 1))
+    shown.wait_for()
+    after = counters(opened)
+    assert after["requests"] == before["requests"] + 1
+    assert after["up"] - before["up"] > 80 and after["down"] - before["down"] > 100
+    wait_for_wire(opened, "POST /jobs", "202 pending")
+    opened.get_by_role("button", name="Cut connections").click()
+    wait_for_wire(opened, "202 pending", "cut")
+    press(opened, "Kill")
+    wait_for_wire(opened, "202 pending", "killed")
+    press(opened, "Run")
+    wait_for_wire(opened, "202 pending", "killed", "restarted")
+
+
+def test_a_frozen_network_in_the_panel(opened):
+    """While the panel freezes the network, a request gets no response; it gets it when the network
+    is as it was."""
+    restart(opened)
+    opened.select_option(".runner [name=network]", "frozen")
+    opened.click(".runner-request [type=submit]")
+    wait_for_wire(opened, "POST /jobs")
+    opened.select_option(".runner [name=network]", "as it is")
+    opened.locator(".runner-response", has_text="202 Accepted").wait_for()
 
 
 def test_the_client_of_the_page_talks_to_the_server_in_it(opened):
@@ -598,10 +689,52 @@ def test_the_runtime_has_at_most_nine_megabytes():
     assert size <= BUDGET <= 9_000_000
 
 
-def test_the_licences_of_all_parts_are_published():
-    """The runtime has the licence of each of its packages, of Pyodide and of CPython."""
+def metadata():
+    """Return the metadata of the packages that are shipped: {name: message}."""
+    with zipfile.ZipFile(RUNTIME / "packages.zip") as archive:
+        names = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        found = [message_from_bytes(archive.read(name)) for name in names]
+    return {each["Name"]: each for each in found}
+
+
+SPELLINGS = {"Apache License 2.0": "Apache-2.0", "Public Domain": "public domain"}
+
+
+def test_the_licences_of_all_parts_are_published(machine):
+    """The notice names each package with the licence in its metadata, and each part of Pyodide that
+    tells its version with that; the licence files of all packages follow, and of Pyodide and
+    CPython."""
     text = (RUNTIME / "LICENCES.txt").read_text()
+    packages = metadata()
+    lock = (ROOT / "requirements.txt").read_text()
+    locked = dict(re.findall(r"(?m)^([\w-]+)==(\S+) ", lock))
+    assert {name.replace("_", "-") for name in packages} == set(PACKAGES)
+    for name, package in packages.items():
+        licence = package["License-Expression"] or package["License"]
+        assert f"\n    {name}: {SPELLINGS.get(licence, licence)}\n" in text, name
+        folder = f"{name.replace('-', '_')}-{package['Version']}"
+        for file in package.get_all("License-File", []):
+            assert f"\n\n{folder}: {file}\n\n" in text, (name, file)
+        assert f"\n{name}=={package['Version']} " in (
+            ROOT / "requirements.txt"
+        ).read_text().replace("typing-extensions", "typing_extensions").replace(
+            "prometheus-client", "prometheus_client"
+        )
     assert "Mozilla Public License Version 2.0" in text
     assert "PYTHON SOFTWARE FOUNDATION LICENSE VERSION 2" in text
-    for package in PACKAGES:
-        assert package in text.replace("_", "-"), package
+    assert "Copyright (c) 2005-2016, Michele Simionato" in text
+
+    assert f"Pyodide {PYODIDE.partition('@')[2]}, unmodified" in text
+    program = """if True:
+        import _decimal, platform, pyexpat, sqlite3, zlib
+        print("CPython", platform.python_version())
+        print("SQLite", sqlite3.sqlite_version)
+        print("Expat", pyexpat.EXPAT_VERSION.removeprefix("expat_"))
+        print("libmpdec", _decimal.__libmpdec_version__)
+        print("zlib", zlib.ZLIB_RUNTIME_VERSION)
+    """
+    assert machine.run(program) == 0
+    parts = machine.output.splitlines()
+    assert len(parts) == 5
+    for part in parts:
+        assert re.search(rf"\b{re.escape(part)}\b", text), part
