@@ -247,12 +247,17 @@ def test_a_server_sends_the_bytes_that_it_sends_elsewhere(machine, start, name):
     assert machine.stop() == 0
 
 
-def test_every_marked_program_runs_and_stops(machine):
+TOPICS = sorted({name.partition("/")[0] for name in runnable.programs()})
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_every_marked_program_runs_and_stops(machine, topic):
     """Every program with a *Run here* button listens, and ends with status 0 after SIGTERM."""
     for name in runnable.programs():
-        assert machine.start(name), f"{name}:\n{machine.output}"
-        assert machine.stop() == 0, f"{name}:\n{machine.output}"
-        assert "Traceback" not in machine.output, name
+        if name.startswith(f"{topic}/"):
+            assert machine.start(name), f"{name}:\n{machine.output}"
+            assert machine.stop() == 0, f"{name}:\n{machine.output}"
+            assert "Traceback" not in machine.output, name
 
 
 def test_sigterm_drains(machine):
@@ -715,11 +720,7 @@ def test_the_licences_of_all_parts_are_published(machine):
         folder = f"{name.replace('-', '_')}-{package['Version']}"
         for file in package.get_all("License-File", []):
             assert f"\n\n{folder}: {file}\n\n" in text, (name, file)
-        assert f"\n{name}=={package['Version']} " in (
-            ROOT / "requirements.txt"
-        ).read_text().replace("typing-extensions", "typing_extensions").replace(
-            "prometheus-client", "prometheus_client"
-        )
+        assert locked[name.replace("_", "-")] == package["Version"]
     assert "Mozilla Public License Version 2.0" in text
     assert "PYTHON SOFTWARE FOUNDATION LICENSE VERSION 2" in text
     assert "Copyright (c) 2005-2016, Michele Simionato" in text
