@@ -1,7 +1,8 @@
 """Measure, and write snippets/measurements/results.json: `make bench`, `make bench QUICK=1`.
 
 ONLY=held,requests measures some parts and keeps the recorded rest; CONTENDERS=… some of a part;
-CONNECTIONS=… holds fewer; RESULTS=… writes another file.
+CONNECTIONS=… holds fewer; RESULTS=… writes another file. On a machine that is busy with other work,
+run `chrt -f 10 .venv/bin/python -m tests.bench` as root: at real-time priority.
 """
 
 import json

@@ -202,5 +202,7 @@ def machine():
         "kernel": platform.release().split("-")[0],
         "python": platform.python_version(),
         "load": round(os.getloadavg()[0], 1),
+        # Of other work, the benchmark then notices little.
+        "realtime": os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR),
         "packages": {name: version(name) for name in PACKAGES if installed(name)},
     }

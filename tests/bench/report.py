@@ -648,6 +648,7 @@ def machine_rows():
         rows[f"{part}: measured apart"] = (
             f"{on['processor']}, {on['processors']} in use, Python {on['python']}, "
             f"load average {on['load']:.0f}"
+            + (", at real-time priority" if on.get("realtime") else "")
         )
     return [{"what": name, "value": value} for name, value in rows.items()]
 
