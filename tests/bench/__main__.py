@@ -52,8 +52,13 @@ def attempt(part, load, name):
 
 def measure(part, load):
     """Run all contenders of a part in turn, again and again; return what each run found."""
-    names = os.environ.get("CONTENDERS", "").split(",")
-    found = {name: {"runs": []} for name in part.CONTENDERS if names == [""] or name in names}
+    left_out = getattr(part, "FULL_ONLY", set()) if QUICK else set()
+    chosen = os.environ.get("CONTENDERS", "").split(",")
+    found = {
+        name: {"runs": []}
+        for name in part.CONTENDERS
+        if (chosen == [""] or name in chosen) and name not in left_out
+    }
     for _ in range(min(PLAN["repeats"], getattr(part, "REPEATS", PLAN["repeats"]))):
         for name, of_one in found.items():
             if "refused" in of_one:

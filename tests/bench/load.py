@@ -98,6 +98,8 @@ class Held(asyncio.Protocol):
         if self.kind == "stream":
             self.load.receive(data.count(b"data: "))
             self.load.silent += data.count(b": heartbeat")
+        elif not self.data and len(data) > 1 and data[0] == 0x81 and data[1] == len(data) - 2:
+            self.load.receive(1)  # one short text message, as nearly always: no need to parse
         elif data:
             found, self.data = frames(self.data + data)
             for opcode, payload in found:
@@ -168,6 +170,12 @@ class Load:
         """Let some of the held connections read no more."""
         for held in self.connections[:count]:
             held.transport.pause_reading()
+        return {}
+
+    async def drop(self, count):
+        """Close some of the held connections."""
+        for held in self.connections[:count]:
+            held.transport.abort()
         return {}
 
     async def broadcast(self, port, path, body, count, times, in_band=False):

@@ -24,6 +24,7 @@ CONTENDERS = (
     | {f"nobody at {rate}": ("stream", rate) for rate in RATES}
     | {f"{technique}, silent": (technique, 0) for technique in SILENT}
 )
+FULL_ONLY = {name for name, (_, rate) in CONTENDERS.items() if rate == RATES[0]}
 
 
 def one(load, name, plan):

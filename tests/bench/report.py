@@ -52,10 +52,10 @@ def refused(part):
     return [(name, each["refused"]) for name, each in found if "refused" in each]
 
 
-def spread(numbers, digits=1):
+def spread(numbers):
     """Return the smallest and the largest of some numbers."""
-    ends = [f"{end(numbers, default=math.nan):,.{digits}f}" for end in (min, max)]
-    return " to ".join(dict.fromkeys(ends))
+    ends = [amount(end(numbers, default=math.nan)) for end in (min, max)]
+    return "–".join(dict.fromkeys(ends))
 
 
 def amount(value):
@@ -147,9 +147,9 @@ def job_rows():
                 "requests": f"{of['requests']:.1f}",
                 "bytes": f"{of['bytes']:,.0f}",
                 "ms of processor time": f"{of['milliseconds']:.2f}",
-                "spread": spread(values("jobs", name, "milliseconds"), 2),
+                "spread": spread(values("jobs", name, "milliseconds")),
                 "ms late, median": amount(of["median"]),
-                "ms late, 99 %": amount(of["p99"]),
+                "ms late, 99\N{NO-BREAK SPACE}%": amount(of["p99"]),
             }
         )
     return rows
@@ -307,18 +307,23 @@ def broadcast_cost(name, size=None):
 
 
 def stalled_rows():
+    """Return a row for each server, with and without stalled clients."""
     rows = []
     for name in measured("stalled"):
-        healthy, stalled = (median("stalled", name, key) for key in ("healthy", "stalled"))
-        rows.append(
-            {
-                "server": name,
-                "with stalled clients, ×": f"{stalled / healthy:.2f}",
-                "ms, none stalled": amount(healthy * 1000),
-                "ms, 1 % stalled": amount(stalled * 1000),
-                "MiB more for each stalled": f"{median('stalled', name, 'grown'):.1f}",
-            }
-        )
+        found = runs("stalled", name)
+        of = {
+            size: {key: middle([run[size][key] for run in found]) for key in found[0][size]}
+            for size in found[0]
+        }
+        row = {"server": name}
+        for size, cost in of.items():
+            row[f"× with stalled, {int(size):,}"] = f"{cost['stalled'] / cost['healthy']:.2f}"
+        last = of[max(of, key=int)]
+        row["processor time, ×"] = f"{last['with_stalled'] / last['microseconds']:.2f}"
+        row["ms, none stalled"] = amount(last["healthy"] * 1000)
+        row["ms, 1\N{NO-BREAK SPACE}% stalled"] = amount(last["stalled"] * 1000)
+        row["MiB more for each stalled"] = f"{last['grown']:.2f}"
+        rows.append(row)
     return rows
 
 
@@ -346,7 +351,7 @@ def catch_up_rows():
             "500 clients catch up": name.replace(", catch-up", ""),
             "× with the index": f"{median('log', name, 'catch_up') / least:.1f}",
             "seconds": amount(median("log", name, "catch_up")),
-            "spread": spread(values("log", name, "catch_up"), 2),
+            "spread": spread(values("log", name, "catch_up")),
         }
         for name in names
     ]
@@ -634,6 +639,7 @@ def goal_rows():
 def machine_rows():
     """Return what was measured on, and with which versions."""
     of, plan = results()["machine"], results()["plan"]
+    sections = {"rates": "the cost of an event", "stalled": "stalled clients"}
     rows = {
         "processor": f"{of['processor']}, {of['processors']} in use",
         "memory": f"{of['memory_gib']} GiB",
@@ -645,7 +651,7 @@ def machine_rows():
         f", {sum(results()['seconds'].values()) / 60:.0f} minutes",
     }
     for part, on in results().get("apart", {}).items():
-        rows[f"{part}: measured apart"] = (
+        rows[f"measured apart: {sections.get(part, part.removeprefix('held, '))}"] = (
             f"{on['processor']}, {on['processors']} in use, Python {on['python']}, "
             f"load average {on['load']:.0f}"
             + (", at real-time priority" if on.get("realtime") else "")
@@ -653,8 +659,11 @@ def machine_rows():
     return [{"what": name, "value": value} for name, value in rows.items()]
 
 
-def shown(rows):
-    """Return rows as a table, words to the left, and a dash where nothing was measured."""
+def shown(rows, words=()):
+    """Return rows as a table, words to the left, and a dash where nothing was measured.
+
+    `words` names columns that are words, also where one begins with a digit.
+    """
     if not rows:
         return "| not measured |\n| --- |\n"
     head, line, *body = table(rows).splitlines(keepends=True)
@@ -662,9 +671,11 @@ def shown(rows):
     ends = line.strip("| \n").split(" | ")
     ends = [
         "--:"
-        if end == "--:" and any(re.match(r"[|\s]*[-+<]?\d", cell) for cell in column)
+        if end == "--:"
+        and any(re.match(r"[|\s]*[-+<]?\d", cell) for cell in column)
+        and name not in words
         else "---"
-        for end, column in zip(ends, columns, strict=True)
+        for end, column, name in zip(ends, columns, rows[0], strict=True)
     ]
     return re.sub(r"\bnan\b%?", "–", "".join([head, f"| {' | '.join(ends)} |\n", *body]))
 
