@@ -30,15 +30,15 @@ FULL_ONLY = {name for name, (_, rate) in CONTENDERS.items() if rate == RATES[0]}
 def one(load, name, plan):
     """Let clients follow; return the processor time and the bytes that they took."""
     technique, rate = CONTENDERS[name]
-    seconds = 3 if plan["mode"] == "full" else 1
+    seconds = 3 if plan["mode"] == "full" else 0.5
     if not rate:
-        return silent(load, *SILENT[technique], seconds)
+        return silent(load, *SILENT[technique], max(1, seconds))
     clients = 0 if name.startswith("nobody") else CLIENTS
     with Server("notifications/server.py") as server:
         try:
             load.ask("follow", technique=technique, port=server.port, count=clients)
             server.settle()
-            events, used = max(2, rate * seconds), server.cpu()
+            events, used = max(2, int(rate * seconds)), server.cpu()
             how = {"port": server.port, "rate": rate, "count": clients}
             reply = load.ask("publish", events=events, **how)
             server.settle()

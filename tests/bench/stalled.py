@@ -18,6 +18,7 @@ LEFT_OUT = {
     "holding_connections/server_websockets.py",
 }
 CONTENDERS = {name: how for name, how in broadcast.CONTENDERS.items() if name not in LEFT_OUT}
+FULL_ONLY = {"aiohttp", "Starlette"}
 
 
 def one(load, name, plan):
