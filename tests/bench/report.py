@@ -280,7 +280,7 @@ def frequency(rate):
     if not rate:
         return "at every rate"
     if rate < 0.5:
-        return f"above one event in {1 / rate:.0f} s"
+        return f"above one event in {1 / rate:.0f}\N{NO-BREAK SPACE}s"
     return f"above {rate:.1f} events a second"
 
 
