@@ -80,8 +80,9 @@ def defaults(topic, pattern):
 def test_every_configuration_keeps_the_rules(name):
     """In each configuration of this site the proxy's timeouts are above the longest hold of its
     servers and at least twice their heartbeat, and below the server's own idle timeout; HAProxy
-    checks each server, limits the time for a request to arrive, passes a disconnect on where
-    requests are held, and retries at another server if there is one."""
+    checks each server, limits the time for a request to arrive and for a client that has closed its
+    half, passes a disconnect on where requests are held, and retries at another server if there is
+    one."""
     topic, found = name.split("/")[0], {"proxy_read_timeout": 60} | timers(name)  # nginx's default
     holds = defaults(topic, r"MAX_WAIT|HOLD")
     heartbeats = defaults(topic, r"EVENT_INTERVAL|PING_INTERVAL|HEARTBEAT\w*")
@@ -94,6 +95,7 @@ def test_every_configuration_keeps_the_rules(name):
     assert found.get("keepalive_timeout", 0) < DEFAULT_CONFIG["KEEP_ALIVE_TIMEOUT"]
     if name.endswith(".cfg"):
         assert found["timeout http-request"] <= 30
+        assert found["timeout client-fin"] <= 30
         text = (EXAMPLES / name).read_text()
         servers = re.findall(r"(?m)^ +server .*", text)
         assert "option redispatch" in text or len(servers) == 1

@@ -28,6 +28,7 @@ class Handler(BaseHTTPRequestHandler):
     """Hold /poll until the release, each in its own thread."""
 
     protocol_version = "HTTP/1.1"
+    timeout = 10  # seconds, for the next request to arrive
 
     def do_GET(self):
         if self.path == "/poll":
@@ -61,6 +62,11 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
     request_queue_size = 1000  # connections without a thread yet
+
+    def handle_error(self, request, client_address):
+        """Print a traceback, unless the client has disconnected."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 if __name__ == "__main__":
