@@ -364,6 +364,7 @@ def browser():
 def page(browser):
     """Return a fresh page of a browser that has seen nothing yet."""
     with browser.new_context() as context:
+        context.set_default_timeout(60_000)  # ms: on a busy machine a server starts in ten seconds
         yield context.new_page()
 
 

@@ -396,11 +396,15 @@ def test_a_clock_that_is_set_back(store, monkeypatch):
 
 
 def test_a_lease_ends_with_the_machine(store, monkeypatch):
-    """A lease of before a restart of the machine has ended, although the clock that measures it
-    starts again."""
+    """After a restart of the machine, which starts the clock of the leases again, a job that a
+    worker had taken before waits for one lease at most."""
     (token,) = add_jobs(store, "alice")
     store.claim(86_400)
     monkeypatch.setattr(time, "monotonic", lambda: 5.0)
+    assert store.claim(60)["token"] == token
+    monkeypatch.setattr(time, "monotonic", lambda: 6.0)  # restarted, and a second later than before
+    assert store.claim(60) is None
+    monkeypatch.setattr(time, "monotonic", lambda: 5.0 + 60.1)
     assert store.claim(60)["token"] == token
 
 

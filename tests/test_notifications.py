@@ -1239,7 +1239,7 @@ def shown(page):
 
 
 def unread(page, number):
-    expect(page.locator("#unread")).to_have_text(f"{number} unread", timeout=TIMEOUT * 1000)
+    expect(page.locator("#unread")).to_have_text(f"{number} unread", timeout=60_000)
 
 
 def test_a_browser_survives_a_server_that_is_killed(start, open_client_page, tmp_path):

@@ -231,13 +231,14 @@ def test_reconnect_storm_measured(monkeypatch, port):
         for name in "client.py", "wrong_fixed_delay.py":
             number = port()
             url = f"http://127.0.0.1:{number}"
-            client = module(monkeypatch, name, BACKOFF=3, COUNT=2, URL=url)
+            client = module(monkeypatch, name, BACKOFF=8, COUNT=2, URL=url)
             restarts.append(Restart(client["main"], number, 150).run())
         return await asyncio.gather(*restarts)
 
     jittered, fixed = run_in_thread(both())
     assert min(len(jittered), len(fixed)) >= 150
-    assert busiest(fixed, 0.75) > 2 * busiest(jittered, 0.75)
+    window = 2  # seconds: a busy machine takes one of them to connect so many
+    assert busiest(fixed, window) > 2 * busiest(jittered, window)
 
 
 EIGHT = "seq 8 | xargs -P 8 -I {} uv run wrong_fixed_delay.py\n"
