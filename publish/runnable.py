@@ -9,6 +9,7 @@ its title says why.
 import ast
 import json
 import re
+import shlex
 import textwrap
 from functools import cache
 from pathlib import Path
@@ -71,7 +72,59 @@ def programs():
             found[name] = {"beside": beside(path)}
             if has_client(path):
                 found[name]["client"] = f"{path.parent.name}/client.html"
+            if path.name.startswith("wrong_") and (commands := tried(path)):
+                found[name]["try"] = commands
     return found
+
+
+def tried(path):
+    """Return the curl commands that a program's first lines say to try, as the page sends them."""
+    text = ast.get_docstring(ast.parse(path.read_text()))
+    words = re.search(r"(?ms)^- Try: (.*?)(?=^- |\Z)", text)
+    found = []
+    for code in re.findall(r"`([^`]*)`", words[1]) if words else ():
+        code = re.sub(r"\s+", " ", code)
+        parts = shlex.shlex(unescaped(code), posix=True, punctuation_chars="&")
+        parts.whitespace_split = True
+        command = []
+        texts = iter(re.split(r" & ", code))
+        for part in [*parts, ""]:
+            if part not in {"&", ""}:
+                command.append(part)
+            elif command[0] == "curl":
+                found.append({"text": next(texts), **parsed(command[1:])})
+                found[-1]["inBackground"] = part == "&"
+                command = []
+    return found
+
+
+def unescaped(code):
+    """Return a command with $'…' of bash as a plain string."""
+    return re.sub(
+        r"\$'([^']*)'", lambda found: shlex.quote(found[1].encode().decode("unicode_escape")), code
+    )
+
+
+def parsed(words):
+    """Return what the options of a curl command say."""
+    request = {"method": "GET", "headers": []}
+    words = iter(words)
+    for word in words:
+        match word:
+            case "-d" | "--data-binary":
+                request |= {"method": "POST", "body": next(words)}
+            case "-H":
+                request["headers"].append(next(words).split(": ", 1))
+            case "-i":
+                request["showsHeaders"] = True
+            case "--max-time":
+                request["seconds"] = float(next(words))
+            case _:
+                path = re.fullmatch(r"(?:http://)?127\.0\.0\.1:8000(/?[^[]*)(?:\[1-(\d+)\])?", word)
+                request["path"] = path[1] or "/"
+                if path[2]:
+                    request["times"] = int(path[2])
+    return request
 
 
 def beside(path):
@@ -183,6 +236,8 @@ def offer(block, name, kind):
         return
     title(block, name)
     block.set("data-run", name)
+    if "try" in programs()[name]:
+        block.set("data-try", "")
 
 
 def write(site):

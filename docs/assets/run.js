@@ -7,8 +7,8 @@ function offer(block) {
   const button = document.createElement("button");
   button.type = "button";
   button.className = "run-here";
-  button.textContent = "Run here";
-  button.setAttribute("aria-label", `Run here: ${block.dataset.run.split("/")[1]}`);
+  button.textContent = "try" in block.dataset ? "Reproduce here" : "Run here";
+  button.setAttribute("aria-label", `${button.textContent}: ${block.dataset.run.split("/")[1]}`);
   button.setAttribute("aria-expanded", "false");
   button.addEventListener("click", async () => {
     const { toggle } = await import("./runner.js");

@@ -3,6 +3,7 @@
 // time.
 
 import { exchange, Machine, patch, readBody } from "./runtime/network.js";
+import { reproduce } from "./reproduce.js";
 import { Wire } from "./wire.js";
 
 const root = new URL("..", import.meta.url);
@@ -102,8 +103,10 @@ class Runner {
     }
     try {
       const programs = JSON.parse(await load("assets/programs.json"));
-      const { beside, client } = programs[this.program];
+      const { beside, client, try: commands } = programs[this.program];
       this.client = client;
+      this.commands = commands;
+      this.isToReproduce = Boolean(commands);
       const names = [this.name, ...beside];
       const texts = await Promise.all(names.map((name) => load(`examples/${this.topic}/${name}`)));
       this.files = Object.fromEntries(names.map((name, at) => [name, texts[at]]));
@@ -133,6 +136,8 @@ class Runner {
       reset: button("Reset", "Restore the program of the page", this.reset),
     };
     this.buttons.edit.setAttribute("aria-expanded", "false");
+    if (this.commands)
+      this.buttons.reproduce = button("Reproduce", "Send the requests that fail", this.reproduce);
     this.editor = element(this.section, "textarea", {
       class: "runner-editor", spellcheck: "false", autocomplete: "off", autocapitalize: "off",
       "aria-label": `The text of ${this.name}`, hidden: "",
@@ -169,11 +174,13 @@ class Runner {
     this.buttons.run.disabled = state === "loading";
     this.buttons.stop.disabled = state !== "running";
     this.buttons.kill.disabled = !this.isRunning;
+    if (this.commands) this.buttons.reproduce.disabled = state !== "running";
     this.sendButton.disabled = !(state === "running" || state === "stopping");
   }
 
   async run() {
     if (owner === this) await killCurrent();
+    this.isToReproduce ||= Boolean(this.commands); // of the program as it now is
     this.show("loading", "Loading the runtime: 9 MB, once");
     await machine.ready;
     await killCurrent(); // of another panel
@@ -230,6 +237,7 @@ class Runner {
     this.#port = port;
     this.show("running", `Listening on port ${port}`);
     this.wire.started();
+    if (this.isToReproduce) this.reproduce();
     if (this.client && !this.frame.dataset.loaded) this.loadClient();
   }
 
@@ -319,6 +327,16 @@ class Runner {
       this.send();
     });
     this.cancelButton.addEventListener("click", () => this.#exchange?.cancel());
+  }
+
+  /** Sends the requests by which the wrong program shows its failure. */
+  async reproduce() {
+    this.isToReproduce = false;
+    this.buttons.reproduce.disabled = true;
+    this.response.hidden = false;
+    this.response.textContent = "";
+    await reproduce(machine, this.#port, this.commands, (text) => this.print(text));
+    this.buttons.reproduce.disabled = this.section.dataset.state !== "running";
   }
 
   async send() {

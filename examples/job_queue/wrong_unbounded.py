@@ -9,6 +9,7 @@ it the delay of each new job.
 
 - Run: `uv run wrong_unbounded.py`
 - or: `pip install sanic==25.12.1 && python wrong_unbounded.py`
+- Try: `curl -d '{"seconds": 9}' '127.0.0.1:8000/jobs?[1-25]'`
 - Source: server.py, which is right
 """
 

@@ -8,6 +8,9 @@ time.sleep blocks the whole event loop: all other clients, and the job.
 
 - Run: `uv run wrong_blocking.py`
 - or: `pip install sanic==25.12.1 && python wrong_blocking.py`
+- Try: `curl -d '{"seconds": 1}' 127.0.0.1:8000/jobs`, and
+  `curl -H 'Prefer: wait=2' 127.0.0.1:8000/jobs/TOKEN &
+  curl 127.0.0.1:8000/jobs/another` with its token
 - Source: server.py, which is right
 """
 

@@ -8,6 +8,8 @@ A message that is published between two polls of a client is lost.
 
 - Run: `uv run wrong_feed_server.py`
 - or: `pip install sanic==25.12.1 && python wrong_feed_server.py`
+- Try: `curl -d '{"text": "hello"}' 127.0.0.1:8000/messages`, and then
+  `curl '127.0.0.1:8000/messages?after=0'`
 - Source: feed_server.py, which is right
 """
 

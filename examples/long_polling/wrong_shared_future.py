@@ -8,6 +8,9 @@ When one stops waiting, what it awaits is cancelled: the job, for all.
 
 - Run: `uv run wrong_shared_future.py`
 - or: `pip install sanic==25.12.1 && python wrong_shared_future.py`
+- Try: `curl -d '{"seconds": 9}' 127.0.0.1:8000/jobs`, with its token
+  `curl -H 'Prefer: wait=1' 127.0.0.1:8000/jobs/TOKEN`, and then
+  `curl -H 'Prefer: wait=2' 127.0.0.1:8000/jobs/TOKEN`
 - Source: server.py, which is right
 """
 

@@ -6,8 +6,7 @@
 
 - Run: `uv run wrong_cors.py`
 - or: `pip install sanic==25.12.1 && python wrong_cors.py`
-- Try: `curl -i -H "Origin: http://127.0.0.1:18001" 127.0.0.1:8000`,
-  and the same with another origin
+- Try: `curl -i -H 'Origin: http://evil.example' 127.0.0.1:8000`
 - Source: server_cors.py, which is right
 """
 

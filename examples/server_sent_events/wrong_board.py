@@ -9,9 +9,9 @@ forge events.
 
 - Run: `uv run wrong_board.py`
 - or: `pip install sanic==25.12.1 && python wrong_board.py`
-- Try: `curl --no-buffer http://127.0.0.1:8000/notices`, and elsewhere
-  `printf 'hello\n\nevent: alarm\ndata: leave the house' |
-  curl --data-binary @- http://127.0.0.1:8000/notices`
+- Try: `curl --max-time 2 http://127.0.0.1:8000/notices &
+  curl --data-binary $'hello\n\nevent: alarm\ndata: leave the house'
+  http://127.0.0.1:8000/notices`
 - Source: the format of an event stream, WHATWG HTML §9.2.5,
   https://html.spec.whatwg.org/multipage/server-sent-events.html
 """

@@ -9,8 +9,8 @@ runs when a client disconnects.
 
 - Run: `uv run wrong_cleanup.py`
 - or: `pip install sanic==25.12.1 && python wrong_cleanup.py`
-- Try: `curl --no-buffer http://127.0.0.1:8000/notices`, and elsewhere
-  `curl --data-binary "hello" http://127.0.0.1:8000/notices`
+- Try: `curl --max-time 1 http://127.0.0.1:8000/notices`, and then
+  `curl --data-binary hello http://127.0.0.1:8000/notices`
 - Source: the format of an event stream, WHATWG HTML §9.2.5,
   https://html.spec.whatwg.org/multipage/server-sent-events.html
 """

@@ -418,6 +418,47 @@ def test_what_passes_is_reported(machine):
     machine.kill()
 
 
+# Wrong programs
+
+# What their failure looks like in what the requests print; the right program prints it not.
+FAILURES = {
+    "job_queue/wrong_unbounded.py": r"^25 × 202$",
+    "long_polling/wrong_blocking.py": r"(?s)200 OK.*404 Not Found",
+    "long_polling/wrong_feed_server.py": r'"messages":\[\]',
+    "long_polling/wrong_shared_future.py": r"^HTTP/1.1 500 ",
+    "security/wrong_cors.py": r"^access-control-allow-origin: http://evil.example$",
+    "server_sent_events/wrong_board.py": r"^event: alarm$",
+    "server_sent_events/wrong_cleanup.py": r'"subscribers":1',
+}
+REPRODUCE = """async (commands) => {
+  const { reproduce } = await import(new URL("reproduce.js", location));
+  let text = "";
+  await reproduce(machine, port, commands, (more) => (text += more));
+  return text;
+}"""
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_one_button_reproduces_a_failure(machine, name):
+    """The requests that a wrong program's first lines say to try show its failure; the right
+    program responds to the same requests otherwise."""
+    diff = (ROOT / "snippets" / name).with_suffix(".diff").read_text()
+    right = f"{name.partition('/')[0]}/{diff.partition('+++ ')[2].splitlines()[0]}"
+    commands = runnable.programs()[name]["try"]
+    shown = {}
+    for program in name, right:
+        machine.start(program)
+        shown[program] = machine.page.evaluate(REPRODUCE, commands)
+        machine.kill()
+    assert re.search(FAILURES[name], shown[name], re.M), shown[name]
+    assert not re.search(FAILURES[name], shown[right], re.M), shown[right]
+
+
+def test_each_wrong_program_with_requests_is_proved():
+    """Each wrong program whose first lines have requests is among those whose failure is proved."""
+    assert {name for name, each in runnable.programs().items() if "try" in each} == FAILURES.keys()
+
+
 # Where a page offers it
 
 HIDDEN = "//details[not(@open)] | //div[@class='tabbed-block'][position() > 1]"
