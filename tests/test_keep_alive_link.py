@@ -273,8 +273,8 @@ def costs(packets, ports, lookups, trips, plain):
 
 
 def test_the_columns_of_trips(measured):
-    """Five times are printed by trips.sh for each of twenty requests. On a shared connection those
-    of TCP and TLS are zero from the second request on; without TLS its time is zero."""
+    """The script trips.sh prints five times for each of twenty requests. On the shared connection
+    the times of TCP and TLS are zero from the second request on; without TLS its time is zero."""
     for scheme, (_, _, each, one) in measured.items():
         assert [len(line) for line in each + one] == [5] * 20
         for lookup, tcp, tls, first, last in [*each, one[0]]:
