@@ -4,6 +4,8 @@ import json
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 
@@ -15,7 +17,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from .support.crossing import Wire
 from .support.diffs import functions
 from .support.messages import counts, label, messages, table, transcript
-from .support.processes import wait_until
+from .support.processes import Program, environment, wait_until
 from .support.sequence import sequence_diagram, trace_of
 
 TOPIC, QUICK = "webhooks", {}
@@ -308,15 +310,38 @@ def test_a_signature_of_other_bytes_is_never_valid(start, canned):
     assert send(right, sent, caught.bodies[0]) == 204
 
 
-def test_a_recorded_message_can_be_replayed(start):
+def by_hand(command, **ports):
+    """Run the curl of a page with other ports; return what it prints."""
+    for number, other in ports.items():
+        command = command.replace(number.removeprefix("at_"), str(other))
+    curl = command[command.index("curl ") :]
+    ran = subprocess.run(["sh", "-c", curl], env=environment(), capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def replayed():
+    """Return the command that sends a message again that was recorded on 1 January 2026."""
+    headers = signed(SECRET, EVENT, "msg_recorded", at=1_767_225_600)
+    # Without blanks and by this name the recorder leaves the signature and the port as they are.
+    lines = [f"--header '{name}:{value}'" for name, value in headers.items()]
+    lines = ["curl --include http://localhost:8001/webhooks", *lines, f"--data '{EVENT}'"]
+    return " \\\n  ".join(lines) + "\n"
+
+
+def test_a_recorded_message_can_be_replayed(start, record):
     """A receiver that checks the signature only processes a recorded message each time that it is
-    sent, also after an hour; the right receiver processes it once."""
+    sent, also after an hour or months; the right receiver processes it once."""
     wrong, right = start("webhooks/wrong_replay.py"), start("webhooks/receiver.py")
     now, hour_ago = signed(SECRET, EVENT), signed(SECRET, EVENT, at=time.time() - 3600)
     assert [send(wrong, headers) for headers in (now, now, hour_ago)] == [204] * 3
     wait_until(lambda: results(wrong) == 3)
     assert [send(right, headers) for headers in (now, now, hour_ago)] == [204, 204, 400]
     wait_until(lambda: results(right) == 1)
+    for receiver, status in (wrong, "204 No Content"), (wrong, "204 No"), (right, "400 Bad"):
+        assert by_hand(replayed(), at_8001=receiver.port).startswith(f"HTTP/1.1 {status}")
+    wait_until(lambda: results(wrong) == 5)
+    record("webhooks/replayed.run", replayed())
 
 
 def test_work_before_the_response_is_done_again(start, record):
@@ -388,12 +413,34 @@ def test_an_inside_name_is_not_disclosed(strict):
     assert found[0] == found[1]
 
 
-def test_without_the_check_a_client_reaches_the_inside(start, canned):
+FORGED = """\
+# Terminal 1: a server that only this machine can reach
+python3 -m http.server 8002 --bind 127.0.0.1
+# Terminal 2
+uv run wrong_ssrf.py
+# Terminal 3
+curl http://localhost:8000/jobs --header 'Authorization: Bearer alice-key' \\
+  --header 'Content-Type: application/json' \\
+  --data '{"seconds": 0, "callback": "http://localhost:8002/admin"}'
+"""
+
+
+def test_without_the_check_a_client_reaches_the_inside(start, port, tmp_path, record):
     """Without the check of addresses a client makes the server send a request to a server that
-    only this machine can reach."""
-    inside = canned((200, {}, "secrets of the inside"))
-    submit_job(start("webhooks/wrong_ssrf.py"), f"{inside.url}/admin")
-    assert [path for _, path, _ in inside.requests] == ["/admin"]
+    only this machine can reach; with it, the server responds with 400 and sends none."""
+    command = [sys.executable, "-m", "http.server", str(number := port()), "--bind", "127.0.0.1"]
+    inside = Program(command, tmp_path, environment())
+    try:
+        inside.wait_for("Serving HTTP")
+        right, wrong = start("webhooks/server_hardened.py"), start("webhooks/wrong_ssrf.py")
+        assert "is not allowed" in by_hand(FORGED, at_8000=right.port, at_8002=number)
+        by_hand(FORGED, at_8000=wrong.port, at_8002=number)
+        inside.wait_for('"POST /admin HTTP/1.1" 501')
+        assert inside.output.count("POST /admin") == 1
+    finally:
+        inside.send(signal.SIGTERM)
+        inside.wait()
+    record("webhooks/forged.run", FORGED)
 
 
 def test_a_redirect_is_not_followed(start, canned):
