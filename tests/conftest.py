@@ -396,7 +396,7 @@ def registry():
 NO_INDEX = {"config": {"lang": ["en"], "separator": " ", "pipeline": [], "fields": {}}, "docs": []}
 
 
-# Where the built site says that it is, and its source.
+# The address of the built site, and that of its source.
 SITE_URL = "https://guide.example/guide/"
 REPO_URL = "https://github.com/example/guide"
 

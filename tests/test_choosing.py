@@ -64,13 +64,13 @@ def test_what_each_client_prints(runs, record):
     """On the same job, the short-polling client sends five requests, four of which return
     `pending`; long polling needs one; the event stream also reports progress; the WebSocket
     confirms the submission and then sends the result."""
-    printed = {name: said.splitlines() for name, (_, said) in runs.items()}
+    printed = {name: text.splitlines() for name, (_, text) in runs.items()}
     assert printed["short_polling"] == [*["pending"] * 4, "done: 42"]
     assert printed["long_polling"] == ["done: 42"]
     assert [line[-1] for line in printed["server_sent_events"]] == [*"%%%", "2"]
     assert [json.loads(line)["status"] for line in printed["websockets"]] == ["pending", "done"]
-    told = [f"{TECHNIQUES[name][0]}\n{said}" for name, (_, said) in runs.items()]
-    record("choosing/printed.txt", "\n".join(told))
+    outputs = [f"{TECHNIQUES[name][0]}\n{text}" for name, (_, text) in runs.items()]
+    record("choosing/printed.txt", "\n".join(outputs))
 
 
 def test_only_short_polling_is_late(wires):
@@ -94,8 +94,10 @@ def test_the_race(wires, record):
             open_ = [(drawn[1]["at"], drawn[-1]["at"])]  # from its 101 on
         else:
             open_ = [(drawn[a]["at"], drawn[b]["at"]) for a, b in held(drawn)]
-        asked = costs(wire)["requests"]
-        rows.append((TECHNIQUES[name][0], f"{asked} request{'s' * (asked > 1)}", open_, drawn))
+        requests = costs(wire)["requests"]
+        rows.append(
+            (TECHNIQUES[name][0], f"{requests} request{'s' * (requests > 1)}", open_, drawn)
+        )
     record(
         "choosing/race.svg",
         race(

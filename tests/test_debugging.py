@@ -267,9 +267,9 @@ def test_tcpdump_captures_ipv6(captured):
     lines = [line for line in captured.splitlines() if line.startswith("IP6")]
     if not lines:
         skip_or_fail("this kernel has no IPv6")
-    opened, answered = lines
+    opened, reply = lines
     assert re.fullmatch(r"IP6 ::1\.\d+ > ::1\.8000: Flags \[S\]", opened)
-    assert re.fullmatch(r"IP6 ::1\.8000 > ::1\.\d+: Flags \[R\.\]", answered)
+    assert re.fullmatch(r"IP6 ::1\.8000 > ::1\.\d+: Flags \[R\.\]", reply)
 
 
 def test_tcpdump_needs_permission():
@@ -309,7 +309,7 @@ TRACE = """(url) => new Promise((done) => {
     socket.addEventListener("message", () => socket.send("bye"), { once: true });
     socket.onclose = () => done();
 })"""
-POLL = "(url) => fetch(`${url}/poll`).then((answer) => answer.json())"
+POLL = "(url) => fetch(`${url}/poll`).then((response) => response.json())"
 STREAM = """(url) => new Promise((done) => {
     const source = new EventSource(`${url}/events`);
     let count = 0;

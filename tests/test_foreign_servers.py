@@ -743,11 +743,11 @@ def begin_page(request, page, tmp_path):
 
     def begin_page(*responses):
         folder = copy_isolated(EXAMPLES / request.param, tmp_path / "page")
-        answered = []
+        served = []
 
         def respond(route):
-            status, headers, body = responses[min(len(answered), len(responses) - 1)]
-            answered.append(status)
+            status, headers, body = responses[min(len(served), len(responses) - 1)]
+            served.append(status)
             body = body if isinstance(body, str) else json.dumps(body)
             route.fulfill(status=status, headers=SHARED | headers, body=body)
 

@@ -210,10 +210,10 @@ FILES = 60  # descriptors of a server that is to reach its limit
 def outcome(client):
     """Return the first line of the response that a client receives, or that it received none."""
     try:
-        answer = client.recv(4096)
+        response = client.recv(4096)
     except ConnectionResetError:
-        answer = b""
-    return answer.split(b"\r\n")[0].decode() or "no response"
+        response = b""
+    return response.split(b"\r\n")[0].decode() or "no response"
 
 
 def outcomes(opened, number):
@@ -278,10 +278,10 @@ def test_above_the_limit_a_client_gets_503(full, record):
     requests are served as before."""
     server, late = full
     assert late == {"HTTP/1.1 503 Service Unavailable": SPARE}
-    answer = httpx2.get(f"{server.url}/poll")
-    assert 5 <= int(answer.headers["Retry-After"]) <= 15
-    assert answer.headers["Connection"] == "close"
-    assert answer.json()["message"] == "the limit of held clients is reached"
+    response = httpx2.get(f"{server.url}/poll")
+    assert 5 <= int(response.headers["Retry-After"]) <= 15
+    assert response.headers["Connection"] == "close"
+    assert response.json()["message"] == "the limit of held clients is reached"
     assert httpx2.get(f"{server.url}/stream").status_code == 503
     assert held(server) == FILES - SPARE
     assert files(server) < FILES
@@ -530,9 +530,9 @@ def test_a_proxy_can_reject_for_the_server(proxied):
     with ExitStack() as stack:
         for _ in range(10):
             stack.enter_context(closing(socket.create_connection(("127.0.0.1", proxy.port))))
-        answer = httpx2.get(f"{proxy.url}/held")
-        assert answer.status_code == 503
-        assert answer.headers["Retry-After"] == "5"
+        response = httpx2.get(f"{proxy.url}/held")
+        assert response.status_code == 503
+        assert response.headers["Retry-After"] == "5"
         assert held(server) == 0
     wait_until(lambda: httpx2.get(f"{proxy.url}/held").status_code == 200)
 

@@ -272,7 +272,7 @@ def test_an_invalid_last_event_id_is_400(start, name):
     assert exchange(server, get(path, "Last-Event-ID:")) == 200
 
 
-def test_a_second_request_in_a_body_is_not_answered(server):
+def test_a_second_request_in_a_body_gets_no_response(server):
     """A POST whose body is itself a request gets one response."""
     assert responses_to_smuggled(server) == 1
 

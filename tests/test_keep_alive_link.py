@@ -171,7 +171,7 @@ def test_a_new_connection_costs_two_more_round_trips(measured):
     the response arrives after three."""
     _, connections, each, _ = measured["http"]
     assert parts(connections[:10], 1) == [("DNS", 0, 1), ("TCP", 1, 2), ("request", 2, 3)]
-    for line in each:  # and no clock says otherwise
+    for line in each:  # and no clock differs
         assert line[0] >= 0.99 * TRIP and line[1] >= 1.99 * TRIP and line[3] >= 2.99 * TRIP
 
 

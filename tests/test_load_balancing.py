@@ -160,12 +160,12 @@ def goodbye(instance):
         instance.send(signal.SIGTERM)
         with pytest.raises(ConnectionClosed):
             socket.recv()
-        answer = held.getresponse()
-        said = answer.status, json.loads(answer.read())["status"]
+        response = held.getresponse()
+        polled = response.status, json.loads(response.read())["status"]
         ended = streamed.read().decode()
         held.close()
         stream.close()
-        return socket.close_code, said, ended
+        return socket.close_code, polled, ended
 
 
 def test_a_new_instance_stays_empty(story):
@@ -201,8 +201,8 @@ class Polling(threading.Thread):
                     self.statuses[submitted.status_code] += 1
                     self.names.add(submitted.json()["name"])
                     prefer = {"Prefer": f"wait={self.wait}"}
-                    answer = client.get(submitted.headers["Location"], headers=prefer)
-                    self.statuses[answer.status_code] += 1
+                    response = client.get(submitted.headers["Location"], headers=prefer)
+                    self.statuses[response.status_code] += 1
                 except (httpx2.HTTPError, KeyError, ValueError) as error:
                     self.statuses[repr(error)] += 1
 
@@ -236,9 +236,9 @@ def aged(start_shared, assembled_shared, port, hold):
 def test_a_maximum_age_rebalances(story, aged, record):
     """With a maximum age, 36 connections on two instances become twelve on each of three, without
     an operator."""
-    said, _ = aged
+    printed, _ = aged
     first, last = "a 18, b 18", "a 12, b 12, c 12"
-    assert said.index(first) < said.index(last)
+    assert printed.index(first) < printed.index(last)
     # What it is in between is another each time.
     record("load_balancing/client.txt", f"{first}\n…\n{last}\n")
     steps, *_ = story
@@ -329,18 +329,18 @@ def test_a_deploy_loses_no_response(aged):
 def test_a_stopping_instance_closes_with_1012(story):
     """A stopping instance closes its WebSockets with 1012, and the clients reconnect to another
     one."""
-    _, goodbyes, said, _ = story
+    _, goodbyes, printed, _ = story
     assert {code for code, _, _ in goodbyes.values()} == {1012}
-    assert said.splitlines()[0] == "a 15, b 15"
-    assert said.splitlines()[-1] == "a 18, b 12"
+    assert printed.splitlines()[0] == "a 15, b 15"
+    assert printed.splitlines()[-1] == "a 18, b 12"
 
 
 def test_a_stopping_instance_responds_to_held_requests(story):
     """A stopping instance responds to its held requests with `pending`, and ends its streams with
     their last chunk."""
     _, goodbyes, _, _ = story
-    for name, (_, said, ended) in goodbyes.items():
-        assert said == (200, "pending")
+    for name, (_, polled, ended) in goodbyes.items():
+        assert polled == (200, "pending")
         assert ended == f"data: {name}\n\n"
 
 
@@ -400,11 +400,11 @@ def dismissing(port):
         def dismissing(*statuses):
             given = []
 
-            def answer(connection, _):
+            def respond(connection, _):
                 given.append(statuses[min(len(given), len(statuses) - 1)])
                 return connection.respond(503, "full") if given[-1] == 503 else None
 
-            server = serve(lambda ws: ws.send("a"), "127.0.0.1", port(), process_request=answer)
+            server = serve(lambda ws: ws.send("a"), "127.0.0.1", port(), process_request=respond)
             serving = threading.Thread(target=server.serve_forever)
             serving.start()
             running.callback(serving.join)
@@ -505,8 +505,8 @@ def test_a_request_is_held_for_max_wait_at_most(start):
     for seconds, status in (60, "pending"), (0.1, "done"):
         job = httpx2.post(f"{instance.url}/jobs", json={"seconds": seconds}).headers["Location"]
         wait = {"Prefer": "wait=60"}
-        answer = httpx2.get(f"{instance.url}{job}", headers=wait, timeout=TIMEOUT)
-        assert (answer.status_code, answer.json()["status"]) == (200, status)
+        response = httpx2.get(f"{instance.url}{job}", headers=wait, timeout=TIMEOUT)
+        assert (response.status_code, response.json()["status"]) == (200, status)
 
 
 def test_jobs_are_bounded(start):
@@ -705,7 +705,7 @@ def test_the_cookie_belongs_to_the_load_balancer(start, start_proxy, port, three
     wire = tap(three.instances["a"])
     behind = Balanced(start, start_proxy, port, behind=three)
     behind.ports |= dict.fromkeys(INSTANCES.values(), wire.port)
-    # Without checks: what is on the wire is what clients asked.
+    # Without checks only the requests of clients are on the wire.
     changes = dict.fromkeys(
         ["option httpchk GET /health", "default-server check inter 100ms fall 2 rise 1"], ""
     )

@@ -34,8 +34,8 @@ def quiet(start_shared):
 def version(program):
     """Return the version of an installed proxy."""
     ran = subprocess.run([parts.found(program), "-v"], capture_output=True, text=True)
-    said = re.search(r"(?:version |nginx/)([\d.]+)", ran.stdout + ran.stderr)[1]
-    return tuple(int(number) for number in said.rstrip(".").split("."))
+    found = re.search(r"(?:version |nginx/)([\d.]+)", ran.stdout + ran.stderr)[1]
+    return tuple(int(number) for number in found.rstrip(".").split("."))
 
 
 # Without health checks: what is on the wire are the requests of clients.
@@ -67,10 +67,10 @@ def test_with_upgrade_a_websocket_opens(instance, before, tap):
     with httpx2.Client() as client:
         for _ in range(3):
             assert client.get(f"{proxy.url}/health").status_code == 200
-    asked = [message for message in messages(wire.events) if message.target]
-    assert [message.target for message in asked] == ["/socket"] + ["/health"] * 3
-    assert len({message.connection for message in asked}) == 2
-    heads = [message.data.lower() for message in asked]
+    requests = [message for message in messages(wire.events) if message.target]
+    assert [message.target for message in requests] == ["/socket"] + ["/health"] * 3
+    assert len({message.connection for message in requests}) == 2
+    heads = [message.data.lower() for message in requests]
     assert b"connection: upgrade\r\n" in heads[0]
     assert all(b"\r\nhost: 127.0.0.1\r\n" in head for head in heads)
     assert not [head for head in heads[1:] if b"connection:" in head]
@@ -207,9 +207,9 @@ SHORT = {"10s": "500ms"}
 def test_a_timer_below_the_hold_is_504(instance, before, record):
     """A `timeout server` below the hold ends a held request: `504`, from HAProxy."""
     proxy = before(f"{TOPIC}/wrong_haproxy_timeout.cfg", instance.port, **SHORT)
-    answer = held(proxy.url, wait=2)
-    assert answer.status_code == 504
-    record("load_balancing/wrong_haproxy_timeout.txt", f"504 {answer.text}")
+    response = held(proxy.url, wait=2)
+    assert response.status_code == 504
+    record("load_balancing/wrong_haproxy_timeout.txt", f"504 {response.text}")
     right = before(f"{TOPIC}/haproxy.cfg", instance.port)
     assert held(right.url, wait=1).json()["status"] == "pending"
 

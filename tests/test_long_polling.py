@@ -168,7 +168,7 @@ def test_a_job_that_fails_ends_the_wait(hardened):
     response = poll(submit_job(hardened.url, 0.5, fail=True))
     assert response.status_code == 200
     assert response.json()["status"] == "failed"
-    assert response.json()["error"] == "the job was told to fail"
+    assert response.json()["error"] == "the job was set to fail"
 
 
 @BOTH

@@ -279,14 +279,14 @@ def story(wire):
     one."""
     rows, parsed = [], messages(wire.events)
     for connection in range(1, wire.connections + 1):
-        told = [message for message in parsed if message.connection == connection]
-        if not [message for message in told if message.status == 101]:
+        passed = [message for message in parsed if message.connection == connection]
+        if not [message for message in passed if message.status == 101]:
             if rows[-1][0] != "lost":
                 rows.append(("lost", "cannot reconnect", ""))
             continue
         if connection > 1:
             rows.append(("start", "restarted", ""))
-        rows.append(("up", told[0].target.split("&")[-1] if connection > 1 else "user=ann", ""))
+        rows.append(("up", passed[0].target.split("&")[-1] if connection > 1 else "user=ann", ""))
         for opcode, payload in frames(wire.events, "server", connection):
             notification = json.loads(payload) if opcode == TEXT else {}
             if "id" in notification:

@@ -116,8 +116,8 @@ def test_a_killed_server_loses_nothing(start_server, tap, follow, tmp_path):
     for client in clients:
         assert client.wait() == 0
         assert texts(client.output) == list(range(1, 101))
-    asked = re.findall(rb"(?i)last-event-id: (\d+)", b"".join(e.data for e in wire.events))
-    assert int(asked[0]) == 0 < int(asked[-1])
+    ids = re.findall(rb"(?i)last-event-id: (\d+)", b"".join(e.data for e in wire.events))
+    assert int(ids[0]) == 0 < int(ids[-1])
 
 
 @pytest.mark.parametrize("mode", ["FULL", "NORMAL"])
@@ -166,7 +166,7 @@ def test_a_stopping_server_responds_to_held_polls(start_server):
     """A poll that is held when the server stops, and one that arrives just then, gets a response at
     once, with `connection: close`, so that a server that is about to stop holds none."""
     server = start_server()
-    question = b"GET /notifications?user=ann HTTP/1.1\r\nHost: x\r\nPrefer: wait=25\r\n\r\n"
+    request = b"GET /notifications?user=ann HTTP/1.1\r\nHost: x\r\nPrefer: wait=25\r\n\r\n"
     address = "127.0.0.1", server.port
     with socket.create_connection(address) as polling, socket.create_connection(address) as late:
         late.sendall(
@@ -174,12 +174,12 @@ def test_a_stopping_server_responds_to_held_polls(start_server):
             b"Expect: 100-continue\r\n\r\n"
         )
         assert b"100 Continue" in late.recv(65536)  # so it is under way
-        polling.sendall(2 * question)  # the second waits behind the first
+        polling.sendall(2 * request)  # the second waits behind the first
         wait_until(lambda: present_users(server) == ["ann"])
         stopped = time.monotonic()
         server.send(signal.SIGTERM)
         assert closed_after_response(polling)
-        late.sendall(b'{"text": "a"}' + question)
+        late.sendall(b'{"text": "a"}' + request)
         assert closed_after_response(late)
         assert server.wait() == 0
         assert time.monotonic() - stopped < 10  # Sanic itself waits for 15 seconds

@@ -18,6 +18,7 @@ import pytest
 from .support.browsing import expect_accessible, replay
 from .support.messages import (
     counts,
+    events_of,
     exchanges,
     late,
     messages,
@@ -25,7 +26,6 @@ from .support.messages import (
     stream_trace,
     stream_transcript,
     table,
-    told,
     transcript,
     whole_stream,
 )
@@ -181,8 +181,10 @@ def test_one_request_and_a_response_that_continues(runs, record):
     found = messages(wire.events)
     assert [m.source for m in found] == ["client", "server"] * 2
     response = found[-1]
-    times = [at for at, text in told(response) if "event:" in text]
-    names = [re.search("event: (.*)", text)[1] for _, text in told(response) if "event:" in text]
+    times = [at for at, text in events_of(response) if "event:" in text]
+    names = [
+        re.search("event: (.*)", text)[1] for _, text in events_of(response) if "event:" in text
+    ]
     assert names == ["progress"] * 3 + ["done"]
     assert all(later - sooner > 2 for sooner, later in pairwise(times))
     assert response.data.endswith(b"\r\n0\r\n\r\n")
@@ -210,7 +212,7 @@ def test_the_server_sends_unasked(runs):
     runs["client.py"].result()
     found = messages(runs["client.py"].wire.events)
     sent = [e.at for e in runs["client.py"].wire.events if (e.source, e.kind) == ("client", "data")]
-    events = [at for at, text in told(found[-1]) if "event:" in text]
+    events = [at for at, text in events_of(found[-1]) if "event:" in text]
     assert max(sent) < min(events)
 
 
@@ -256,7 +258,7 @@ def test_a_failed_job_is_an_event(hardened, run, canned):
     """A job that failed is an event, and a status; the hardened client reports the error and
     exits with 1."""
     events = submit_job(hardened.url, 0, fail=True)
-    assert all_events(events)[-1][1:] == ("failed", "the job was told to fail")
+    assert all_events(events)[-1][1:] == ("failed", "the job was set to fail")
     assert httpx2.get(job_of(events)).json()["status"] == "failed"
     stream = (200, SSE, 'event: failed\ndata: "no paper"\n\n')
     server = canned((202, {"Location": "/jobs/x"}, {}), stream)
@@ -903,7 +905,7 @@ def test_a_heartbeat_outlives_the_response_timeout(runs):
     result, wire = runs["client.py, limited"].result(), runs["client.py, limited"].wire
     assert result.returncode == 0, result.stderr
     stream = messages(wire.events)[-1]
-    times = [at for at, text in told(stream) if "event:" in text]
+    times = [at for at, text in events_of(stream) if "event:" in text]
     assert times[1] - times[0] > 2 * 2
 
 
@@ -984,7 +986,7 @@ def test_without_finally_disconnected_clients_still_count(start, record):
     record("server_sent_events/wrong_cleanup.txt", "\n".join(lines) + "\n")
 
 
-def test_a_late_client_is_told_how_many_events_it_missed(start, tap, record):
+def test_a_late_client_receives_how_many_events_it_missed(start, tap, record):
     """A server that keeps the last events only sends a client that needs older ones the number
     that it missed, and then those that it has."""
     server = start(f"{HERE}/server_hardened.py", MAX_EVENTS=2)
@@ -1159,9 +1161,9 @@ def test_a_stopping_server_ends_its_streams(start, tap, name):
     found = [m for m in messages(wire.events) if m.headers.get("content-type") in SSE.values()]
     assert len(found) == 20
     assert all(response.data.endswith(b"\r\n0\r\n\r\n") for response in found)
-    last = {told(response)[-1][1] for response in found}
+    last = {events_of(response)[-1][1] for response in found}
     if name == "server_hardened.py":
-        # Each is asked to reconnect after another time.
+        # Each gets another time for its reconnection.
         assert len(last) > 10
         assert all(1000 <= int(each.removeprefix("retry: ")) <= 5000 for each in last)
 

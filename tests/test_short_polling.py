@@ -293,7 +293,7 @@ def test_a_failed_job_is_200(start):
     failed = poll_until_done(url + submitted.headers["Location"])
     assert failed.status_code == 200
     assert failed.json()["status"] == "failed"
-    assert failed.json()["error"] == "the job was told to fail"
+    assert failed.json()["error"] == "the job was set to fail"
 
 
 PENDING = (202, {"Location": "/jobs/x", "Retry-After": "0"}, {"status": "pending"})

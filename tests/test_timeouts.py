@@ -119,7 +119,7 @@ def test_haproxy_starts_with_1024_files(name, tmp_path, port):
         pem.write_to_path(tmp_path / "site.pem")
     (tmp_path / "haproxy.cfg").write_text(text)
     command = f"ulimit -n 1024; exec {parts.found('haproxy')} -f haproxy.cfg"
-    part = parts.Part(["sh", "-c", command], tmp_path, ports[8000]).answering()
+    part = parts.Part(["sh", "-c", command], tmp_path, ports[8000]).when_ready()
     if "master-worker" in text:  # a signal before it has its handlers would leave the worker
         wait_until(lambda: part.handles(signal.SIGTERM))
     part.stop()
@@ -145,7 +145,7 @@ def test_the_timeouts_of_the_figure_are_in_order(monkeypatch, record):
     least twice within each idle timeout."""
     monkeypatch.setattr(Sanic, "run", lambda app, **_: None)  # configured, and not started
     instance = loaded(SERVER, run_name="__main__")
-    hold, answer = instance["MAX_WAIT"], instance["app"].config.RESPONSE_TIMEOUT
+    hold, framework = instance["MAX_WAIT"], instance["app"].config.RESPONSE_TIMEOUT
     expiry = httpx2._config.DEFAULT_LIMITS.keepalive_expiry
     nginx = seconds(NGINX, "proxy_read_timeout")
     kept = seconds(NGINX, "keepalive_timeout")
@@ -156,7 +156,7 @@ def test_the_timeouts_of_the_figure_are_in_order(monkeypatch, record):
     ping, tick = DEFAULT_CONFIG["WEBSOCKET_PING_INTERVAL"], instance["EVENT_INTERVAL"]
     age = instance["MAX_AGE"]
     reads = timeout_of_the_client(monkeypatch)
-    assert hold < answer < reads < min(nginx, haproxy, client)
+    assert hold < framework < reads < min(nginx, haproxy, client)
     assert expiry < client
     assert max(kept, haproxy) < sanic
     assert max(ping, tick) * 2 <= min(nginx, haproxy, client, tunnel)
@@ -169,7 +169,7 @@ def test_the_timeouts_of_the_figure_are_in_order(monkeypatch, record):
                     "While a response is due: the handler first",
                     [
                         ("handler", "limit of the hold", hold),
-                        ("Sanic", "RESPONSE_TIMEOUT", answer),
+                        ("Sanic", "RESPONSE_TIMEOUT", framework),
                         ("client", "timeout of a long poll", reads),
                         ("proxy", "timeout server, proxy_read_timeout", min(nginx, haproxy)),
                     ],
@@ -194,10 +194,11 @@ def test_the_timeouts_of_the_figure_are_in_order(monkeypatch, record):
                 ),
             ],
             "Timeouts between client and handler",
-            f"Three ladders. While a response is due: hold {hold:g} s, Sanic {answer:g} s, client "
-            f"{reads:g} s, proxy {min(nginx, haproxy)} s. While a connection is idle: client "
-            f"{expiry:g} s, proxy {client} and {kept} s, Sanic {sanic} s. While a stream is open: "
-            f"heartbeat {tick:g} s, ping {ping} s, nginx {nginx} s, HAProxy {tunnel:,} s.",
+            f"Three ladders. While a response is due: hold {hold:g} s, Sanic {framework:g} s, "
+            f"client {reads:g} s, proxy {min(nginx, haproxy)} s. While a connection is idle: "
+            f"client {expiry:g} s, proxy {client} and {kept} s, Sanic {sanic} s. "
+            f"While a stream is open: heartbeat {tick:g} s, ping {ping} s, nginx {nginx} s, "
+            f"HAProxy {tunnel:,} s.",
         ),
     )
 
@@ -247,8 +248,8 @@ def test_haproxy_has_no_defaults(tmp_path, record):
         text=True,
     )
     assert ran.returncode == 0
-    said = re.sub(r"\(\d+\) ", "", ran.stdout + ran.stderr)
-    frontend = said[said.index("[WARNING]") :]
+    printed = re.sub(r"\(\d+\) ", "", ran.stdout + ran.stderr)
+    frontend = printed[printed.index("[WARNING]") :]
     assert "missing timeouts for frontend 'clients'" in frontend
     assert "missing timeouts for backend 'instances'" in frontend
     lines = re.findall(r"(?m)^.*(?:missing timeouts|^ +\|).*$", frontend)
@@ -317,7 +318,7 @@ def submit(url):
     return url + httpx2.post(f"{url}/jobs", json={"seconds": 60}).headers["Location"]
 
 
-def ask(job, wait, timeout=30):
+def poll(job, wait, timeout=30):
     return httpx2.get(job, headers={"Prefer": f"wait={wait}"}, timeout=timeout)
 
 
@@ -328,8 +329,8 @@ def test_in_order_the_hold_ends_first(silent, before):
         (NGINX, {"proxy_read_timeout 60s": "proxy_read_timeout 4s"}),
         (HAPROXY, {"60s": "4s"}),
     ):
-        answer = ask(submit(before(name, silent.port, **change).url), wait=1, timeout=8)
-        assert (answer.status_code, answer.json()["status"]) == (200, "pending")
+        response = poll(submit(before(name, silent.port, **change).url), wait=1, timeout=8)
+        assert (response.status_code, response.json()["status"]) == (200, "pending")
 
 
 @pytest.mark.parametrize("name", [NGINX, HAPROXY])
@@ -339,9 +340,9 @@ def test_a_server_timeout_below_the_hold_is_503(start, before, name):
     timer = {"SANIC_RESPONSE_TIMEOUT": 0.5}
     wrong = start("long_polling/wrong_timeout.py", errors_expected=True, **timer)
     changes = UNCHECKED if name == HAPROXY else {}
-    answer = ask(submit(before(name, wrong.port, **changes).url), wait=20)
-    assert answer.status_code == 503
-    assert answer.json()["message"] == "Response Timeout"
+    response = poll(submit(before(name, wrong.port, **changes).url), wait=20)
+    assert response.status_code == 503
+    assert response.json()["message"] == "Response Timeout"
 
 
 def test_a_proxy_timeout_below_the_hold_is_504(silent, before):
@@ -350,9 +351,9 @@ def test_a_proxy_timeout_below_the_hold_is_504(silent, before):
         (NGINX, {"proxy_read_timeout 60s": "proxy_read_timeout 300ms"}),
         (HAPROXY, {"timeout server  60s": "timeout server 300ms"}),
     ):
-        answer = ask(submit(before(name, silent.port, **changes).url), wait=20)
-        assert answer.status_code == 504
-        assert "<h1>504 Gateway Time-out</h1>" in answer.text
+        response = poll(submit(before(name, silent.port, **changes).url), wait=20)
+        assert response.status_code == 504
+        assert "<h1>504 Gateway Time-out</h1>" in response.text
 
 
 def test_nginx_tries_every_instance_and_excludes_all(silent, before, tap, record):
@@ -362,16 +363,16 @@ def test_nginx_tries_every_instance_and_excludes_all(silent, before, tap, record
     changes = {"proxy_read_timeout 60s": "proxy_read_timeout 300ms"}
     changes |= {"fail_timeout=2s": "fail_timeout=60s"}
     proxy = before(NGINX, wire.port, **changes)
-    late = ask(submit(proxy.url), wait=20)
+    late = poll(submit(proxy.url), wait=20)
     assert late.elapsed.total_seconds() > 0.8  # three timers, a little early each
     statuses = [late.status_code]
     statuses.append(httpx2.get(f"{proxy.url}/health").status_code)
-    asked = [m.target for m in messages(wire.events) if m.target and m.target.startswith("/jobs/")]
-    assert (len(asked), statuses) == (3, [504, 502])
+    polls = [m.target for m in messages(wire.events) if m.target and m.target.startswith("/jobs/")]
+    assert (len(polls), statuses) == (3, [504, 502])
     assert httpx2.get(f"{silent.url}/health").status_code == 200
     record(
         "timeouts/nginx_gives_up.txt",
-        f"a request held for too long: {statuses[0]}, after {len(asked)} instances\n"
+        f"a request held for too long: {statuses[0]}, after {len(polls)} instances\n"
         f"the next request:            {statuses[1]}\n"
         "the next, sent to an instance itself: 200\n",
     )
@@ -381,7 +382,7 @@ def test_a_client_timeout_below_the_hold_raises(silent, before):
     """A client timeout below the hold raises `ReadTimeout` in the client, without a status."""
     proxy = before(NGINX, silent.port)
     with pytest.raises(httpx2.ReadTimeout):
-        ask(submit(proxy.url), wait=20, timeout=0.5)
+        poll(submit(proxy.url), wait=20, timeout=0.5)
 
 
 def half_a_request(url):

@@ -23,7 +23,7 @@ from .support.processes import (
 )
 from .support.sequence import sequence_diagram
 
-# Those whose jobs can be told to fail, and those whose jobs are one sleep.
+# Those whose jobs can fail on request, and those whose jobs are one sleep.
 FAILING = [name for name in JOB_SERVERS if name in named("server*.py", '"fail"')]
 SLEEPING = [
     name for name in JOB_SERVERS if name in named("server*.py", " await asyncio.sleep(seconds")
@@ -230,7 +230,7 @@ def test_a_failed_job_is_200(hardened):
     submitted = submit_job(hardened, ALICE, seconds=0, fail=True)
     failed = poll_until(hardened, submitted, "failed", ALICE)
     assert failed.status_code == 200
-    assert failed.json()["error"] == "the job was told to fail"
+    assert failed.json()["error"] == "the job was set to fail"
     assert "Retry-After" not in failed.headers
 
 
@@ -313,7 +313,7 @@ def test_the_hardened_server_keeps_the_contract(hardened):
     assert pending.json() == {"token": token, "status": "pending"}
     for fail, end in [
         (False, {"status": "done", "result": 42}),
-        (True, {"status": "failed", "error": "the job was told to fail"}),
+        (True, {"status": "failed", "error": "the job was set to fail"}),
     ]:
         submitted = submit_job(hardened, ALICE, seconds=0, fail=fail)
         response = poll_until(hardened, submitted, end["status"], ALICE)
@@ -463,7 +463,7 @@ def test_a_client_resolves_a_relative_location(canned, run, name):
 @pytest.mark.parametrize("name", PYTHON)
 def test_ctrl_c_ends_a_client_without_a_traceback(name, start, tmp_path):
     """Ctrl-C ends a client with exit code 130 and without a traceback."""
-    # The hardened short-polling client would be told to poll in half a minute by its own server.
+    # The hardened short-polling client would get a Retry-After of 30 s from its own server.
     kind = "server_hardened.py" if name == "token/client_hardened.py" else "server.py"
     server = start(f"{name.split('/')[0]}/{kind}")
     folder = copy_isolated(EXAMPLES / name, tmp_path / "client")

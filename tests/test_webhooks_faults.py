@@ -567,7 +567,7 @@ def test_a_clock_that_is_set_back(server, canned):
     wait_until(lambda: attempts(again).get("job.started") == ("delivered", 2))
 
 
-def test_at_the_limit_no_receiver_is_asked(server, canned):
+def test_at_the_limit_no_receiver_is_called(server, canned):
     """An owner who has too many jobs gets 429 before the server sends anything to the receiver."""
     first, there = server(MAX_JOBS_PER_OWNER=1), canned(echo)
     assert submit_job(first, None).status_code == 202

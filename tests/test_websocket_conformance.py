@@ -36,7 +36,7 @@ def text_of(server):
 
 
 @pytest.mark.parametrize("size", [0, 1, 125])
-def test_a_ping_is_answered_by_the_same_bytes(server, size):
+def test_a_pong_has_the_bytes_of_its_ping(server, size):
     """A ping of up to 125 bytes, of any content, gets a pong with the same payload."""
     row, program = server
     payload = bytes(range(130, 255))[:size]

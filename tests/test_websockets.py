@@ -33,7 +33,7 @@ from websockets.utils import accept_key
 
 from .support import frames as framing
 from .support.browsing import replay
-from .support.frames import conversation, costs, frames, hexdump, said, transcript
+from .support.frames import conversation, costs, frames, hexdump, socket_messages, transcript
 from .support.hostile import reset
 from .support.messages import exchanges, messages, table, trace
 from .support.processes import EXAMPLES, READY, Program, assert_clean_output, environment
@@ -516,7 +516,7 @@ def test_every_type_of_frame(server, tap, run, record):
     assert down[0].payload == up[1].payload == b"alive?"
     assert down[-1].payload == up[-1].payload == struct.pack("!H", 1000) + b"bye"
     # Fragments are one message.
-    first, *_ = said(wire.events)
+    first, *_ = socket_messages(wire.events)
     assert first.json == {"id": 1, "submit": {"seconds": 0.2}} and len(first.frames) == 2
     # The connection is ended by the server.
     wire.wait_until(lambda events: any(e.kind == "end" for e in events))
@@ -666,7 +666,7 @@ def test_messages_cross(server, port, record):
 
     async def hold(event):
         """Hold the request and the push back until both have been sent."""
-        found = said(wire.events)
+        found = socket_messages(wire.events)
         if (
             found
             and found[-1].data == event.data
@@ -684,7 +684,7 @@ def test_messages_cross(server, port, record):
     # The request was sent before the push arrived, so its response comes after the push.
     done = {"token": token, "status": "done", "result": 42}
     assert (first, second) == (done, {"id": 2} | done)
-    found = said(wire.events)
+    found = socket_messages(wire.events)
     assert [m.label for m in found] == [
         "1 submit",
         "1 pending",
@@ -723,7 +723,7 @@ def test_polls_while_results_are_pushed(runs, record, name):
     result = run.result()
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "results: [42, 42]"
-    found = said(run.wire.events)
+    found = socket_messages(run.wire.events)
     sent = [m.json["id"] for m in found if m.source == "client"]
     received = [m.json for m in found if m.source == "server"]
     assert sorted(m["id"] for m in received if "id" in m) == sent
@@ -799,11 +799,11 @@ def test_duplicates_are_ignored(run):
         for request in map(json.loads, ws):
             token = request.get("status", f"job {request['id']}")
             responses.append({"id": request["id"], "token": token, "status": "pending"})
-            said = [responses[-1]] * 2
+            sent = [responses[-1]] * 2
             if len(responses) == 3:  # the first two responses again
-                said += responses[:2]
-                said += [a | {"status": "done", "result": 42} for a in responses[:2]] * 2
-            for message in said:
+                sent += responses[:2]
+                sent += [a | {"status": "done", "result": 42} for a in responses[:2]] * 2
+            for message in sent:
                 if message["status"] == "done":
                     message = {key: message[key] for key in message if key != "id"}
                 ws.send(json.dumps(message))
@@ -890,7 +890,9 @@ def test_what_compression_saves(servers, tap, record):
         with connect(address(wire.url), compression=compression) as ws:
             responses = {json.dumps(send_request(ws, request)) for _ in range(3)}
         assert len(responses) == 1
-        sizes[compression] = [len(m.data) for m in said(wire.events) if m.source == "server"]
+        sizes[compression] = [
+            len(m.data) for m in socket_messages(wire.events) if m.source == "server"
+        ]
     plain, small = sizes[None], sizes["deflate"]
     assert len(set(plain)) == 1
     assert plain[0] > small[0] > small[1] >= small[2]
@@ -1066,7 +1068,7 @@ def test_from_the_second_message_a_websocket_costs_less(sanic, start, tap, recor
     post, get = size(exchanged[:2]), size(exchanged[2:4])
     assert size(exchanged) == 3 * (post + get)
     # One by WebSocket: request, response, push. Before all, the handshake; at the end, closes.
-    talked = said(ws.events)
+    talked = socket_messages(ws.events)
     exchange, push = size(talked[:2]), size(talked[2:3])
     assert size(talked) == 3 * (exchange + push)
     closes = [f for f in frames(ws.events) if f.is_control]
@@ -1108,7 +1110,7 @@ def test_costs(runs, record):
     for name in SERVERS:
         run = runs["client.py", name]
         assert run.result().returncode == 0
-        found = said(run.wire.events)
+        found = socket_messages(run.wire.events)
         rows.append(
             {"server": f"`{name}`"}
             | costs(run.wire)
@@ -1130,7 +1132,7 @@ def test_the_browser_sends_and_receives(open_client_page, server):
     page = open_client_page(server.url)
     assert page.is_disabled("#submit") and page.is_disabled("#status")
     page.click("#open")
-    page.fill("#seconds", "3")  # time enough to ask while it runs
+    page.fill("#seconds", "3")  # enough for a poll while it runs
     page.click("#submit")
     page.wait_for_selector("text=response:")
     page.click("#status")
@@ -1202,7 +1204,7 @@ def test_a_browser_answers_pings(local):
             pass
 
     with library(ping) as url:
-        heard = local.evaluate(
+        state = local.evaluate(
             """(url) => new Promise((tell) => {
                  const socket = new WebSocket(url);
                  socket.onmessage = ({ data }) => { tell(data); socket.close(); };
@@ -1210,7 +1212,7 @@ def test_a_browser_answers_pings(local):
                })""",
             url,
         )
-    assert heard == "now" and got_pong.is_set()
+    assert state == "now" and got_pong.is_set()
 
 
 # The panel

@@ -131,7 +131,7 @@ def is_final(error):
 
 
 # --8<-- [start:follow]
-async def follow(urls, handle, seen="0-0", say=print):
+async def follow(urls, handle, seen="0-0", show=print):
     """Call handle(event) once for every event, in order.
 
     Returns when that returns True. Raises RetryError if a gateway
@@ -160,9 +160,9 @@ async def follow(urls, handle, seen="0-0", say=print):
                         seen = event["id"]
                         if handle(event):
                             return
-                say(check_close(websocket), flush=True)
+                show(check_close(websocket), flush=True)
         except CursorExpired as error:
-            say(f"{error}: starting with the oldest event", flush=True)
+            show(f"{error}: starting with the oldest event", flush=True)
             seen = "0-0"
         except (OSError, TimeoutError, WebSocketException) as error:
             tried_all = url == urls[-1]

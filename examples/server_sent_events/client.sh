@@ -31,7 +31,7 @@ case $location in
 esac
 
 # --no-buffer: pass each event on as it arrives, not 16 kB at once.
-# END says that curl reached the end of the stream.
+# END: curl has reached the end of the stream.
 CR=$(printf '\r') BOM=$(printf '\357\273\277') END=$(printf '\004')
 # The stream may be requested again, the submission not.
 {

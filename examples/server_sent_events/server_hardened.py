@@ -114,7 +114,7 @@ async def run_job(job, seconds, fail):
         publish(job, "progress", percent)
         await asyncio.sleep(seconds / 3)
     if fail:
-        error = "the job was told to fail"
+        error = "the job was set to fail"
         job.state = {"status": "failed", "error": error}
         publish(job, "failed", error)
     else:

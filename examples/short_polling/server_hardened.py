@@ -89,7 +89,7 @@ async def run_job(seconds, fail):
     """Stand in for slow work: a report, a video, a model."""
     await asyncio.sleep(seconds)
     if fail:
-        raise RuntimeError("the job was told to fail")
+        raise RuntimeError("the job was set to fail")
     return 42
 
 

@@ -124,7 +124,7 @@ def test_a_configuration_is_accepted(name, tmp_path, record):
     program, *options = command.split()
     check = "-c" if program == "haproxy" else "-t"
     folder = copy_isolated(example, tmp_path / "alone")
-    if "site.pem" in example.read_text():  # it says that it needs one
+    if "site.pem" in example.read_text():  # its first lines name it
         certificate = trustme.CA().issue_cert("127.0.0.1")
         certificate.private_key_and_cert_chain_pem.write_to_path(folder / "site.pem")
     result = subprocess.run(

@@ -64,7 +64,7 @@ def visit(request, live, reader, tab):
     return tab
 
 
-def test_no_other_host_is_asked(visit, live, reader):
+def test_no_request_to_another_host(visit, live, reader):
     """No page sends a request to another host, fails to load something or logs an error."""
     assert reader.hosts == {f"127.0.0.1:{live.port}"}
     assert not reader.problems

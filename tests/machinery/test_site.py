@@ -30,10 +30,10 @@ def test_serves_programs_as_text(live):
     programs = [*EXAMPLES.glob("*/*.py"), *EXAMPLES.glob("*/*.sh")]
     with httpx2.Client(base_url=live.url) as client:
         for path in programs:
-            answer = client.get(f"/examples/{path.relative_to(EXAMPLES)}")
-            assert answer.status_code == 200
-            assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
-            assert answer.content == path.read_bytes()
+            response = client.get(f"/examples/{path.relative_to(EXAMPLES)}")
+            assert response.status_code == 200
+            assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
+            assert response.content == path.read_bytes()
 
 
 def test_a_program_runs_from_its_address(live, tmp_path, registry):
@@ -80,9 +80,9 @@ def test_serves_folders_heads_and_errors(live, site):
         # http.client sends a path as it is; others tidy it up first.
         connection = http.client.HTTPConnection("127.0.0.1", live.port)
         connection.request("GET", path)
-        answer = connection.getresponse()
-        assert answer.status in {301, 400, 404}
-        assert b"outside" not in answer.read()
+        response = connection.getresponse()
+        assert response.status in {301, 400, 404}
+        assert b"outside" not in response.read()
         connection.close()
 
 
@@ -99,14 +99,16 @@ def test_files_are_compressed(live, site):
             ("gzip;q=0", None),
             ("", None),
         ]:
-            answer = httpx2.get(f"{live.url}/{name}", headers={"Accept-Encoding": accepted})
-            assert answer.content == body
-            assert answer.headers.get("Content-Encoding") == coding, (name, accepted)
-            assert answer.headers["Vary"] == "Accept-Encoding"
+            response = httpx2.get(f"{live.url}/{name}", headers={"Accept-Encoding": accepted})
+            assert response.content == body
+            assert response.headers.get("Content-Encoding") == coding, (name, accepted)
+            assert response.headers["Vary"] == "Accept-Encoding"
             if coding:
-                assert int(answer.headers["Content-Length"]) == len(gzip.compress(body))
-    answer = httpx2.get(f"{live.url}/assets/fonts/text.woff2", headers={"Accept-Encoding": "gzip"})
-    assert "Content-Encoding" not in answer.headers
+                assert int(response.headers["Content-Length"]) == len(gzip.compress(body))
+    response = httpx2.get(
+        f"{live.url}/assets/fonts/text.woff2", headers={"Accept-Encoding": "gzip"}
+    )
+    assert "Content-Encoding" not in response.headers
 
 
 def test_a_file_is_revalidated(live, site):
@@ -132,8 +134,8 @@ def test_a_file_is_revalidated(live, site):
     hashed = [path for path in (site / "assets").rglob("*.min.*") if path.suffix in {".js", ".css"}]
     assert len(hashed) >= 3
     for path in hashed:
-        answer = httpx2.get(f"{live.url}/{path.relative_to(site)}")
-        assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable", path
+        response = httpx2.get(f"{live.url}/{path.relative_to(site)}")
+        assert response.headers["Cache-Control"] == "public, max-age=31536000, immutable", path
 
 
 def test_a_file_is_served_in_ranges(live, site):
@@ -193,10 +195,10 @@ def test_the_policy_of_a_page_is_a_header(live, site):
         for path in site.rglob("index.html"):
             if path.is_relative_to(site / "examples"):
                 continue
-            answer = client.get(f"/{path.relative_to(site)}")
-            page = html.fromstring(answer.content)
+            response = client.get(f"/{path.relative_to(site)}")
+            page = html.fromstring(response.content)
             (policy,) = page.xpath("//meta[@http-equiv='Content-Security-Policy']/@content")
-            assert answer.headers["Content-Security-Policy"] == policy
+            assert response.headers["Content-Security-Policy"] == policy
 
 
 def test_serves_this_machine_only(live):
@@ -208,9 +210,9 @@ def test_serves_this_machine_only(live):
 def test_mounted_examples_refuse_bad_input_too(live):
     """Under a prefix, bad input is refused as it is by the program alone."""
     for body, status in [(b"{", 400), (b"x" * 20_000, 413)]:
-        answer = httpx2.post(f"{live.url}/live/token/jobs", content=body)
-        assert answer.status_code == status
-        assert answer.json()["status"] == status
+        response = httpx2.post(f"{live.url}/live/token/jobs", content=body)
+        assert response.status_code == status
+        assert response.json()["status"] == status
 
 
 def test_serve_says_when_it_cannot(live, site, tmp_path):
@@ -255,7 +257,7 @@ def test_the_panel_is_live(live, open_page):
     client.locator("#interval").fill("1")
     client.locator("#start").click()
     client.get_by_text("done: 42").wait_for()
-    # Handing in, and two questions; an answer to each.
+    # The submission and two polls; a response to each.
     assert page.locator(".panel-wire polygon.up").count() == 3
     assert page.locator(".panel-wire polygon.down").count() == 3
     assert "200 done" in page.locator(".panel-wire text.down").all_text_contents()
@@ -272,7 +274,7 @@ def test_the_token_panel_is_live(live, open_page):
     client.locator("#guess").click()
     client.get_by_text("404 {").wait_for()
     assert page.locator(".panel-wire polygon.down").count() == 3
-    # The browser's console reports the 404 that was asked for, and nothing else.
+    # The browser's console reports the 404 of this request, and nothing else.
     assert all("made-up" in each or "404" in each for each in open_page.problems), (
         open_page.problems
     )

@@ -59,10 +59,10 @@ def test_forwards_every_byte_unchanged():
 def test_passes_a_half_close_on():
     """A client that has finished sending still gets its response through the tap."""
 
-    def answer_at_the_end(client):
+    def respond_at_the_end(client):
         client.sendall(everything(client).upper())
 
-    with Peer(answer_at_the_end) as peer, Tap(peer.port) as tap:
+    with Peer(respond_at_the_end) as peer, Tap(peer.port) as tap:
         with socket.create_connection(("127.0.0.1", tap.port)) as sock:
             sock.sendall(b"question")
             sock.shutdown(socket.SHUT_WR)
@@ -146,17 +146,17 @@ def test_finds_the_messages_however_the_bytes_are_cut(seed):
     ]
     assert b"".join(m.data for m in found if m.source == "client") == REQUESTS
     assert b"".join(m.data for m in found if m.source == "server") == ANSWERS
-    assert [answer.body for _, answer in exchanges(found)] == [b"{}", b"abcdefg"]
+    assert [response.body for _, response in exchanges(found)] == [b"{}", b"abcdefg"]
 
 
 def test_counts_what_a_run_costs():
     """The counts are those of the connections, requests and bytes that passed."""
 
-    def answer_twice(client):
+    def respond_twice(client):
         client.recv(65536)
         client.sendall(ANSWERS)
 
-    with Peer(answer_twice) as peer, Tap(peer.port) as tap:
+    with Peer(respond_twice) as peer, Tap(peer.port) as tap:
         with socket.create_connection(("127.0.0.1", tap.port)) as sock:
             sock.sendall(REQUESTS)
             everything(sock)

@@ -15,7 +15,7 @@ class Canned:
     when, in seconds.
     """
 
-    def __init__(self, port, answers):
+    def __init__(self, port, responses):
         self.url = f"http://127.0.0.1:{port}"
         self.requests, self.bodies, self.times = [], [], []
         canned = self
@@ -23,15 +23,15 @@ class Canned:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def answer(self):
+            def respond(self):
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 canned.bodies.append(body)
                 canned.times.append(monotonic())
                 canned.requests.append((self.command, self.path, headers))
-                turn = min(len(canned.requests), len(answers)) - 1
-                answer = answers[turn]
-                status, headers, body = answer(body) if callable(answer) else answer
+                turn = min(len(canned.requests), len(responses)) - 1
+                response = responses[turn]
+                status, headers, body = response(body) if callable(response) else response
                 content = (body if isinstance(body, str) else json.dumps(body)).encode()
                 self.send_response(status)
                 for name, value in headers.items():
@@ -42,7 +42,7 @@ class Canned:
                 if status != 304:
                     self.wfile.write(content)
 
-            do_GET = do_POST = answer
+            do_GET = do_POST = respond
 
             def log_message(self, *_):
                 pass

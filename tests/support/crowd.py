@@ -45,10 +45,10 @@ class Crowd:
             received.append(event["text"])
             return event["text"] == self._last
 
-        def say(words, **_):
+        def show(words, **_):
             self.output.append(words)
 
-        await self._client.follow(urls, handle, self._seen, say)
+        await self._client.follow(urls, handle, self._seen, show)
 
     def wait_for(self, text):
         """Return once every client has received this."""

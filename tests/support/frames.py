@@ -64,11 +64,11 @@ class Said:
     @property
     def label(self):
         """The message in two words: "1 submit", "1 pending", "pushed done"."""
-        said = self.json
+        message = self.json
         if self.source == "client":
-            return f"{said['id']} {'submit' if 'submit' in said else 'status'}"
-        words = said.get("status", "error")
-        return f"{said['id']} {words}" if "id" in said else f"pushed {words}"
+            return f"{message['id']} {'submit' if 'submit' in message else 'status'}"
+        words = message.get("status", "error")
+        return f"{message['id']} {words}" if "id" in message else f"pushed {words}"
 
 
 def unmask(payload, mask):
@@ -134,7 +134,7 @@ def when(events, offset):
     raise ValueError(offset)
 
 
-def said(events):
+def socket_messages(events):
     """Return the text and binary messages in what a tap saw, in the order in which they began."""
     found, open_, inflate = [], {}, {}
     for frame in frames(events):
@@ -155,13 +155,13 @@ def said(events):
 
 def conversation(events):
     """Return all messages, by HTTP and on WebSockets, in the order in which it began."""
-    return sorted(messages(events) + said(events), key=lambda message: message.at)
+    return sorted(messages(events) + socket_messages(events), key=lambda message: message.at)
 
 
 def costs(tap):
     """Return what a run cost on the wire, as `counts` does; a message of the client on a WebSocket
     counts as a request."""
-    requests = sum(message.source == "client" for message in said(tap.events))
+    requests = sum(message.source == "client" for message in socket_messages(tap.events))
     found = counts(tap)
     return found | {"round trips": found["round trips"] + requests}
 
@@ -227,7 +227,7 @@ def hexdump(found, label):
     for frame in made_stable(found):
         most = len(frame.payload) if len(frame.payload) <= 80 else 16
         rows = [*header_rows(frame), *payload_rows(frame, most)]
-        # What a header says stands nearer, so that it fits on a phone.
+        # The content of a header stands nearer, so that it fits on a phone.
         lines = [
             f"{data.hex(' '):<{width}}  {html.escape(note, quote=False)}"
             for width, data, note in rows

@@ -213,7 +213,7 @@ def pieces(message):
     ]
 
 
-def told(message):
+def events_of(message):
     """Return (when, text) for each event or comment of a stream of server-sent events."""
     found, text = [], ""
     for at, piece in pieces(message)[1:]:
@@ -236,12 +236,12 @@ def stream_trace(found, unit, job, step=1):
         if message.headers.get("content-type") != "text/event-stream":
             continue
         drawn.pop()
-        for at, text in told(message):
+        for at, text in events_of(message):
             event = re.search("^(event: .*|:.*)", text, re.MULTILINE)
             if event:  # and not what only sets the time to wait
                 at = int((at - start) / unit / step + 0.05) * step
-                said = {"at": at, "text": event[0], "bytes": len(text) + 2, "more": True}
-                drawn.append(first | said)
+                entry = {"at": at, "text": event[0], "bytes": len(text) + 2, "more": True}
+                drawn.append(first | entry)
         drawn[-1].pop("more", None)
     return job_trace(drawn, job)
 

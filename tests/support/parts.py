@@ -26,7 +26,7 @@ class Part(Program):
         self.argv = argv
         super().__init__(argv, folder, environment(PATH=PATH), port)
 
-    def answering(self):
+    def when_ready(self):
         """Return once it takes connections; fail if it ends without."""
         end = time.monotonic() + TIMEOUT
         while self.process.poll() is None and time.monotonic() < end:
@@ -40,7 +40,7 @@ class Part(Program):
 
     def again(self):
         """Start the same in the same folder and on the same port; return the new one."""
-        return Part(self.argv, self.folder, self.port).answering()
+        return Part(self.argv, self.folder, self.port).when_ready()
 
 
 def configured(name, ports, changes):
@@ -70,14 +70,14 @@ def proxy(name, folder, ports, changes):
         argv = [found("haproxy"), "-f", file.name]
     else:
         argv = [found("nginx"), "-p", ".", "-e", "stderr", "-c", file.name]
-    return Part(argv, folder, ports[8000]).answering()
+    return Part(argv, folder, ports[8000]).when_ready()
 
 
 def redis(folder, port, *options):
     """Start Redis with an append-only file in a folder; options as on its command line."""
     folder.mkdir()
     argv = [found("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
-    return Part([*argv, "--appendonly", "yes", *options], folder, port).answering()
+    return Part([*argv, "--appendonly", "yes", *options], folder, port).when_ready()
 
 
 def require_program(program, package=None):

@@ -68,7 +68,7 @@ class Tap(tap.Tap):
         self.server.close()
         await self.cut_all()
 
-    # What tap.py prints, this records; and a test says what to disturb.
+    # This records what tap.py prints; a test sets what to disturb.
 
     def report(self, number, mark, data):
         kind = "reset" if data is None else "data" if data else "end"
