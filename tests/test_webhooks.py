@@ -413,7 +413,7 @@ def test_an_inside_name_is_not_disclosed(strict):
     assert found[0] == found[1]
 
 
-FORGED = """\
+INTO_THE_NETWORK = """\
 # Terminal 1: a server that only this machine can reach
 python3 -m http.server 8002 --bind 127.0.0.1
 # Terminal 2
@@ -433,14 +433,14 @@ def test_without_the_check_a_client_reaches_the_inside(start, port, tmp_path, re
     try:
         inside.wait_for("Serving HTTP")
         right, wrong = start("webhooks/server_hardened.py"), start("webhooks/wrong_ssrf.py")
-        assert "is not allowed" in by_hand(FORGED, at_8000=right.port, at_8002=number)
-        by_hand(FORGED, at_8000=wrong.port, at_8002=number)
+        assert "is not allowed" in by_hand(INTO_THE_NETWORK, at_8000=right.port, at_8002=number)
+        by_hand(INTO_THE_NETWORK, at_8000=wrong.port, at_8002=number)
         inside.wait_for('"POST /admin HTTP/1.1" 501')
         assert inside.output.count("POST /admin") == 1
     finally:
         inside.send(signal.SIGTERM)
         inside.wait()
-    record("webhooks/forged.run", FORGED)
+    record("webhooks/forged.run", INTO_THE_NETWORK)
 
 
 def test_a_redirect_is_not_followed(start, canned):
