@@ -2,6 +2,7 @@
 
 import http.client
 import json
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -70,6 +71,16 @@ def test_a_body_over_the_limit_is_413(client):
     assert "limit" in error_message(client.post("/jobs", content=iter([big])), 413)
     assert "limit" in error_message(client.post("/jobs", content=big[:10_001]), 413)
     assert "limit" not in error_message(client.post("/jobs", content=big[:9_999]), 400)
+
+
+def test_listens_on_the_loopback_address(client):
+    """A job server listens on 127.0.0.1 and on no other address, unless HOST names one."""
+    port = f":{client.base_url.port:04X}"
+    tables = [Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6")]
+    lines = [line for table in tables for line in table.splitlines()]
+    fields = [line.split()[1:4] for line in lines]
+    listening = [local for local, _, state in fields if local.endswith(port) and state == "0A"]
+    assert set(listening) == {f"0100007F{port}"}
 
 
 def test_an_unknown_path_is_404(client):

@@ -611,6 +611,7 @@ async def presence(request):
 # --8<-- [end:presence]
 
 
+# --8<-- [start:health]
 @bp.get("/health")
 async def health(request):
     """Respond with 503 if nothing is stored or delivered any more."""
@@ -624,6 +625,7 @@ async def health(request):
 async def metrics(request):
     """Return all counters in the format of Prometheus."""
     return raw(generate_latest(), content_type=CONTENT_TYPE_LATEST)
+# --8<-- [end:health]
 
 
 # --8<-- [start:lifecycle]
