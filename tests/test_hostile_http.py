@@ -228,7 +228,7 @@ MALFORMED = [b"{", b"\xff", b"", b"seconds=1", b"\xef\xbb\xbf{"]
 
 def test_hostile_json_is_400(posting):
     """JSON that is nested thousands of levels deep, NaN, numbers that are too large, text with
-    control characters or half a character, other values of a wrong type, and what is no JSON get
+    control characters or half a character, other values of a wrong type, and invalid JSON get
     400, or 413 if they are too long, without a traceback, a task or a descriptor that stays; then
     an honest body is accepted."""
     row, server = posting
@@ -260,7 +260,7 @@ IDS = ["9" * 5_000, "99999999999999999999-0", "٣".encode().decode("latin-1"), "
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_an_invalid_last_event_id_is_400(start, name):
-    """An event stream that can be resumed rejects a Last-Event-ID that is no id, such as a number
+    """An event stream that can be resumed rejects an invalid Last-Event-ID, such as a number
     of 5,000 digits or of Arabic digits, with 400, and without a traceback; an empty one counts as
     none."""
     server = start(name, **QUIET)

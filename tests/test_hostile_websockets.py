@@ -174,7 +174,7 @@ def outcome_of(client, mark):
 
 
 def test_hostile_messages_are_1008(each):
-    """A message that is no message of the server, such as JSON that is nested thousands of levels
+    """An invalid message, such as JSON that is nested thousands of levels
     deep, NaN, a number of 5,000 digits, half a character, a bool in place of a number or a binary
     one, is ignored, gets an error or is closed with 1008, 1009 if it is too long, or 44xx; the
     server continues to receive, prints no traceback, and, beyond the quick starts, keeps no task
@@ -206,7 +206,7 @@ IDS = ["9" * 5_000, "99999999999999999999-0", "%D9%A3", "-1", "1e3", "NaN", "x",
 
 @pytest.mark.parametrize("each", named(RESUMING), indirect=True)
 def test_an_invalid_id_is_1008_or_44xx(each):
-    """A WebSocket that is to resume after what is no id, such as a number of 5,000 digits or of
+    """A WebSocket that is to resume after an invalid id, such as a number of 5,000 digits or of
     Arabic digits, is closed with 1008 or 44xx, after which no client tries again, and without a
     traceback."""
     row, program = each

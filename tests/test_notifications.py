@@ -169,7 +169,7 @@ def test_the_smallest_server_loses_nothing(small, record):
 
 def test_the_smallest_server_rejects_invalid_requests(small):
     """The smallest server rejects with 400, in JSON, an invalid notification, with control
-    characters or half a surrogate pair for example, and a Last-Event-ID that is no id."""
+    characters or half a surrogate pair for example, and an invalid Last-Event-ID."""
     for response in small[1]:
         assert (response.status_code, response.json()["status"]) == (400, 400)
 
