@@ -33,6 +33,9 @@ document.querySelectorAll(".tabbed-set > :checked:not(:first-child)").forEach((i
 // Few pages have a calculator.
 if (document.querySelector(".calculator")) import("./calculators.js");
 
+// Two pages have the race.
+if (document.querySelector(".race")) import("./race.js");
+
 // Offline after the first visit: ../sw.js keeps what was loaded, and then the rest.
 const root = new URL("..", import.meta.url);
 if ("serviceWorker" in navigator && !navigator.connection?.saveData)

@@ -122,35 +122,36 @@ def race(rows, job, title, description):
 
     rows: [(name, note, [(from, to)] while a request or connection is open, messages of a trace)].
     Arrows up are messages of the client, arrows down of the server. `job`: start and end, in
-    seconds.
+    seconds. docs/assets/race.js draws the same in a browser; a proof holds the two equal.
     """
-    left, right, top, pitch = 12, 12, 40, 60
+    left, right, top, pitch = 12, 344, 40, 52
     last = max(m["at"] for *_, messages in rows for m in messages)
-    height = top + pitch * len(rows) + 4
+    # There is room for a name beside the end of the job.
+    end = max(last * 1.05, job[1] * (right - left) / (300 - left))
+    height = top + pitch * len(rows) + 2
 
     def x(at):
-        return left + at / (last + 0.25) * (WIDTH - left - right)
+        return left + at / end * (right - left)
 
     shapes = [
         rect(x(job[0]), 8, x(job[1]) - x(job[0]), 10, "job", 5),
         text(x(job[1]) + 6, 16, "job done", "note"),
-        # Up to the names of the ticks, and on below them.
-        *(line(x(job[1]), y1, x(job[1]), y2, "grid") for y1, y2 in ((18, 20), (36, height - 4))),
     ]
-    for second in range(int(last) + 1):
+    for second in range(int(end) + 1):
         anchor = "middle" if second else "start"
         shapes.append(text(x(second), 32, f"{second} s" if second else "0", "tick", anchor))
     for row, (name, note, opened, messages) in enumerate(rows):
-        y = top + pitch * row + 36
-        shapes += [text(left, y - 25, name, "lane", note=note)]
-        shapes += [line(x(0), y, x(last + 0.2), y, "life")]
-        shapes += [rect(x(start), y - 6, x(end) - x(start), 12, "held") for start, end in opened]
+        y = top + pitch * row + 32
+        shapes += [text(left, y - 21, name, "lane", note=note)]
+        shapes += [line(x(job[1]), y - 16, x(job[1]), y + 18, "grid")]
+        shapes += [line(left, y, right, y, "life")]
+        shapes += [rect(x(start), y - 5, x(end) - x(start), 10, "held") for start, end in opened]
         known = max(m["at"] for m in messages)
         if known > job[1]:
             shapes.append(rect(x(job[1]), y - 3, x(known) - x(job[1]), 6, "late", 3))
         for at, source in dict.fromkeys((m["at"], m["from"]) for m in messages):
             up = source == "client"
-            shapes += arrow(x(at), y, x(at), y - 19 if up else y + 19, "up" if up else "down")
+            shapes += arrow(x(at), y, x(at), y - 16 if up else y + 16, "up" if up else "down")
     names = [("up", "client → server"), ("down", "server → client")]
     names += [("held", "open"), ("late", "late")]
     shown, foot = legend(names, height)
