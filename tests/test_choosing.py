@@ -155,7 +155,7 @@ def requests(run):
     """Return for each message of a run whether it is a request."""
     if run.to_receiver:
         return [bool(message.method) for message in run.conversation]
-    return [message["text"].startswith(("GET ", "POST ")) for message in drawn(run)[0]]
+    return [message["text"].startswith(("GET", "POST")) for message in drawn(run)[0]]
 
 
 def one_more(name, run):
@@ -281,8 +281,9 @@ def test_an_event_more_costs_what_was_recorded(calculate, name, recorded):
 def test_a_poll_or_push_more_costs_what_was_recorded(calculate):
     """In the race, a held poll more takes the bytes of the recorded exchange, and a push more those
     of the recorded push."""
-    for name, part in [("long_polling", "HTTP: held `GET` and its response")] + [
-        ("websockets", "WebSocket: one push")
+    for name, part in [
+        ("long_polling", "HTTP: held `GET` and its response"),
+        ("websockets", "WebSocket: one push"),
     ]:
         few, many = (calculate(name, events=count, every=True) for count in (3, 8))
         assert many["bytes"] - few["bytes"] == 5 * cell("websockets/parts.md", part, 1)

@@ -86,11 +86,12 @@ class Lane {
   open = []; // [from, to], while a request or a connection is open
   requests = 0;
   deliveries = 0; // messages that brought something new
-  late = 0; // how long after it happened the latest event arrived
+  late = 0; // of the result; if the client is to receive every event, of the latest
   known = 0; // when the last event arrived
 
-  constructor(due, delay) {
+  constructor(due, delay, every) {
     this.due = due; // when each event happens that the client is to receive
+    this.every = every;
     this.delay = delay;
     this.start = -3 * delay; // when the client opens its connection
   }
@@ -116,7 +117,10 @@ class Lane {
   /** Receives all events that have happened by a time. */
   deliver(until, arrives) {
     if (this.due[0] <= until) this.deliveries += 1;
-    while (this.due[0] <= until) this.late = Math.max(this.late, arrives - this.due.shift());
+    while (this.due[0] <= until) {
+      const late = arrives - this.due.shift();
+      this.late = this.every ? Math.max(this.late, late) : late;
+    }
     this.known = arrives;
   }
 }
@@ -130,7 +134,7 @@ export function calculate(name, { seconds, interval, events, every, delay }) {
   const whole = (value) => Math.round(value * 1000);
   const due = Array.from({ length: events }, (_, number) => whole((seconds * number) / events));
   const all = every || name === "server_sent_events" ? due : [];
-  const lane = new Lane([...all, whole(seconds)], whole(delay));
+  const lane = new Lane([...all, whole(seconds)], whole(delay), every);
   RULES[name](lane, whole(interval), whole(delay));
   lane.name = NAMES[name];
   lane.repeated = name.endsWith("polling") ? lane.requests - 1 : lane.deliveries;
