@@ -37,6 +37,7 @@ DOCS = ROOT / "docs"
 UNUSED = ["assets/**/*.map", "assets/javascripts/lunr"]
 FENCE = re.compile(r"(?ms)^( *```.*?^ *```$)")
 AS_IT_IS = re.compile(r"(?s)(<(?:pre|script|textarea)\b.*?</(?:pre|script|textarea)>)")
+CARD = "assets/card.png"  # the picture of a link preview: see card.py
 LARGE = 1_200  # bytes of HTML, from which a folded program is moved
 # As the theme writes it; its script finds it wherever it is.
 COPY = """<nav class="md-code__nav" role="none"><button class="md-code__button"
@@ -124,15 +125,20 @@ def policy(page):
     )
 
 
-def complete_head(page, site_name):
+def complete_head(page, folder, site, config):
     """Add to the head of a page what the theme leaves out."""
     head = page.find("head")
     (title,) = head.xpath("title/text()")
-    found = [("type", "article"), ("site_name", site_name), ("title", title)]
+    found = [("type", "article"), ("site_name", config.site_name), ("title", title)]
     found += [("description", each) for each in head.xpath("meta[@name='description']/@content")]
     found += [("url", each) for each in head.xpath("link[@rel='canonical']/@href")]
     for name, content in found:
         head.append(E.meta(property=f"og:{name}", content=content))
+    if config.site_url:  # its address must be complete
+        head.append(E.meta(property="og:image", content=f"{config.site_url}{CARD}"))
+        head.append(E.meta(name="twitter:card", content="summary_large_image"))
+    icon = os.path.relpath(site / "assets/touch-icon.png", folder)
+    head.append(E.link(rel="apple-touch-icon", href=icon))
     # Before the first script, since it holds for what follows.
     head.insert(1, E.meta({"http-equiv": "Content-Security-Policy", "content": policy(page)}))
 
@@ -151,14 +157,14 @@ def without_blank_lines(text):
     return "".join(parts)
 
 
-def finish_page(path, site, site_name):
+def finish_page(path, site, config):
     """Finish a page; return the style sheets that it no longer needs."""
     page = html.document_fromstring(path.read_text())
     if (site / "assets/runtime").exists():
         runnable.mark(page)
     move_programs(page, path.parent)
     joined = join_styles(page, path.parent, site)
-    complete_head(page, site_name)
+    complete_head(page, path.parent, site, config)
     keep_at_home(page)
     text = html.tostring(page, encoding="unicode", doctype="<!doctype html>")
     path.write_text(without_blank_lines(text))
@@ -287,7 +293,7 @@ def pages(nav):
 def list_offline(site):
     """List the files that a reader needs offline: all but proofs, programs alone and recordings."""
     kinds = {".html", ".css", ".js", ".json", ".woff2", ".svg", ".png"}
-    left_out = ["reference/proofs", "reference/examples", "snippets"]
+    left_out = ["reference/proofs", "reference/examples", "snippets", CARD]
     found = [
         str(path.relative_to(site)).removesuffix("index.html")
         for path in sorted(site.rglob("*"))
@@ -309,7 +315,7 @@ def main(site):
         style
         for path in site.rglob("index.html")
         if not path.is_relative_to(site / "examples")
-        for style in finish_page(path, site, config.site_name)
+        for style in finish_page(path, site, config)
     }
     for style in joined:
         style.unlink()

@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import struct
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
@@ -203,13 +204,19 @@ def test_addresses_where_the_site_is_published(site):
 
 
 def test_link_previews(site):
-    """Each page has the title and the description of a link preview."""
+    """Each page has the title, the description and the picture of a link preview; the picture has
+    1200 by 630 pixels."""
     for path in published(site):
         found = {
             name: parsed(path).xpath(f"//meta[@property='og:{name}']/@content")
             for name in ("title", "description", "type", "site_name")
         }
         assert all(len(values) == 1 for values in found.values()), path
+        (image,) = parsed(path).xpath("//meta[@property='og:image']/@content")
+        assert image == "https://guide.example/guide/assets/card.png"
+    picture = (site / "assets/card.png").read_bytes()
+    assert struct.unpack(">II", picture[16:24]) == (1200, 630)  # of its first chunk, IHDR
+    assert len(picture) < 150_000
 
 
 def test_the_site_is_readable_offline(site, static, browser):
