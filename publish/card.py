@@ -46,7 +46,7 @@ def main():
     site = "".join((ASSETS / name).read_text() for name in ("site.css", "figures.css"))
     style = site + STYLE.replace("FONT", font)
     figure = (ROOT / "snippets/choosing/race.svg").read_text()
-    icon = (ASSETS / "favicon.svg").read_text()
+    icon = page_of((ASSETS / "favicon.svg").read_text(), "body { margin: 0 } svg { width: 180px }")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), chromium_sandbox=False
