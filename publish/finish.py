@@ -6,6 +6,8 @@
 - joins the style sheets of a page into one, and lets the text font load with it
 - takes code out of the index of the search
 - marks the programs that the runtime can run, where `make runtime` has built it
+- leaves out what the highlighting marks and does not colour
+- marks the key line of a page in its programs, and offers each whole program as a download
 - moves programs in closed folds and unopened tabs into files, which are loaded when they are opened
 - removes the theme's request to the host of the repository for its number of stars
 - writes `robots.txt`, and adds to the head of each page: link previews, a Content-Security-Policy
@@ -63,6 +65,62 @@ def index_text(site):
 # Pages
 
 
+def squeezed(text):
+    return "".join(text.split())
+
+
+def mark_key_line(page):
+    """Mark the key line of *At a glance* where it stands in a program."""
+    keys = page.xpath("//div[@class='glance']//dt[.='Key line']/following-sibling::dd[1]//code")
+    key = squeezed(keys[0].text_content()) if keys else ""
+    for code in page.xpath("//div[contains(@class, 'highlight')]/pre/code"):
+        if not key or key not in squeezed(code.text_content()):
+            continue
+        text = html.tostring(code, encoding="unicode", with_tail=False)
+        # No element of highlighted code spans two lines.
+        lines = text.removeprefix("<code>").removesuffix("</code>").splitlines(keepends=True)
+        plain = [
+            squeezed(html.fragment_fromstring(f"<i>{each}</i>").text_content()) for each in lines
+        ]
+        for first, last in spans(plain, key):
+            lines[first] = f'<span class="hll">{lines[first]}'
+            lines[last] += "</span>"
+        marked = html.fragment_fromstring(f"<code>{''.join(lines)}</code>")
+        marked.tail = code.tail
+        code.getparent().replace(code, marked)
+
+
+def spans(lines, text):
+    """Return (first, last) of the lines that are a text together."""
+    return [
+        (first, last)
+        for first in range(len(lines))
+        for last in range(first, min(first + 4, len(lines)))
+        if "".join(lines[first : last + 1]) == text and lines[first] and lines[last]
+    ]
+
+
+@cache
+def programs():
+    """Return {text: path} of all examples, as a page prints them."""
+    found = {}
+    for path in sorted((ROOT / "examples").glob("*/*")):
+        if path.suffix in {".py", ".html", ".sh", ".conf", ".cfg"}:
+            text = re.sub(r"(?m)^\s*\S+ --8<-- .*\n", "", path.read_text())
+            found[squeezed(text)] = path.relative_to(ROOT)
+    return found
+
+
+def offer_downloads(page, root):
+    """Offer each program that is printed whole as a download; root: the site, from the page."""
+    for code in page.xpath("//div[contains(@class, 'highlight')]/pre/code"):
+        path = programs().get(squeezed(code.text_content()))
+        if path:
+            words = f"Download {path.name}"
+            attributes = {"class": "download", "href": f"{root}/{path}", "download": ""}
+            code.addprevious(E.a(attributes | {"title": words, "aria-label": words}))
+
+
 def move_programs(page, folder):
     """Move the programs in closed folds and unopened tabs into files; leave links to them."""
     moved = 0
@@ -78,7 +136,7 @@ def move_programs(page, folder):
         pre.insert(0, html.fragment_fromstring(COPY.format(pre.get("id"))))
         tail, code.tail = code.tail, None
         text = html.tostring(code, encoding="us-ascii").decode()
-        (folder / f"program-{moved}.html").write_text(text)
+        (folder / f"program-{moved}.html").write_text(without_plain_spans(text))
         link = E.a("Show the program", {"class": "program", "href": f"program-{moved}.html"})
         link.tail = tail
         code.getparent().replace(code, link)
@@ -150,6 +208,12 @@ def keep_at_home(page):
         del link.attrib["data-md-component"]
 
 
+def without_plain_spans(text):
+    """Return HTML without the marks of code that have the colour of the code: names, and space."""
+    text = text.replace("<pre><span></span>", "<pre>")
+    return re.sub(r'<span class="[nw]">([^<]*)</span>', r"\1", text)
+
+
 def without_blank_lines(text):
     """Return HTML without the blank lines that the templates of the theme leave."""
     parts = AS_IT_IS.split(text)
@@ -162,12 +226,14 @@ def finish_page(path, site, config):
     page = html.document_fromstring(path.read_text())
     if (site / "assets/runtime").exists():
         runnable.mark(page)
+    mark_key_line(page)
+    offer_downloads(page, os.path.relpath(site, path.parent))
     move_programs(page, path.parent)
     joined = join_styles(page, path.parent, site)
     complete_head(page, path.parent, site, config)
     keep_at_home(page)
     text = html.tostring(page, encoding="unicode", doctype="<!doctype html>")
-    path.write_text(without_blank_lines(text))
+    path.write_text(without_plain_spans(without_blank_lines(text)))
     return joined
 
 

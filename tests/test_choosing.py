@@ -406,13 +406,15 @@ def test_the_race_is_live(live, open_page):
 
 
 def test_the_race_is_loaded_where_it_is(static, open_page):
-    """No other page loads the race; without JavaScript its figure stands alone."""
+    """The script of the race is loaded by a page that has it, and by no other page."""
     page = open_page.context.new_page()
     requested = []
     page.on("request", lambda request: requested.append(request.url.rpartition("/")[2]))
     page.goto(f"{static.url}/start/token/", wait_until="networkidle")
+    page.locator(".md-code__nav[role=none]").first.wait_for(state="attached")  # by site.js
     assert "race.js" not in requested
-    page.goto(f"{static.url}/", wait_until="networkidle")
+    page.goto(f"{static.url}/")
+    page.get_by_role("button", name="Run the race").wait_for()
     assert "race.js" in requested
 
 

@@ -203,6 +203,37 @@ def test_addresses_where_the_site_is_published(site):
     assert f"\nSitemap: {home}sitemap.xml\n" in (site / "robots.txt").read_text()
 
 
+def test_the_key_line_is_marked(site):
+    """The key line of a page is marked where it stands in a program of the page, and no other line
+    is; a marked program keeps its text."""
+    marked = 0
+    for path in published(site):
+        page = parsed(path)
+        keys = page.xpath("//div[@class='glance']//dt[.='Key line']/following-sibling::dd[1]//code")
+        for line in page.xpath("//pre//*[@class='hll']"):
+            assert squeezed(line.text_content()) == squeezed(keys[0].text_content()), path
+            marked += 1
+    assert marked >= 12
+    with open(EXAMPLES / "webhooks/client.py") as program:
+        shown = parsed(site / "techniques/long-polling/index.html").xpath(
+            "//pre[.//*[@class='hll']]"
+        )
+        assert program and "\n        await asyncio.wait([task]" in shown[0].text_content()
+
+
+def test_whole_programs_can_be_downloaded(site):
+    """Beside each program that a page prints whole is a link that downloads that file; an excerpt
+    has none."""
+    offered = 0
+    for path in [*published(site), *site.rglob("program-*.html")]:
+        for link in parsed(path).xpath("//pre/a[@class='download']"):
+            program = (path.parent / link.get("href")).read_text()
+            shown = re.sub(r"(?m)^\s*\S+ --8<-- .*\n", "", program)
+            assert squeezed(link.getparent().find("code").text_content()) == squeezed(shown), path
+            offered += 1
+    assert offered > 60
+
+
 def test_link_previews(site):
     """Each page has the title, the description and the picture of a link preview; the picture has
     1200 by 630 pixels."""
