@@ -124,8 +124,8 @@ def test_what_each_client_prints(runs, record):
     assert [line[-1] for line in printed["server_sent_events"]] == [*"%%%", "2"]
     assert [json.loads(line)["status"] for line in printed["websockets"]] == ["pending", "done"]
     assert [line.split()[0] for line in printed["webhooks"]] == ["submitted:", "job.done"]
-    told = [f"{TECHNIQUES[name][0]}\n{run.printed}" for name, run in runs.items()]
-    record("choosing/printed.txt", "\n".join(told))
+    outputs = [f"{TECHNIQUES[name][0]}\n{run.printed}" for name, run in runs.items()]
+    record("choosing/printed.txt", "\n".join(outputs))
 
 
 def test_only_short_polling_is_late(runs):
