@@ -74,7 +74,10 @@ def pytest_collection_modifyitems(items):
 
     items.sort(key=order)
     for item in items:
-        if item.path.stem not in INDEPENDENT:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if parameters.get("browser") == "firefox":
+            item.add_marker(pytest.mark.xdist_group("firefox"))  # one worker starts it
+        elif item.path.stem not in INDEPENDENT:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
@@ -346,18 +349,44 @@ def many_files():
 
 
 @pytest.fixture(scope="session")
-def browser():
+def playwright():
+    """Return Playwright, which drives browsers."""
+    with sync_playwright() as playwright:
+        yield playwright
+
+
+@pytest.fixture(scope="session")
+def chromium(playwright):
     """Return the system's Chromium, headless. It makes no request of its own."""
     # Debian has the same browser without a window as well, which takes half the time to open.
     path = parts.found("chromium-headless-shell") or require_program("chromium")
     flags = "disable-gpu disable-quic no-first-run disable-background-networking"
     flags += " disable-component-update disable-sync"
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(
-            executable_path=path,
-            chromium_sandbox=False,
-            args=[f"--{flag}" for flag in flags.split()],
-        )
+    return playwright.chromium.launch(
+        executable_path=path,
+        chromium_sandbox=False,
+        args=[f"--{flag}" for flag in flags.split()],
+    )
+
+
+@pytest.fixture(scope="session")
+def firefox(playwright):
+    """Return the system's Firefox, headless."""
+    require_program("firefox-esr")
+    browser = playwright.firefox.launch(
+        channel="moz-firefox",
+        executable_path=ROOT / "tests/support/firefox.py",
+        env=environment(),
+        timeout=90_000,  # milliseconds, on a busy machine
+    )
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def browser(request):
+    """Return Chromium, or the browser of a proof that is made in both (`both_browsers`)."""
+    return request.getfixturevalue(getattr(request, "param", "chromium"))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import re
 import pytest
 from websockets.frames import Frame, Opcode
 
-from .support.browsing import expect_accessible
+from .support.browsing import enter, expect_accessible
 from .support.recorder import SNIPPETS
 
 # The key of the examples in RFC 6455.
@@ -137,7 +137,7 @@ def test_a_calculator_follows_its_inputs(static, open_page, address, label, valu
     phone."""
     page = open_page(f"{static.url}/{address}/")
     calculator = page.locator(".calculator")
-    calculator.get_by_label(label).fill(value)
+    enter(calculator.get_by_label(label), value)
     calculator.locator("output", has_text=words).wait_for()
     expect_accessible(page, ".calculator")
     page.set_viewport_size({"width": 320, "height": 800})

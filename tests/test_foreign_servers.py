@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from .support.browsing import enter
 from .support.processes import (
     EXAMPLES,
     Program,
@@ -757,7 +758,7 @@ def begin_page(request, page, tmp_path):
         page.clock.install()
         page.goto(f"file://{folder}/client.html")
         if "short_polling" in request.param:
-            page.fill("#interval", "0.1")
+            enter(page.locator("#interval"), "0.1")
         page.click("#start")
         return page
 

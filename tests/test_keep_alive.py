@@ -16,7 +16,7 @@ from sanic.config import DEFAULT_CONFIG
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 
-from .support.browsing import expect_accessible
+from .support.browsing import both_browsers, expect_accessible, is_firefox
 from .support.crossing import certified, secured
 from .support.messages import counts, exchanges, messages, table, transcript
 from .support.threads import run_in_thread
@@ -246,10 +246,14 @@ def test_an_expired_connection_is_not_reused(server, tap):
 # The browser
 
 
-def shown(page, button):
-    page.click(button)
+def responses(page):
     page.wait_for_selector("li:has-text('done'), li:has-text('failed')")
     return page.locator("#responses li").all_inner_texts()
+
+
+def shown(page, button):
+    page.click(button)
+    return responses(page)
 
 
 def test_the_browser_reuses_one_connection(open_client_page, server, tap):
@@ -262,13 +266,25 @@ def test_the_browser_reuses_one_connection(open_client_page, server, tap):
     assert lines[-1] == "done"
 
 
-def test_chromium_opens_six_connections(open_client_page, server, tap):
-    """Chromium opens at most six HTTP/1.1 connections to a host: of eight concurrent requests, two
+@both_browsers
+def test_a_browser_opens_six_connections(open_client_page, server, tap):
+    """A browser opens at most six HTTP/1.1 connections to a host: of eight concurrent requests, two
     wait for a connection."""
     wire = tap(server)
-    lines = shown(open_client_page(wire.url), "#all")
+    page = open_client_page(wire.url)
+    page.evaluate("document.getElementById('all').onclick()")
     assert sorted(per_connection(wire)) == [1, 1, 1, 1, 2, 2]
-    assert sum("request 2" in line for line in lines) == 2
+    assert sum("request 2" in line for line in responses(page)) == 2
+
+
+@both_browsers
+def test_firefox_opens_more_after_a_click(open_client_page, server, tap):
+    """For requests that a click of the user starts, Firefox opens more than six connections to a
+    host: for eight concurrent requests, eight. Chromium opens six."""
+    wire = tap(server)
+    page = open_client_page(wire.url)
+    shown(page, "#all")
+    assert len(per_connection(wire)) == (8 if is_firefox(page) else 6)
 
 
 def test_the_browser_client_reports_errors(open_client_page, port, canned):

@@ -10,6 +10,7 @@ import httpx2
 import pytest
 from sanic.config import DEFAULT_CONFIG
 
+from .support.browsing import both_browsers
 from .support.crossing import Crossing
 from .support.messages import messages
 from .support.processes import EXAMPLES, environment
@@ -146,8 +147,9 @@ def test_retries_on_a_new_connection(impatient, monkeypatch):
             assert module["send_request"](client, "GET").status_code == 200
 
 
-def test_chromium_retries_a_post(start, page, tap):
-    """Chromium retries a `POST` when its reused connection ends without a response: one `fetch`
+@both_browsers
+def test_a_browser_retries_a_post(start, page, tap):
+    """A browser retries a `POST` when its reused connection ends without a response: one `fetch`
     sends two requests, and the server processes both."""
     wire = tap(start("keep_alive/server_impatient.py"))
     page.goto(wire.url)

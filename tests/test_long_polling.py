@@ -10,6 +10,7 @@ from itertools import pairwise
 import httpx2
 import pytest
 
+from .support.browsing import both_browsers, enter
 from .support.diffs import functions
 from .support.messages import counts, exchanges, label, messages, table, trace, transcript
 from .support.messages import late as in_halves
@@ -432,13 +433,14 @@ def open_canned(open_client_page, canned):
     return open_canned
 
 
+@both_browsers
 def test_the_browser_is_held(open_client_page, hardened, tap):
     """The page, opened as a file, polls with fetch, is held, and polls again when the hold has
     ended."""
     wire = tap(hardened)
     page = open_client_page(wire.url)
-    page.fill("#seconds", "1.9")
-    page.fill("#wait", "1")
+    enter(page.locator("#seconds"), "1.9")
+    enter(page.locator("#wait"), "1")
     page.click("#start")
     assert page.is_disabled("#start")
     page.wait_for_selector("text=done: 42")
@@ -455,7 +457,7 @@ def test_prefer_needs_a_preflight(open_client_page, hardened, tap):
     server allows it."""
     wire = tap(hardened)
     page = open_client_page(wire.url)
-    page.fill("#seconds", "0.1")
+    enter(page.locator("#seconds"), "0.1")
     page.click("#start")
     page.wait_for_selector("text=done: 42")
     methods = [m.method for m in messages(wire.events) if m.source == "client"]
@@ -466,7 +468,7 @@ def test_the_browser_stops(open_client_page, hardened, tap):
     """Stop closes the connection of a held request at once."""
     wire = tap(hardened)
     page = open_client_page(wire.url)
-    page.fill("#seconds", "60")
+    enter(page.locator("#seconds"), "60")
     page.click("#start")
     wait_until_sent(wire)
     page.click("#stop")

@@ -20,6 +20,7 @@ from playwright.sync_api import expect
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from .support.browsing import both_browsers
 from .support.events import metric
 from .support.messages import messages, single_values, table, wire_list
 from .support.processes import (
@@ -1242,6 +1243,7 @@ def unread(page, number):
     expect(page.locator("#unread")).to_have_text(f"{number} unread", timeout=60_000)
 
 
+@both_browsers
 def test_a_browser_survives_a_server_that_is_killed(start, open_client_page, tmp_path):
     """The page in a browser has every notification, once and in order, from a server that is killed
     twice, and when it is reloaded; and it remembers what was read."""

@@ -32,6 +32,7 @@ from websockets.sync.client import connect
 from websockets.utils import accept_key
 
 from .support.bars import histograms
+from .support.browsing import both_browsers
 from .support.messages import table
 from .support.processes import (
     EXAMPLES,
@@ -917,6 +918,7 @@ def test_a_short_close_timeout_reconnects_sooner(monkeypatch):
 # The browser
 
 
+@both_browsers
 def test_a_browser_does_not_wait_for_a_long_delay(start, page, tmp_path):
     """A page that waits to reconnect does so at once when the network is back, or when the page
     becomes visible."""

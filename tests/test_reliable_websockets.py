@@ -18,6 +18,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from .support.browsing import both_browsers
 from .support.messages import messages, table
 from .support.processes import (
     EXAMPLES,
@@ -210,6 +211,7 @@ def test_survives_a_server_that_is_killed(start, follow, tmp_path, name):
     assert client.output.endswith("1 to 150: 0 lost, 0 duplicates\n")
 
 
+@both_browsers
 def test_a_browser_survives_a_server_that_is_killed(start, open_client_page, tmp_path):
     """The page gets every event once and in order, although the server is killed three times while
     it sends."""

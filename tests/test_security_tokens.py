@@ -13,6 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from .support.browsing import both_browsers
 from .support.hostile import PROBE, Level, assert_level, flood, reset
 from .support.processes import EXAMPLES, TIMEOUT, assert_clean_output
 from .support.recorder import stable, wrap_lines
@@ -184,6 +185,7 @@ def test_invalid_keys_and_tokens_get_no_token_or_ticket(server):
     assert_clean_output(server.output)
 
 
+@both_browsers
 def test_a_browser_authenticates_by_ticket(short_lived, page):
     """The page in a browser opens its WebSocket with a ticket, and with another one when its token
     has expired; it continues with the next event."""

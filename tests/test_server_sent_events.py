@@ -15,7 +15,14 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from .support.browsing import expect_accessible, replay
+from .support.browsing import (
+    both_browsers,
+    both_browsers_for,
+    enter,
+    expect_accessible,
+    is_firefox,
+    replay,
+)
 from .support.messages import (
     counts,
     events_of,
@@ -309,7 +316,7 @@ def test_the_browser_client_shows_events(open_client_page, start, tap, name):
     last one, so that the browser does not reconnect."""
     wire = tap(start(f"{HERE}/{name}"))
     page = open_client_page(wire.url)
-    page.fill("#seconds", "0.5")
+    enter(page.locator("#seconds"), "0.5")
     for _ in range(2):
         page.click("#start")
         page.wait_for_selector("text=done: 42")
@@ -323,7 +330,7 @@ def test_stop_closes_the_stream(open_client_page, server, tap):
     """Stop closes the stream at once."""
     wire = tap(server)
     page = open_client_page(wire.url)
-    page.fill("#seconds", "60")
+    enter(page.locator("#seconds"), "60")
     page.click("#start")
     wire.wait_until(lambda events: any(b"retry: " in event.data for event in events))
     page.click("#stop")
@@ -394,13 +401,14 @@ def cut_after_each(event, seen):
             return Cut(event.data.index(b"\n\n\r\n", event.data.index(b"id: " + number)) + 4)
 
 
+@both_browsers
 def test_a_browser_reconnects_by_itself(open_client_page, hardened, tap):
     """A browser whose connection is cut again and again reconnects each time by itself, and shows
     each event once and in order."""
     seen = set()
     wire = tap(hardened, on_data=lambda event: cut_after_each(event, seen))
     page = open_client_page(wire.url)
-    page.fill("#seconds", "0.5")
+    enter(page.locator("#seconds"), "0.5")
     page.click("#start")
     page.wait_for_selector("text=done: 42")
     assert [text for text in shown(page) if "lost" not in text] == [
@@ -452,6 +460,7 @@ def test_a_browser_stops_at_204(page, hardened, tap, record):
     record("server_sent_events/no_more.html", transcript(messages(again.events), "No more"))
 
 
+@both_browsers
 def test_a_browser_sends_the_last_event_id(page, canned):
     """A browser that reconnects sends the id of the last complete event exactly as the server sent
     it."""
@@ -475,15 +484,15 @@ def test_a_browser_reconnects_whenever_a_stream_ends(page, canned):
 
 def test_retry_sets_the_reconnection_time(page, canned):
     """A browser that received a retry of a minute has not reconnected when one that received a
-    retry of ten milliseconds has done so twenty times."""
+    retry of ten milliseconds has done so five times."""
     later = canned((200, SSE, "retry: 60000\n\n"))
-    soon = canned(*[(200, SSE, "retry: 10\n\n")] * 20, NO_MORE)
+    soon = canned(*[(200, SSE, "retry: 10\n\n")] * 5, NO_MORE)
     page.evaluate("(url) => { new EventSource(url); }", later.url)
     assert in_browser(page, f"{soon.url}/?stay")[0] == "closed"
     assert len(later.requests) == 1
 
 
-@pytest.mark.parametrize("status", [204, 400, 401, 404, 429, 500, 502, 503])
+@both_browsers_for("status", [204, 400, 401, 404, 429, 500, 502, 503])
 def test_a_status_other_than_200_closes_an_event_source(page, canned, status):
     """A browser does not reconnect after a status other than 200 and redirects, not even after a
     503 with Retry-After."""
@@ -629,6 +638,16 @@ STREAMS = {
 }
 
 
+# Where Firefox differs from Chromium and from the standard: {rule: (in Firefox, in Chromium)}.
+ID_BUGS = {
+    "an id with a NUL is ignored": (
+        [["message", "a", "1"]],
+        [["message", "a", "1"], ["message", "b", "1"]],
+    ),
+    "an id without data is no event": ([["message", "a", ""]], [["message", "a", "1"]]),
+}
+
+
 def listed(events):
     """Return events as a cell of a table."""
     words = [
@@ -638,13 +657,19 @@ def listed(events):
     return "<br>".join(f"`{each}`" for each in words) or "nothing"
 
 
+@both_browsers
 def test_how_a_stream_is_parsed(page, canned, record):
-    """A browser and httpx2 parse a stream in the same way, except that httpx2 takes an id or a
-    name without data for an event, and reads a byte order mark as text."""
+    """Browsers and httpx2 parse a stream in the same way, except that httpx2 takes an id or a name
+    without data for an event, and reads a byte order mark as text; and that Firefox drops an id
+    without data, which Chromium keeps for the next event, and an event whose id has a NUL."""
     rows, differ = [], []
     for rule, stream in STREAMS.items():
         url = canned((200, SSE, stream)).url
         _, received = in_browser(page, url, "x")
+        if is_firefox(page) and rule in ID_BUGS:
+            wrong, right = ID_BUGS[rule]
+            assert received == wrong
+            received = right
         with httpx2.Client() as client, client.sse(url) as source:
             python = [[event.event, event.data, event.id] for event in source]
         same = received == python
@@ -1168,13 +1193,12 @@ def test_a_stopping_server_ends_its_streams(start, tap, name):
         assert all(1000 <= int(each.removeprefix("retry: ")) <= 5000 for each in last)
 
 
-def test_a_browser_reconnects_to_a_restarted_server(page, start, port):
-    """A browser whose server stops tries again until the server runs, and then sends the id of the
-    last event that it has. A server that kept its jobs in memory responds with 404, which closes
-    the EventSource."""
-    number = port()
-    first = start(f"{HERE}/server_hardened.py", RECONNECT_MS=50, PORT=number)
-    events = submit_job(first.url, 60)
+def lose_server(page, start, number, own_origin):
+    """Follow a job in a page, of the server's origin or another, and stop the server."""
+    server = start(f"{HERE}/server_hardened.py", RECONNECT_MS=50, PORT=number)
+    if own_origin:
+        page.goto(f"{server.url}/nothing")
+    events = submit_job(server.url, 60)
     page.evaluate(
         """(url) => {
             window.source = new EventSource(url);
@@ -1185,12 +1209,32 @@ def test_a_browser_reconnects_to_a_restarted_server(page, start, port):
         events,
     )
     page.wait_for_function("received > 0")
-    first.stop()
+    server.stop()
+    return events
+
+
+@both_browsers
+def test_a_browser_reconnects_to_a_restarted_server(page, start, port):
+    """A browser whose server stops tries again until the server runs, and then sends the id of the
+    last event that it has. A server that kept its jobs in memory responds with 404, which closes
+    the EventSource."""
+    events = lose_server(page, start, number := port(), own_origin=True)
     page.wait_for_function("lost >= 3")  # it was refused, and tries again
     assert page.evaluate("source.readyState === EventSource.CONNECTING")
     start(f"{HERE}/server_hardened.py", PORT=number)
     page.wait_for_function("source.readyState === EventSource.CLOSED")
     assert httpx2.get(events).status_code == 404
+
+
+@both_browsers
+def test_firefox_gives_up_on_another_origin(page, start, port):
+    """If the server has another origin than the page, and refuses the connection, Firefox closes
+    the EventSource, where Chromium tries again."""
+    lose_server(page, start, port(), own_origin=False)
+    if is_firefox(page):
+        page.wait_for_function("source.readyState === EventSource.CLOSED")
+    else:
+        page.wait_for_function("lost >= 3 && source.readyState === EventSource.CONNECTING")
 
 
 # Between client and server
@@ -1288,7 +1332,7 @@ def test_the_panel_is_live(live, open_page):
     page = open_page(f"{live.url}/techniques/server-sent-events/")
     page.wait_for_selector(".panel[data-state=live]")
     client = page.frame_locator(".panel iframe")
-    client.locator("#seconds").fill("2.5")
+    enter(client.locator("#seconds"), "2.5")
     client.locator("#start").click()
     client.get_by_text("done: 42").wait_for()
     words = page.locator(".panel-wire text.down").all_text_contents()

@@ -11,6 +11,7 @@ from itertools import pairwise
 import httpx2
 import pytest
 
+from .support.browsing import both_browsers, enter
 from .support.diffs import diff, functions
 from .support.figures import chart, readable_alone
 from .support.messages import counts, exchanges, label, late, messages, table, trace, transcript
@@ -521,11 +522,12 @@ def test_curl_polls(runs, record):
     record("short_polling/curl.txt", result.stdout)
 
 
+@both_browsers
 def test_the_browser_polls(open_client_page, server):
     """The page, opened as a file, polls with fetch until the job is done."""
     page = open_client_page(server.url)
-    page.fill("#seconds", "1.5")
-    page.fill("#interval", "1")
+    enter(page.locator("#seconds"), "1.5")
+    enter(page.locator("#interval"), "1")
     page.click("#start")
     assert page.is_disabled("#start")
     page.wait_for_selector("text=done: 42")
@@ -541,8 +543,8 @@ def test_the_browser_polls(open_client_page, server):
 def test_the_browser_stops(open_client_page, server):
     """Stop ends the polling at once, also in the middle of an interval."""
     page = open_client_page(server.url)
-    page.fill("#seconds", "60")
-    page.fill("#interval", "60")
+    enter(page.locator("#seconds"), "60")
+    enter(page.locator("#interval"), "60")
     page.click("#start")
     page.click("#stop")
     page.wait_for_selector("text=stopped: you pressed Stop")
@@ -554,7 +556,7 @@ def test_the_browser_rejects_a_missing_interval(open_client_page, tap, server):
     wire = tap(server)
     page = open_client_page(wire.url)
     for interval in "", "0":
-        page.fill("#interval", interval)
+        enter(page.locator("#interval"), interval)
         page.click("#start")
         assert page.locator("#interval:invalid").count() == 1
     assert wire.connections == 0
@@ -570,7 +572,7 @@ def test_the_browser_shows_errors(canned, open_client_page):
         ([submitted, (200, allowed, {"status": "failed", "error": "no paper"})], "no paper"),
     ]:
         page = open_client_page(canned(*responses).url)
-        page.fill("#interval", "0.1")
+        enter(page.locator("#interval"), "0.1")
         page.click("#start")
         page.wait_for_selector(f"text={words}")
 

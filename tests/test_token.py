@@ -10,6 +10,7 @@ import time
 import httpx2
 import pytest
 
+from .support.browsing import both_browsers
 from .support.diffs import diff, functions
 from .support.messages import exchanges, label, messages, table, trace, transcript
 from .support.processes import (
@@ -496,6 +497,7 @@ def test_each_job_has_its_own_idempotency_key(canned, run):
 # The browser
 
 
+@both_browsers
 def test_the_browser_submits_and_polls(open_client_page, server, tap):
     """The page, opened as a file, submits a job, polls it, and polls an unknown token."""
     wire = tap(server)

@@ -11,8 +11,10 @@ import httpx2
 import pytest
 from lxml import html
 
+from ..support.browsing import both_browsers, both_browsers_for
 from ..support.processes import EXAMPLES, ROOT
 from ..support.recorder import pages
+from ..support.static_host import static_host
 
 CONTENT = sorted(
     str(path.relative_to(ROOT / "docs").with_suffix(""))
@@ -177,10 +179,10 @@ def test_the_site_works_below_a_path(site, static):
     assert missing == {}
 
 
-def test_pages_work_below_a_path(static, open_page):
+@both_browsers_for("name", ["start/token/", "reference/proofs/token/", "", "techniques/webhooks/"])
+def test_pages_work_below_a_path(static, open_page, name):
     """Below a path, pages of each section load without an error, and what they request exists."""
-    for name in ("", "start/token/", "techniques/webhooks/", "reference/proofs/token/"):
-        open_page(f"{static.url}/{name}")
+    open_page(f"{static.url}/{name}")
 
 
 def test_addresses_where_the_site_is_published(site):
@@ -250,17 +252,18 @@ def test_link_previews(site):
     assert len(picture) < 150_000
 
 
-def test_the_site_is_readable_offline(site, static, browser):
+@both_browsers
+def test_the_site_is_readable_offline(site, port, browser):
     """After the first visit all pages and the replay of a recording work without the server."""
     with browser.new_context() as context:
         page = context.new_page()
-        page.goto(f"{static.url}/start/token/")
-        kept = "caches.open('site').then(cache => cache.keys()).then(keys => keys.length)"
-        listed = json.loads((site / "offline.json").read_text())
-        while page.evaluate(kept) < len(listed):
-            page.wait_for_timeout(100)
-        context.set_offline(True)
-        page.goto(f"{static.url}/systems/job-queues/")
+        with static_host(site, port()) as host:
+            page.goto(f"{host.url}/start/token/")
+            kept = "caches.open('site').then(cache => cache.keys()).then(keys => keys.length)"
+            listed = json.loads((site / "offline.json").read_text())
+            while page.evaluate(kept) < len(listed):
+                page.wait_for_timeout(500)
+        page.goto(f"{host.url}/systems/job-queues/")
         assert page.text_content("h1").startswith("Job queues")
-        page.goto(f"{static.url}/techniques/short-polling/")
+        page.goto(f"{host.url}/techniques/short-polling/")
         page.locator(".panel[data-state=replay]").wait_for()

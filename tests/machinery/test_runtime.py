@@ -16,7 +16,7 @@ from websockets.frames import Frame, Opcode
 from publish import runnable
 from publish.runtime import BUDGET, PACKAGES, PYODIDE
 
-from ..support.browsing import expect_accessible, watched_pages
+from ..support.browsing import both_browsers, expect_accessible, watched_pages
 from ..support.parts import skip_or_fail
 from ..support.processes import EXAMPLES, ROOT
 from .test_laws import PAGES
@@ -691,6 +691,28 @@ def test_an_edited_server_responds_otherwise(opened):
     opened.select_option(".runner [name=method]", "POST")
     opened.fill(".runner [name=path]", "/jobs")
     send(opened, '"pending"')
+
+
+@both_browsers
+def test_the_page_of_long_polling_runs_its_server(open_page, static):
+    """On the page of long polling, the server whose limit was changed from 25 seconds to 2 ends a
+    hold after 2; after *Kill* and *Run* it runs again, without the job that it had in memory."""
+    page = open_page(f"{static.url}/techniques/long-polling/")
+    page.click("[data-run='long_polling/server.py'] .run-here")
+    page.wait_for_selector(RUNNING)
+    edit(page, '"MAX_WAIT", 25', '"MAX_WAIT", 2')
+    page.wait_for_selector(RUNNING)
+    page.fill(".runner [name=body]", '{"seconds": 60}')
+    send(page, "202 Accepted")
+    page.fill(".runner [name=headers]", "Prefer: wait=20")
+    send(page, "preference-applied: wait=2")
+    send(page, '"pending"')
+    press(page, "Kill")
+    page.locator(".runner-bar strong", has_text="Killed").wait_for()
+    press(page, "Run")
+    page.wait_for_selector(RUNNING)
+    send(page, "404 Not Found")
+    open_page.problems.clear()
 
 
 def test_an_error_is_shown_with_its_line(opened):

@@ -14,7 +14,7 @@ import pytest
 from lxml import html
 from websockets.sync.client import connect
 
-from ..support.browsing import PHONE, expect_accessible, replay
+from ..support.browsing import PHONE, both_browsers, enter, expect_accessible, replay
 from ..support.processes import EXAMPLES, ROOT, Program, environment, wait_until
 
 # Served
@@ -172,7 +172,7 @@ def test_the_site_behind_nginx(live, before, open_page):
     proxy = before("site/nginx.conf", live.port)
     page = open_page(f"{proxy.url}/techniques/long-polling/")
     client = page.frame_locator(".panel iframe")
-    client.locator("#seconds").fill("0.2")
+    enter(client.locator("#seconds"), "0.2")
     client.locator("#start").click()
     client.get_by_text("done: 42").wait_for()
     page.close()
@@ -253,8 +253,8 @@ def test_the_panel_is_live(live, open_page):
     page.wait_for_selector(".panel[data-state=live]")
     assert "Live." in page.inner_text(".panel")
     client = page.frame_locator(".panel iframe")
-    client.locator("#seconds").fill("1.5")
-    client.locator("#interval").fill("1")
+    enter(client.locator("#seconds"), "1.5")
+    enter(client.locator("#interval"), "1")
     client.locator("#start").click()
     client.get_by_text("done: 42").wait_for()
     # The submission and two polls; a response to each.
@@ -290,7 +290,7 @@ def test_a_held_request_is_drawn(live, open_page):
     """While a request is held, the panel of long polling draws it as open; one poll is enough."""
     page = open_page(f"{live.url}/techniques/long-polling/")
     client = page.frame_locator(".panel iframe")
-    client.locator("#seconds").fill("1.5")
+    enter(client.locator("#seconds"), "1.5")
     client.locator("#start").click()
     client.get_by_text("done: 42").wait_for()
     # The submission and one poll; a response to each.
@@ -302,6 +302,7 @@ def test_a_held_request_is_drawn(live, open_page):
     assert max(heights) > 30  # the second and a half, without what came before at 0
 
 
+@both_browsers
 def test_a_held_request_is_replayed(static, open_page):
     """On a static host the panel of long polling plays the recorded run."""
     page = replay(open_page, f"{static.url}/techniques/long-polling/")
@@ -332,8 +333,8 @@ def test_the_newest_message_is_in_view(live, open_page):
     page = open_page(f"{live.url}/techniques/short-polling/")
     page.set_viewport_size(PHONE)
     client = page.frame_locator(".panel iframe")
-    client.locator("#seconds").fill("2")
-    client.locator("#interval").fill("0.1")
+    enter(client.locator("#seconds"), "2")
+    enter(client.locator("#interval"), "0.1")
     client.locator("#start").click()
     client.get_by_text("done: 42").wait_for()
     places = page.locator(".panel-wire, .panel-wire text:is(.up, .down)")

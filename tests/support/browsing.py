@@ -2,10 +2,34 @@
 
 from contextlib import contextmanager
 
+import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 DESKTOP = {"width": 1280, "height": 720}
 PHONE = {"width": 390, "height": 844}
+
+
+# A proof with one of these marks is made in Firefox, as well or only. One without is in Chromium.
+both_browsers = pytest.mark.parametrize("browser", ("chromium", "firefox"), indirect=True)
+only_firefox = pytest.mark.parametrize("browser", ("firefox",), indirect=True)
+
+
+def both_browsers_for(name, values, indirect=False):
+    """Return a mark that makes a proof in Chromium for each value, and in Firefox for the last."""
+    cases = [("chromium", value) for value in values] + [("firefox", values[-1])]
+    fixtures = ["browser", name] if indirect else ["browser"]
+    return pytest.mark.parametrize(("browser", name), cases, indirect=fixtures)
+
+
+def is_firefox(page):
+    return page.context.browser.browser_type.name == "firefox"
+
+
+def enter(field, value):
+    """Type into a field in place of what it has. In Firefox, Playwright's `fill` alone adds to a
+    number that is there."""
+    field.clear()
+    field.fill(value)
 
 
 # The rules of axe that look at colours.
@@ -64,6 +88,7 @@ def replay(open_page, url):
     return page
 
 
+LEFT = {"net::ERR_ABORTED", "NS_BINDING_ABORTED"}  # the browser left the page
 BLOCKED = "Service Worker registration blocked by Playwright"
 
 
@@ -78,7 +103,7 @@ def watched_pages(browser):
             hosts.add(request.url.split("/")[2])
 
     def on_failure(request):
-        if request.failure != "net::ERR_ABORTED":  # the browser left the page
+        if request.failure not in LEFT:
             problems.append(f"{request.failure}: {request.url}")
 
     def on_message(message):
