@@ -1,21 +1,21 @@
-"""Finish a site that `mkdocs build` has written: for readers, search engines and static hosts.
+"""Finish a site that `mkdocs build` or `zensical build` has written, for any static host.
 
     python -m publish.finish site
 
 - removes what no browser requests: source maps, and languages that the search does not use
-- joins the style sheets of a page into one, and lets the text font load with it
+- joins the style sheets of a page into one, and lets the fonts load with it
 - takes code out of the index of the search
 - marks the programs that the runtime can run, where `make runtime` has built it
-- leaves out what the highlighting marks and does not colour
+- takes out what makes a page large and shows nothing: marks without a colour, blank lines
 - marks the key line of a page in its programs, and offers each whole program as a download
 - moves programs in closed folds and unopened tabs into files, which are loaded when they are opened
 - removes the theme's request to the host of the repository for its number of stars
-- writes `robots.txt`, and adds to the head of each page: link previews, a Content-Security-Policy
+- adds to the head of each page: link previews, a Content-Security-Policy
+- writes the page for addresses that do not exist, `robots.txt`, and the changelog as a feed
 - writes each page as Markdown beside it, and lists them all in `llms.txt`
 - lists what the site needs offline, for `sw.js`
 """
 
-import ast
 import base64
 import hashlib
 import json
@@ -24,23 +24,33 @@ import re
 import shutil
 import sys
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from lxml import html
-from lxml.builder import E
-from markdown import Markdown
+from lxml import etree, html
+from lxml.builder import E, ElementMaker
 from mkdocs.config import load_config
-from mkdocs.utils.meta import get_data
 
-from . import runnable
+from . import as_markdown, runnable
 
 ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
 UNUSED = ["assets/**/*.map", "assets/javascripts/lunr"]
-FENCE = re.compile(r"(?ms)^( *```.*?^ *```$)")
+# The index of the search, and the name of its list: as Material and as Zensical write it.
+INDEXES = {"search/search_index.json": "docs", "search.json": "items"}
+CHANGELOG = "reference/changelog"
+PLAIN = re.compile(r'<span class="[nopw]">([^<]*)</span>')
 AS_IT_IS = re.compile(r"(?s)(<(?:pre|script|textarea)\b.*?</(?:pre|script|textarea)>)")
 CARD = "assets/card.png"  # the picture of a link preview: see card.py
+# Of an element: in a closed fold or an unopened tab.
+FOLDED = "ancestor::details[not(@open)]"
+HIDDEN = f"({FOLDED} or ancestor::div[@class='tabbed-block'][preceding-sibling::div])"
+FONTS = {"text": "h1", "text-italic": "em", "code": "code"}
 LARGE = 1_200  # bytes of HTML, from which a folded program is moved
+XML_BASE = "{http://www.w3.org/XML/1998/namespace}base"
+ATOM = ElementMaker(
+    namespace="http://www.w3.org/2005/Atom", nsmap={None: "http://www.w3.org/2005/Atom"}
+)
 # As the theme writes it; its script finds it wherever it is.
 COPY = """<nav class="md-code__nav" role="none"><button class="md-code__button"
  title="Copy to clipboard" data-clipboard-target="#{} > code" data-md-type="copy"></button></nav>"""
@@ -55,11 +65,12 @@ def prune(site):
 
 def index_text(site):
     """Take code out of the index of the search: it is two thirds, and would hide the headings."""
-    path = site / "search/search_index.json"
-    index = json.loads(path.read_text())
-    for entry in index["docs"]:
-        entry["text"] = re.sub(r"(?s)<pre>.*?</pre>", "", entry["text"])
-    path.write_text(json.dumps(index, separators=(",", ":")))
+    for name, entries in INDEXES.items():
+        if (path := site / name).exists():
+            index = json.loads(path.read_text())
+            for entry in index[entries]:
+                entry["text"] = re.sub(r"(?s)<pre\b.*?</pre>", "", entry["text"])
+            path.write_text(json.dumps(index, separators=(",", ":")))
 
 
 # Pages
@@ -124,10 +135,7 @@ def offer_downloads(page, root):
 def move_programs(page, folder):
     """Move the programs in closed folds and unopened tabs into files; leave links to them."""
     moved = 0
-    for code in page.xpath(
-        "//div[contains(@class, 'highlight')][ancestor::details[not(@open)]"
-        " or ancestor::div[@class='tabbed-block'][preceding-sibling::div]]"
-    ):
+    for code in page.xpath(f"//div[contains(@class, 'highlight')][{HIDDEN}]"):
         if len(html.tostring(code)) < LARGE:
             continue
         moved += 1
@@ -136,37 +144,38 @@ def move_programs(page, folder):
         pre.insert(0, html.fragment_fromstring(COPY.format(pre.get("id"))))
         tail, code.tail = code.tail, None
         text = html.tostring(code, encoding="us-ascii").decode()
-        (folder / f"program-{moved}.html").write_text(without_plain_spans(text))
+        (folder / f"program-{moved}.html").write_text(trimmed(text))
         link = E.a("Show the program", {"class": "program", "href": f"program-{moved}.html"})
         link.tail = tail
         code.getparent().replace(code, link)
 
 
 @cache
-def joined_styles(paths, site):
+def joined(paths, site):
     """Write style sheets as one, whose name has a hash of its content; return its path.
 
     Addresses in them are relative to assets/, where the one is written.
     """
     text = "\n".join(path.read_text() for path in paths)
     text = re.sub(r"/\*# sourceMappingURL=.*?\*/", "", text)
-    joined = site / f"assets/styles.{hashlib.sha256(text.encode()).hexdigest()[:8]}.min.css"
-    joined.write_text(text)
-    return joined
+    path = site / f"assets/styles.{hashlib.sha256(text.encode()).hexdigest()[:8]}.min.css"
+    path.write_text(text)
+    return path
 
 
 def join_styles(page, folder, site):
-    """Join the style sheets of a page into one; return what it is made of."""
-    links = page.xpath("//link[@rel='stylesheet']")
-    paths = tuple(Path(os.path.normpath(folder / link.get("href"))) for link in links)
-    font = os.path.relpath(site / "assets/fonts/text.woff2", folder)
-    links[0].set("href", os.path.relpath(joined_styles(paths, site), folder))
+    """Have a page load one style sheet, and the fonts together with it."""
+    first, *others = page.xpath("//link[@rel='stylesheet']")
+    paths = [Path(os.path.normpath(folder / link.get("href"))) for link in (first, *others)]
+    first.set("href", os.path.relpath(joined(tuple(paths), site), folder))
+    for link in others:
+        link.getparent().remove(link)
     # A font is always requested without credentials, and so is what loads it early.
     preload = {"rel": "preload", "as": "font", "type": "font/woff2", "crossorigin": ""}
-    links[0].addprevious(E.link({**preload, "href": font}))
-    for link in links[1:]:
-        link.getparent().remove(link)
-    return paths
+    for font, used in FONTS.items():
+        if page.xpath(f"//article//{used}[not({HIDDEN})]"):
+            path = os.path.relpath(site / f"assets/fonts/{font}.woff2", folder)
+            first.addprevious(E.link({**preload, "href": path}))
 
 
 def policy(page):
@@ -189,7 +198,12 @@ def complete_head(page, folder, site, config):
     (title,) = head.xpath("title/text()")
     found = [("type", "article"), ("site_name", config.site_name), ("title", title)]
     found += [("description", each) for each in head.xpath("meta[@name='description']/@content")]
-    found += [("url", each) for each in head.xpath("link[@rel='canonical']/@href")]
+    if config.site_url:
+        found += [("url", each) for each in head.xpath("link[@rel='canonical']/@href")]
+        # Not on each page: the theme requests the sitemap where it finds an alternate.
+        if folder in {site, site / CHANGELOG}:
+            feed = {"rel": "alternate", "type": "application/atom+xml", "title": "Changelog"}
+            head.append(E.link({**feed, "href": os.path.relpath(site / "feed.xml", folder)}))
     for name, content in found:
         head.append(E.meta(property=f"og:{name}", content=content))
     if config.site_url:  # its address must be complete
@@ -208,152 +222,68 @@ def keep_at_home(page):
         del link.attrib["data-md-component"]
 
 
-def without_plain_spans(text):
-    """Return HTML without the marks of code that have the colour of the code: names, and space."""
+def trimmed(text):
+    """Return HTML without the marks of words in code that have the colour of text, which are two
+    in five elements of a page, and without the blank lines of the theme's templates."""
     text = text.replace("<pre><span></span>", "<pre>")
-    return re.sub(r'<span class="[nw]">([^<]*)</span>', r"\1", text)
-
-
-def without_blank_lines(text):
-    """Return HTML without the blank lines that the templates of the theme leave."""
+    text = PLAIN.sub(r"\1", text)
     parts = AS_IT_IS.split(text)
     parts[::2] = [re.sub(r"(\A|>)\s*\n\s*(\Z|<)", r"\1\n\2", part) for part in parts[::2]]
     return "".join(parts)
 
 
 def finish_page(path, site, config):
-    """Finish a page; return the style sheets that it no longer needs."""
     page = html.document_fromstring(path.read_text())
     if (site / "assets/runtime").exists():
         runnable.mark(page)
     mark_key_line(page)
     offer_downloads(page, os.path.relpath(site, path.parent))
     move_programs(page, path.parent)
-    joined = join_styles(page, path.parent, site)
+    join_styles(page, path.parent, site)
     complete_head(page, path.parent, site, config)
     keep_at_home(page)
     text = html.tostring(page, encoding="unicode", doctype="<!doctype html>")
-    path.write_text(without_plain_spans(without_blank_lines(text)))
-    return joined
+    path.write_text(trimmed(text))
 
 
-# Markdown
+# Files beside the pages
 
 
-def include_files(source, options):
-    """Return the Markdown of a page with the files that it includes."""
-    renderer = Markdown(
-        extensions=["pymdownx.snippets"], extension_configs={"pymdownx.snippets": options}
-    )
-    return "\n".join(renderer.preprocessors["snippet"].run(source.split("\n")))
+def write_missing_page(site, config):
+    """Write the page for addresses that do not exist. It is read at any depth, so its links begin
+    with the path of the site."""
+    text = (ROOT / "publish/404.html").read_text().replace("{{ site_name }}", config.site_name)
+    base = urlsplit(config.site_url).path or "/"
+    (site / "404.html").write_text(text.replace("{{ base_url }}", base))
 
 
-def folder_of(name):
-    """Return the folder of the site in which a page is: techniques/long-polling/."""
-    return name.removesuffix("index.md") if name.endswith("index.md") else f"{name[:-3]}/"
-
-
-def as_markdown(name, options, proofs):
-    """Return (title, description, text) of a page, whose links lead to such pages."""
-    source, matter = get_data((DOCS / name).read_text())
-    text = re.sub(r"(?m)^::: (\S+)\n(?:    .*\n|\n(?=    ))*", documented, source)
-    parts = FENCE.split(include_files(text, options))
-    # Every second part is code, which stays as it is.
-    parts[::2] = [linked(plain(part), name, proofs) for part in parts[::2]]
-    text = re.sub(r"\n{3,}", "\n\n", "".join(parts))
-    title = matter.get("title") or re.search(r"(?m)^# (.+?)(?: \{.*)?$", text)[1]
-    return title, matter["description"], text.strip() + "\n"
-
-
-def linked(text, name, proofs):
-    """Return Markdown whose links lead to other Markdown, or to the proof of a claim."""
-    text = re.sub(
-        r"\]\((?!https?:|/|#)([^)#\s]+)(#[^)\s]*)?\)",
-        lambda found: f"]({target(name, found[1])}{found[2] or ''})",
-        text,
-    )
-    return re.sub(
-        r"\]\s*\[(tests\.[\w.]+)\.(test_\w+)\]",
-        lambda found: f"]({relative(name, proofs[found[1]])}#{found[1]}.{found[2]})",
-        text,
-    )
-
-
-def documented(directive):
-    """Return what a page documents by a directive: the source of a program, or the claims that a
-    module of tests proves."""
-    path = Path(*directive[1].split(".")).with_suffix(".py")
-    if path.parts[0] == "examples":
-        return f'```python title="{path.name}"\n--8<-- "{path.relative_to("examples")}"\n```\n'
-    tree = ast.parse((ROOT / path).read_text())
-    proofs = [
-        f"- {' '.join(ast.get_docstring(node).split())} (`{node.name}`)\n"
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-    ]
-    return "".join(proofs)
-
-
-def plain(text):
-    """Return Markdown without the HTML of figures, panels and recorded messages."""
-    text = re.sub(
-        r"(?s)^[ ]*<(svg|ol|div class=\"panel\").*?</(svg|ol|div)>\n", described, text, flags=re.M
-    )
-    text = re.sub(r"(?m)^ *</?(div|figure)\b[^>]*>\n", "", text)
-    text = re.sub(r"</?figcaption>", "", text)
-    text = re.sub(r"(?<=[)\w]) ?\{ ?(download|#[\w-]+) ?\}", "", text)
-    return text
-
-
-def described(found):
-    """Return in words what a figure, a panel or a recording shows."""
-    element = html.fragment_fromstring(found[0].strip())
-    if element.tag == "svg":
-        return "".join(f"{each}\n\n" for each in element.xpath("title/text() | desc/text()"))
-    if element.tag == "ol":
-        return "".join(
-            f"{item.findtext('p')}\n\n```http\n{item.find('pre').text_content()}\n```\n\n"
-            for item in element
+def write_feed(site, config):
+    """Write the entries of the changelog as a feed, RFC 4287."""
+    page = html.document_fromstring((site / CHANGELOG / "index.html").read_text())
+    address = f"{config.site_url}{CHANGELOG}/"
+    entries = []
+    for heading in page.xpath("//article/h2"):
+        after = takewhile(lambda each: each.tag != "h2", heading.itersiblings())
+        text = "".join(html.tostring(each, encoding="unicode") for each in after)
+        link = f"{address}#{heading.get('id')}"
+        entries.append(
+            ATOM.entry(
+                ATOM.id(link),
+                ATOM.title(f"{config.site_name} {heading.text}"),
+                ATOM.link(href=link),
+                ATOM.updated(f"{heading.text}T00:00:00Z"),
+                ATOM.content(text.strip(), {"type": "html", XML_BASE: address}),
+            )
         )
-    return ""
-
-
-def target(name, link):
-    """Return a relative link of a page as one of its Markdown."""
-    path = os.path.normpath(Path(name).parent / link)
-    return relative(name, f"{folder_of(path)}index.md" if path.endswith(".md") else path)
-
-
-def relative(name, path):
-    """Return a path of the site, relative to the folder of a page."""
-    slash = "/" * path.endswith("/")
-    return os.path.relpath(path, folder_of(name) or ".") + slash
-
-
-def write_markdown(site, config):
-    """Write each page as Markdown beside it; list them in llms.txt."""
-    options = config.mdx_configs["pymdownx.snippets"]
-    options = options | {"base_path": [str(ROOT / each) for each in options["base_path"]]}
-    proofs = {
-        module: folder_of(str(path.relative_to(DOCS)))
-        for path in (DOCS / "reference/proofs").glob("*.md")
-        for module in re.findall(r"(?m)^::: (\S+)", path.read_text())
-    }
-    listed = []
-    for name in pages(config.nav):
-        title, description, text = as_markdown(name, options, proofs)
-        (site / folder_of(name) / "index.md").write_text(text)
-        listed.append(f"- [{title}]({folder_of(name)}index.md): {description}")
-    head = f"# {config.site_name}\n\n> {config.site_description}\n\n## Pages\n\n"
-    (site / "llms.txt").write_text(head + "\n".join(listed) + "\n")
-
-
-def pages(nav):
-    """Return the files of a navigation, in order."""
-    if isinstance(nav, str):
-        return [nav]
-    values = nav.values() if isinstance(nav, dict) else nav
-    return [name for each in values for name in pages(each)]
+    feed = ATOM.feed(
+        ATOM.id(f"{config.site_url}feed.xml"),
+        ATOM.title(f"{config.site_name} Changelog"),
+        ATOM.author(ATOM.name(config.site_name)),
+        ATOM.link(rel="self", href=f"{config.site_url}feed.xml"),
+        ATOM.updated(entries[0].findtext("{*}updated")),
+        *entries,
+    )
+    (site / "feed.xml").write_bytes(etree.tostring(feed, xml_declaration=True, encoding="utf-8"))
 
 
 def list_offline(site):
@@ -374,23 +304,22 @@ def main(site):
     config = load_config(str(ROOT / "mkdocs.yml"))
     prune(site)
     index_text(site)
-    write_markdown(site, config)
+    as_markdown.write(site, config)
     if (site / "assets/runtime").exists():
         runnable.write(site)
-    joined = {
-        style
-        for path in site.rglob("index.html")
-        if not path.is_relative_to(site / "examples")
-        for style in finish_page(path, site, config)
-    }
-    for style in joined:
-        style.unlink()
-    list_offline(site)
-    sitemap = html.fromstring((site / "sitemap.xml").read_bytes()).xpath("//loc/text()")
+    write_missing_page(site, config)
     rules = ["User-agent: *", "Allow: /"]
-    if sitemap:
-        rules.append(f"Sitemap: {min(sitemap, key=len)}sitemap.xml")
+    if config.site_url:
+        write_feed(site, config)
+        rules.append(f"Sitemap: {config.site_url}sitemap.xml")
     (site / "robots.txt").write_text("\n".join(rules) + "\n")
+    styles = [*site.glob("assets/**/*.css")]
+    for path in site.rglob("index.html"):
+        if not path.is_relative_to(site / "examples"):
+            finish_page(path, site, config)
+    for path in styles:
+        path.unlink()
+    list_offline(site)
 
 
 if __name__ == "__main__":

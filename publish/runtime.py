@@ -3,7 +3,7 @@
     python -m publish.runtime docs/assets/runtime
 
 CPython for WebAssembly comes from npm's `pyodide`, checked by its hash; Sanic and websockets come
-from pip, at the versions and hashes of requirements.txt. The standard library is trimmed, and
+from pip, at the versions and hashes of tests/requirements.txt. The standard library is trimmed, and
 compiled by the Python that will run it. Node and npm are those of the machine or, where these are
 missing or old, of the wheel that publish/requirements.txt locks.
 """
@@ -91,8 +91,8 @@ def fetch_pyodide(folder, npm):
 
 
 def fetch_packages(folder, tree):
-    """Unpack the wheels of PACKAGES into a tree, at the versions that requirements.txt locks."""
-    locked = re.findall(r"(?m)^\S.*(?:\n    .*)*", (ROOT / "requirements.txt").read_text())
+    """Unpack the wheels of PACKAGES into a tree, at the versions that the lock has."""
+    locked = re.findall(r"(?m)^\S.*(?:\n    .*)*", (ROOT / "tests/requirements.txt").read_text())
     wanted = [each for each in locked if re.match(r"[\w-]+", each)[0] in PACKAGES]
     (folder / "requirements.txt").write_text("\n".join(wanted))
     options = "--quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all:"

@@ -26,7 +26,17 @@ async function load(link) {
 function loadPrograms(element) {
   element?.querySelectorAll("a.program").forEach(load);
 }
-document.addEventListener("toggle", ({ target }) => target.open && loadPrograms(target), true);
+// The theme opens all folds to print them; only those that the reader has opened are printed.
+let printing = matchMedia("print").matches;
+addEventListener("beforeprint", () => (printing = true));
+addEventListener("afterprint", () => (printing = false));
+const note = (fold) => fold.toggleAttribute("data-opened", fold.open);
+document.querySelectorAll("details").forEach(note);
+document.addEventListener("toggle", ({ target }) => {
+  if (printing || !(target instanceof HTMLDetailsElement)) return;
+  note(target);
+  if (target.open) loadPrograms(target);
+}, true);
 document.addEventListener("change", ({ target }) => loadPrograms(target.closest(".tabbed-set")));
 document.querySelectorAll(".tabbed-set > :checked:not(:first-child)").forEach((input) => loadPrograms(input.parentNode));
 

@@ -337,7 +337,7 @@ def wrong_dependencies(text, beside=()):
 
     `beside`: the programs that it needs in the same folder, and whose dependencies are its own.
     """
-    lock = re.findall(r"(?m)^([\w-]+==[\w.]+)", (ROOT / "requirements.txt").read_text())
+    lock = re.findall(r"(?m)^([\w-]+==[\w.]+)", (ROOT / "tests/requirements.txt").read_text())
     named = metadata(text)["dependencies"]
     problems = [f"{each} is not what the lock has" for each in named if each not in lock]
     names = {each.split("==")[0] for each in named}
