@@ -236,6 +236,8 @@ def finish_page(path, site, config):
     page = html.document_fromstring(path.read_text())
     if (site / "assets/runtime").exists():
         runnable.mark(page)
+    else:
+        runnable.unmark_panels(page)
     mark_key_line(page)
     offer_downloads(page, os.path.relpath(site, path.parent))
     move_programs(page, path.parent)
@@ -313,7 +315,8 @@ def main(site):
         write_feed(site, config)
         rules.append(f"Sitemap: {config.site_url}sitemap.xml")
     (site / "robots.txt").write_text("\n".join(rules) + "\n")
-    styles = [*site.glob("assets/**/*.css")]
+    kept = site / "assets/panel/client.css"  # of the clients in the panels
+    styles = [path for path in site.glob("assets/**/*.css") if path != kept]
     for path in site.rglob("index.html"):
         if not path.is_relative_to(site / "examples"):
             finish_page(path, site, config)

@@ -240,6 +240,12 @@ def offer(block, name, kind):
         block.set("data-try", "")
 
 
+def unmark_panels(page):
+    """Take the servers off the panels of a page: there is no runtime that could run them."""
+    for panel in page.xpath("//div[@class='panel' and @data-server]"):
+        del panel.attrib["data-server"]
+
+
 def write(site):
     """Write what the page needs to run each program."""
     (site / "assets/programs.json").write_text(json.dumps(programs(), separators=(",", ":")))

@@ -22,6 +22,7 @@ from .support.processes import (
     environment,
     wait_until,
 )
+from .support.sequence import in_order
 
 JobStore = runpy.run_path(str(EXAMPLES / "job_queue/job_store.py"))["JobStore"]
 ALICE = {"Authorization": "Bearer alice-key"}
@@ -75,6 +76,25 @@ def test_a_pending_job_has_a_position(start):
     tokens = [token_of(submit(server, 60)) for _ in range(4)]
     wait_until(lambda: get(server, tokens[0])["position"] == 0)
     assert [get(server, token)["position"] for token in tokens] == [0, 1, 2, 3]
+
+
+def test_a_job_is_queued_begun_or_rejected(start, record):
+    """With one worker and room for one job, the first job is begun, the second waits at position
+    1, and the third is rejected with 503 and the seconds after which to try again."""
+    server = start("job_queue/server.py", WORKERS=1, MAX_QUEUE=1)
+    drawn = []
+    for name, expected in ("first", 0), ("second", 1):
+        accepted = submit(server, 60)
+        token = token_of(accepted)
+        wait_until(lambda token=token, n=expected: get(server, token)["position"] == n)
+        drawn += [("up", f"POST, the {name} job", ""), ("down", str(accepted.status_code), "")]
+        drawn += [("up", f"GET the {name} job", ""), ("down", f"200 position {expected}", "")]
+    rejected = submit(server, 60)
+    later = rejected.headers["Retry-After"]
+    assert (rejected.status_code, later) == (503, "61")
+    drawn += [("up", "POST, the third job", ""), ("down", "503", "queue is full")]
+    drawn += [("note", f"try after {later} s", "")]
+    record("job_queue/timeline.json", in_order(drawn))
 
 
 def test_jobs_are_done_in_order(start):

@@ -16,7 +16,7 @@ from sanic.config import DEFAULT_CONFIG
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 
-from .support.browsing import both_browsers, expect_accessible, is_firefox
+from .support.browsing import both_browsers, expect_accessible, is_firefox, panel
 from .support.crossing import certified, secured
 from .support.messages import counts, exchanges, messages, table, transcript
 from .support.threads import run_in_thread
@@ -296,8 +296,7 @@ def test_the_browser_client_reports_errors(open_client_page, port, canned):
 
 def test_the_panel_is_live(live, open_page):
     """Served by `make serve`, the panel runs the printed client against the printed server."""
-    page = open_page(f"{live.url}/techniques/keep-alive/")
-    page.wait_for_selector(".panel[data-state=live]")
+    page = panel(open_page(f"{live.url}/techniques/keep-alive/"))
     client = page.frame_locator(".panel iframe")
     client.locator("#one").click()
     client.get_by_text("done").wait_for()

@@ -18,9 +18,11 @@ import pytest
 from .support.browsing import (
     both_browsers,
     both_browsers_for,
+    counters,
     enter,
     expect_accessible,
     is_firefox,
+    panel,
     replay,
 )
 from .support.messages import (
@@ -1329,8 +1331,7 @@ def test_an_event_costs_less_than_a_request(runs, hardened, record):
 
 def test_the_panel_is_live(live, open_page):
     """Served by make serve, the panel draws the request and each event when it arrives."""
-    page = open_page(f"{live.url}/techniques/server-sent-events/")
-    page.wait_for_selector(".panel[data-state=live]")
+    page = panel(open_page(f"{live.url}/techniques/server-sent-events/"))
     client = page.frame_locator(".panel iframe")
     enter(client.locator("#seconds"), "2.5")
     client.locator("#start").click()
@@ -1346,7 +1347,7 @@ def test_the_panel_is_live(live, open_page):
 def test_the_panel_replays(static, open_page):
     """On a static host the panel plays the recorded stream, its request open to the end."""
     page = replay(open_page, f"{static.url}/techniques/server-sent-events/")
-    assert page.inner_text(".panel output") == "2 requests"
+    assert counters(page)["Requests"] == "2"
     assert page.locator(".panel-wire polygon.up").count() == 2
     assert page.locator(".panel-wire polygon.down").count() == 5
     held = page.locator(".panel-wire rect.held")

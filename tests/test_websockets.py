@@ -32,7 +32,7 @@ from websockets.sync.server import serve
 from websockets.utils import accept_key
 
 from .support import frames as framing
-from .support.browsing import both_browsers, both_browsers_for, enter, only_firefox, replay
+from .support.browsing import both_browsers, both_browsers_for, enter, only_firefox, panel, replay
 from .support.frames import conversation, costs, frames, hexdump, socket_messages, transcript
 from .support.hostile import reset
 from .support.messages import exchanges, messages, table, trace
@@ -1229,8 +1229,7 @@ def test_a_browser_answers_pings(local):
 def test_the_panel_is_live(live, open_page):
     """Served by `make serve`, the panel runs the printed client against the printed server, and
     draws each message."""
-    page = open_page(f"{live.url}/techniques/websockets/")
-    page.wait_for_selector(".panel[data-state=live]")
+    page = panel(open_page(f"{live.url}/techniques/websockets/"))
     client = page.frame_locator(".panel iframe")
     client.locator("#open").click()
     client.get_by_text("open", exact=True).wait_for()

@@ -198,7 +198,7 @@ function passed(message, lanes, x, y1, y) {
  * Returns the class of a message: "up" if it comes from the client, else "down"; between three
  * parties in a row, "up" if it goes to the right.
  */
-function direction({ from, to }, lanes) {
+export function direction({ from, to }, lanes) {
   if (lanes.includes("client") && !inARow(lanes)) return from === "client" ? "up" : "down";
   return lanes.indexOf(to) > lanes.indexOf(from) ? "up" : "down";
 }

@@ -40,7 +40,8 @@ document.addEventListener("toggle", ({ target }) => {
 document.addEventListener("change", ({ target }) => loadPrograms(target.closest(".tabbed-set")));
 document.querySelectorAll(".tabbed-set > :checked:not(:first-child)").forEach((input) => loadPrograms(input.parentNode));
 
-// Few pages have a calculator.
+// Few pages have a panel, or a calculator.
+if (document.querySelector(".panel")) import("./panel.js");
 if (document.querySelector(".calculator")) import("./calculators.js");
 
 // Two pages have the race.

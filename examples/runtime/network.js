@@ -14,6 +14,7 @@
 //   machine.disturb({ delay, isFrozen })    both of these
 //   machine.cut()                resets every connection, at once and for both sides
 //   connection.freeze(), .thaw(), .cut()    the same for one of machine.connections
+//   machine.connect(port, true)  a connection of another client: neither disturbed nor counted
 //
 // What passes can be observed:
 //
@@ -90,10 +91,10 @@ export class Machine extends EventTarget {
     return [...this.#connections.values()];
   }
 
-  connect(port) {
-    const connection = new Connection(this, this.#nextConnection++, port);
+  connect(port, isOther = false) {
+    const connection = new Connection(this, this.#nextConnection++, port, isOther);
     this.#connections.set(connection.id, connection);
-    this.traffic.connections += 1;
+    if (!isOther) this.traffic.connections += 1;
     this.report("open", { connection });
     return connection;
   }
@@ -141,7 +142,7 @@ export class Machine extends EventTarget {
   }
 
   cut() {
-    for (const connection of this.connections) connection.cut();
+    for (const connection of this.connections) if (!connection.isOther) connection.cut();
   }
 }
 
@@ -204,26 +205,31 @@ class Connection {
   #down;
   #isLost = false; // the program has ended
 
-  constructor(machine, id, port) {
+  constructor(machine, id, port, isOther) {
     this.machine = machine;
     this.id = id;
     this.port = port;
-    const isFrozen = () => this.isFrozen || machine.isFrozen;
+    this.isOther = isOther;
+    const isFrozen = () => this.isFrozen || (machine.isFrozen && !isOther);
     this.#up = new Link(machine.waiting, isFrozen, (message) => this.#isLost || machine.post(message));
     this.#down = new Link(machine.waiting, isFrozen, (message, passage) => this.#arrive(message, passage));
     // The server accepts when the third packet of the handshake arrives.
-    this.#up.push({ type: "connect", id, port }, 3 * machine.delay);
+    this.#up.push({ type: "connect", id, port }, 3 * this.#delay);
+  }
+
+  get #delay() {
+    return this.isOther ? 0 : this.machine.delay;
   }
 
   /** Takes what the server has sent. */
   receive(message) {
-    this.#down.push(message, this.machine.delay);
+    this.#down.push(message, this.#delay);
   }
 
   #arrive({ type, bytes, by = "server" }, passage) {
     if (type === "data") {
       this.passage = passage;
-      this.machine.traffic.down += bytes.length;
+      if (!this.isOther) this.machine.traffic.down += bytes.length;
       const joined = new Uint8Array(this.#buffer.length + bytes.length);
       joined.set(this.#buffer);
       joined.set(bytes, this.#buffer.length);
@@ -244,22 +250,22 @@ class Connection {
   /** Sends bytes; returns their passage. */
   send(bytes) {
     if (!this.open || !bytes.length) return { at: performance.now(), lost: true };
-    this.machine.traffic.up += bytes.length;
-    return this.#up.push({ type: "data", id: this.id, bytes }, this.machine.delay);
+    if (!this.isOther) this.machine.traffic.up += bytes.length;
+    return this.#up.push({ type: "data", id: this.id, bytes }, this.#delay);
   }
 
   close(type = "reset") {
     if (!this.open) return;
     this.#down.drop();
     this.#end(type, "client");
-    this.#up.push({ type, id: this.id }, this.machine.delay);
+    this.#up.push({ type, id: this.id }, this.#delay);
   }
 
   /** The program has ended, and takes nothing more. */
   lose(type) {
     this.#isLost = true;
     this.#up.drop();
-    this.#down.push({ type, by: "exit" }, this.machine.delay);
+    this.#down.push({ type, by: "exit" }, this.#delay);
   }
 
   freeze() {
@@ -287,7 +293,7 @@ class Connection {
   }
 
   #acknowledge(count) {
-    this.#up.push({ type: "read", id: this.id, count }, this.machine.delay);
+    this.#up.push({ type: "read", id: this.id, count }, this.#delay);
   }
 
   /** Returns the bytes that have arrived, at least one; none at the end of the stream. */
@@ -608,6 +614,7 @@ export function patch(window, machine, base, port) {
     onerror = null;
     onclose = null;
     #connection;
+    #controller = new AbortController(); // of the handshake
     #closing; // code and reason of the close frame that was received
 
     constructor(address) {
@@ -631,13 +638,14 @@ export function patch(window, machine, base, port) {
           "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": key, "User-Agent": navigator.userAgent,
         });
         const { connection, head } = await exchange(machine, port, pathOf(url), {
-          method: "GET", headers,
+          method: "GET", headers, signal: this.#controller.signal,
         });
         this.#connection = connection;
         const wanted = encode(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`);
         const sum = btoa(latin(new Uint8Array(await crypto.subtle.digest("SHA-1", wanted))));
         const { status, statusText } = head;
         connection.report("server", "response", connection.passage, { status, statusText });
+        this.#controller.signal.throwIfAborted();
         if (head.status !== 101 || head.headers.get("sec-websocket-accept") !== sum)
           throw new TypeError(`the handshake failed with ${head.status}`);
         this.readyState = 1;
@@ -723,7 +731,7 @@ export function patch(window, machine, base, port) {
       if (this.readyState > 1) return;
       const was = this.readyState;
       this.readyState = 2;
-      if (!was) return this.#connection?.close();
+      if (!was) return this.#controller.abort();
       const words = encode(reason);
       const payload = new Uint8Array(code === undefined ? 0 : 2 + words.length);
       if (code !== undefined) {

@@ -205,14 +205,14 @@ def recorded_names():
 
 def test_every_recording_is_used_and_made(record):
     """Every recorded file is made by a test, or by `make bench`, and used by a page, the trace of a
-    figure by showing the figure; a stray one fails."""
+    figure by showing the figure, or in a panel; a stray one fails."""
     files = {str(path.relative_to(SNIPPETS)) for path in SNIPPETS.rglob("*") if path.is_file()}
     # While recording, files may be still to come.
     assert files <= set(recorded_names()) if record.write else files == set(recorded_names())
     linked = README + "".join(PAGES.values())
     for name in files:
         used = shown_on(re.sub(r"\.json$", ".svg", name)) or f"snippets/{name})" in linked
-        used = used or name.endswith("/about.txt")
+        used = used or name.endswith("/about.txt") or f'data-trace="{name}"' in linked
         assert used, f"no page shows snippets/{name}"
 
 

@@ -7,15 +7,14 @@ import socket
 import subprocess
 import sys
 from contextlib import ExitStack
-from itertools import pairwise
 
 import httpx2
 import pytest
 from lxml import html
 from websockets.sync.client import connect
 
-from ..support.browsing import PHONE, both_browsers, enter, expect_accessible, replay
-from ..support.processes import EXAMPLES, ROOT, Program, environment, wait_until
+from ..support.browsing import enter, panel
+from ..support.processes import EXAMPLES, ROOT, Program, environment
 
 # Served
 
@@ -170,7 +169,7 @@ def test_the_site_behind_nginx(live, before, open_page):
     """Behind nginx the panel of long polling is live, a WebSocket is opened, event streams arrive,
     and an address that holds ten requests receives 429 for the next."""
     proxy = before("site/nginx.conf", live.port)
-    page = open_page(f"{proxy.url}/techniques/long-polling/")
+    page = panel(open_page(f"{proxy.url}/techniques/long-polling/"))
     client = page.frame_locator(".panel iframe")
     enter(client.locator("#seconds"), "0.2")
     client.locator("#start").click()
@@ -241,130 +240,6 @@ def test_serve_prints_its_address_and_stops_cleanly(site, port):
     httpx2.post(f"{program.url}/live/token/jobs", json={"seconds": 60})
     assert program.stop(signal.SIGINT) == 0
     assert len(program.output.splitlines()) == 1
-
-
-# The panels
-
-
-def test_the_panel_is_live(live, open_page):
-    """Served by make serve, the panel runs the printed client against the printed server, says
-    that it is live, and draws each request."""
-    page = open_page(f"{live.url}/techniques/short-polling/")
-    page.wait_for_selector(".panel[data-state=live]")
-    assert "Live." in page.inner_text(".panel")
-    client = page.frame_locator(".panel iframe")
-    enter(client.locator("#seconds"), "1.5")
-    enter(client.locator("#interval"), "1")
-    client.locator("#start").click()
-    client.get_by_text("done: 42").wait_for()
-    # The submission and two polls; a response to each.
-    assert page.locator(".panel-wire polygon.up").count() == 3
-    assert page.locator(".panel-wire polygon.down").count() == 3
-    assert "200 done" in page.locator(".panel-wire text.down").all_text_contents()
-
-
-def test_the_token_panel_is_live(live, open_page):
-    """The panel of the token submits a job, polls it, and gets 404 for an unknown token."""
-    page = open_page(f"{live.url}/start/token/")
-    client = page.frame_locator(".panel iframe")
-    client.locator("#submit").click()
-    client.get_by_text("202 {").wait_for()
-    client.locator("#poll").click()
-    client.get_by_text("200 {").wait_for()
-    client.locator("#guess").click()
-    client.get_by_text("404 {").wait_for()
-    assert page.locator(".panel-wire polygon.down").count() == 3
-    # The browser's console reports the 404 of this request, and nothing else.
-    assert all("made-up" in each or "404" in each for each in open_page.problems), (
-        open_page.problems
-    )
-    open_page.problems.clear()
-    page.set_viewport_size(PHONE)
-    inside = page.frames[1]
-    assert inside.evaluate(
-        "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
-    )
-
-
-def test_a_held_request_is_drawn(live, open_page):
-    """While a request is held, the panel of long polling draws it as open; one poll is enough."""
-    page = open_page(f"{live.url}/techniques/long-polling/")
-    client = page.frame_locator(".panel iframe")
-    enter(client.locator("#seconds"), "1.5")
-    client.locator("#start").click()
-    client.get_by_text("done: 42").wait_for()
-    # The submission and one poll; a response to each.
-    assert page.locator(".panel-wire polygon.up").count() == 2
-    assert page.locator(".panel-wire polygon.down").count() == 2
-    heights = [
-        float(band.get_attribute("height")) for band in page.locator(".panel-wire .held").all()
-    ]
-    assert max(heights) > 30  # the second and a half, without what came before at 0
-
-
-@both_browsers
-def test_a_held_request_is_replayed(static, open_page):
-    """On a static host the panel of long polling plays the recorded run."""
-    page = replay(open_page, f"{static.url}/techniques/long-polling/")
-    assert page.inner_text(".panel output") == "2 requests"
-    assert page.locator(".panel-wire .late").count() == 0
-
-
-def test_the_panel_replays(static, open_page):
-    """On a static host the panel states that it replays, and plays the recorded run."""
-    page = replay(open_page, f"{static.url}/techniques/short-polling/")
-    assert "Replay." in page.inner_text(".panel")
-    assert page.inner_text(".panel output") == "6 requests"
-    assert page.locator(".panel-wire polygon.up").count() == 6
-    assert page.locator(".panel-wire polygon.down").count() == 6
-    replayed, recorded = (
-        page.locator(f"{where} svg.sequence > :not(title, desc)").evaluate_all(
-            "(shapes) => shapes.map((each) => each.outerHTML)"
-        )
-        for where in (".panel-wire", "figure")
-    )
-    assert replayed == recorded
-    expect_accessible(page, ".panel")
-
-
-def test_the_newest_message_is_in_view(live, open_page):
-    """On a phone, with a poll every tenth of a second, the frame of the panel is scrolled to the
-    newest message, and no text lies over another."""
-    page = open_page(f"{live.url}/techniques/short-polling/")
-    page.set_viewport_size(PHONE)
-    client = page.frame_locator(".panel iframe")
-    enter(client.locator("#seconds"), "2")
-    enter(client.locator("#interval"), "0.1")
-    client.locator("#start").click()
-    client.get_by_text("done: 42").wait_for()
-    places = page.locator(".panel-wire, .panel-wire text:is(.up, .down)")
-
-    def in_view():
-        frame, *boxes = places.evaluate_all(
-            "(all) => all.map((each) => each.getBoundingClientRect())"
-            ".map(({ top, bottom }) => [top, bottom])"
-        )
-        boxes.sort()
-        top, bottom = boxes[-1]
-        apart = all(bottom <= top + 1 for (_, bottom), (top, _) in pairwise(boxes))
-        return len(boxes) > 12 and apart and frame[0] <= top and bottom <= frame[1]
-
-    wait_until(in_view)
-
-
-def test_a_missing_recording_is_no_error(static, browser):
-    """Where a recorded trace is missing or broken, the panel keeps the text that stands in it, and
-    no script fails."""
-    errors = []
-    responses = iter([{"status": 404}, {"body": "{"}])
-    with browser.new_context(service_workers="block") as context:  # whose requests are not routed
-        page = context.new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.route("**/timeline.json", lambda route: route.fulfill(**next(responses)))
-        for _ in range(2):
-            page.goto(f"{static.url}/techniques/short-polling/", wait_until="networkidle")
-            assert "Without JavaScript" in page.inner_text(".panel")
-    assert errors == []
 
 
 def test_reads_whole_without_javascript(static, browser):

@@ -77,12 +77,25 @@ def expect(page, part, options):
     assert results.violations_count == 0, results.generate_report()
 
 
+def panel(page):
+    """Scroll to the panel of a page, which is made when it comes near; return the page."""
+    page.locator(".panel").scroll_into_view_if_needed()
+    page.wait_for_selector(".panel[data-state]")
+    return page
+
+
+def counters(page):
+    """Return the counters of a panel: {label: value}."""
+    pairs = page.locator(".panel-counters > div").all()
+    return {pair.locator("dt").inner_text(): pair.locator("dd").inner_text() for pair in pairs}
+
+
 def replay(open_page, url):
     """Open a page with a recorded panel, and play that to its end; return the page."""
     open_page.context.clock.install()  # before the page sets its timers
-    page = open_page(url)
-    page.wait_for_selector(".panel[data-state=replay]")
-    page.click(".panel button")
+    page = panel(open_page(url))
+    page.click(".panel-play")
+    assert page.get_attribute(".panel", "data-done") == "no"
     page.clock.run_for(7000)
     page.wait_for_selector(".panel[data-done=yes]")
     return page
