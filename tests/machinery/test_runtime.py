@@ -866,7 +866,7 @@ def test_the_licences_of_all_parts_are_published(machine):
     CPython."""
     text = (RUNTIME / "LICENCES.txt").read_text()
     packages = metadata()
-    lock = (ROOT / "requirements.txt").read_text()
+    lock = (ROOT / "tests/requirements.txt").read_text()
     locked = dict(re.findall(r"(?m)^([\w-]+)==(\S+) ", lock))
     assert {name.replace("_", "-") for name in packages} == set(PACKAGES)
     for name, package in packages.items():
