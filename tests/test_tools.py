@@ -483,6 +483,7 @@ def test_the_tap_passes_a_reset_on(start_tap):
             tap.wait_for("hello")
             reset(sock)
         assert felt.wait(TIMEOUT)
+        tap.wait_for("(reset)")
     assert shown(tap) == ["1 > hello", "1 > (reset)"]
 
 

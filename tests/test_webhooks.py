@@ -433,7 +433,8 @@ def test_without_the_check_a_client_reaches_the_inside(start, port, tmp_path, re
     try:
         inside.wait_for("Serving HTTP")
         right, wrong = start("webhooks/server_hardened.py"), start("webhooks/wrong_ssrf.py")
-        assert "is not allowed" in by_hand(INTO_THE_NETWORK, at_8000=right.port, at_8002=number)
+        output = by_hand(INTO_THE_NETWORK, at_8000=right.port, at_8002=number)
+        assert "has no address to send to" in output
         by_hand(INTO_THE_NETWORK, at_8000=wrong.port, at_8002=number)
         inside.wait_for('"POST /admin HTTP/1.1" 501')
         assert inside.output.count("POST /admin") == 1

@@ -366,7 +366,6 @@ def zensical(tmp_path_factory, site):
     unused = shutil.ignore_patterns("__pycache__")
     for name in "docs", "examples", "snippets", "tests":
         shutil.copytree(ROOT / name, folder / name, ignore=unused)
-    shutil.rmtree(folder / "docs/assets/runtime", ignore_errors=True)
     variables = environment(SITE_URL=SITE_URL, REPO_URL=REPO_URL, EDIT_URI="edit/main/docs/")
     for command, where in [
         ([Path(sys.executable).with_name("zensical"), "build", "--strict"], folder),
@@ -433,10 +432,11 @@ def test_the_site_of_zensical_works_below_a_path(zensical, port, open_page):
 
 
 def make(*arguments, folder=ROOT, **variables):
+    inherited = {"MAKEFLAGS": "", "MAKELEVEL": 0}  # of the `make test` that runs this
     return subprocess.run(
         ["make", *arguments],
         cwd=folder,
-        env=environment(**variables),
+        env=environment(**inherited, **variables),
         capture_output=True,
         text=True,
     )
