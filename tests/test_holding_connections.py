@@ -416,7 +416,7 @@ def test_what_is_counted(start):
             with pytest.raises(ConnectionClosed):
                 client.recv(TIMEOUT)
         assert metric(server, 'holding_problems_total{problem="rejected"}') == 2
-        assert server.output.count("WARNING: rejected: 2 clients are held") == 2
+        wait_until(lambda: server.output.count("WARNING: rejected: 2 clients are held") == 2)
     wait_until(lambda: metric(server, "holding_connections") == 0)
 
 
