@@ -371,7 +371,7 @@ def test_a_full_server_rejects_subscribers(start_server):
             wait_until(lambda: metric(server, "notifications_connections") == 1)
         wait_until(lambda: metric(server, "notifications_connections") == 0)
     assert metric(server, 'notifications_problems_total{problem="rejected"}') == 6
-    assert server.output.count("WARNING: rejected: ") == 6
+    wait_until(lambda: server.output.count("WARNING: rejected: ") == 6)
 
 
 def test_what_is_counted(start_server):
@@ -400,8 +400,8 @@ def test_what_is_counted(start_server):
     assert closed.value.rcvd.code == 1011
     assert metric(server, 'notifications_problems_total{problem="expired"}') == 2
     assert metric(server, 'notifications_problems_total{problem="store"}') == 3
-    for problem, number in ("expired", 2), ("evicted", 1), ("store", 3):
-        assert server.output.count(f"WARNING: {problem}: ") == number
+    counts = {"expired": 2, "evicted": 1, "store": 3}
+    wait_until(lambda: {p: server.output.count(f"WARNING: {p}: ") for p in counts} == counts)
     wait_until(lambda: metric(server, "notifications_connections") == 0)
 
 
