@@ -342,7 +342,7 @@ def test_folds_are_printed_as_they_are(static, open_page):
     opened.locator("summary").click()
     opened.locator("pre").wait_for()
     requested = []
-    page.on("request", lambda request: requested.append(request.url))
+    page.on("request", lambda request: requested.append(urlsplit(request.url).path))
     page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     wait_until(lambda: closed.get_attribute("open") is not None)  # which the theme does
@@ -352,7 +352,8 @@ def test_folds_are_printed_as_they_are(static, open_page):
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     wait_until(lambda: closed.get_attribute("open") is None)
     assert opened.locator("pre").is_visible()
-    assert requested == []
+    # The panel may load meanwhile: it does when it comes near the view.
+    assert not [path for path in requested if "/program-" in path]
 
 
 # The successor of the theme
