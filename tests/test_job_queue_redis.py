@@ -222,7 +222,8 @@ def test_redis_is_away(server, worker, redis, start_redis):
 def test_a_worker_survives_redis(server, worker, redis, start_redis):
     """A worker that has lost Redis does the next job when Redis is back."""
     running, works = server(), worker()
-    token = token_of(submit(running))
+    # On a busy machine the first connection to Redis may take longer than the server waits.
+    token = wait_until(lambda: submit(running).json().get("token"))
     works.wait_for(f"done {token}")
     redis.stop(signal.SIGKILL)
     wait_until(lambda: submit(running).status_code == 503)
