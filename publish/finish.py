@@ -42,9 +42,6 @@ CHANGELOG = "reference/changelog"
 PLAIN = re.compile(r'<span class="[nopw]">([^<]*)</span>')
 AS_IT_IS = re.compile(r"(?s)(<(?:pre|script|textarea)\b.*?</(?:pre|script|textarea)>)")
 CARD = "assets/card.png"  # the picture of a link preview: see card.py
-# Of an element: in a closed fold or an unopened tab.
-FOLDED = "ancestor::details[not(@open)]"
-HIDDEN = f"({FOLDED} or ancestor::div[@class='tabbed-block'][preceding-sibling::div])"
 FONTS = {"text": "h1", "text-italic": "em", "code": "code"}
 LARGE = 1_200  # bytes of HTML, from which a folded program is moved
 XML_BASE = "{http://www.w3.org/XML/1998/namespace}base"
@@ -135,7 +132,7 @@ def offer_downloads(page, root):
 def move_programs(page, folder):
     """Move the programs in closed folds and unopened tabs into files; leave links to them."""
     moved = 0
-    for code in page.xpath(f"//div[contains(@class, 'highlight')][{HIDDEN}]"):
+    for code in page.xpath(f"//div[contains(@class, 'highlight')][{runnable.HIDDEN}]"):
         if len(html.tostring(code)) < LARGE:
             continue
         moved += 1
@@ -173,7 +170,7 @@ def join_styles(page, folder, site):
     # A font is always requested without credentials, and so is what loads it early.
     preload = {"rel": "preload", "as": "font", "type": "font/woff2", "crossorigin": ""}
     for font, used in FONTS.items():
-        if page.xpath(f"//article//{used}[not({HIDDEN})]"):
+        if page.xpath(f"//article//{used}[not({runnable.HIDDEN})]"):
             path = os.path.relpath(site / f"assets/fonts/{font}.woff2", folder)
             first.addprevious(E.link({**preload, "href": path}))
 

@@ -32,6 +32,7 @@ SECTION = re.compile(r"(?ms)^ *# --8<-- \[start:\w+\]\n(.*?)^ *# --8<-- \[end:")
 MARKER = re.compile(r"(?m)^ *# --8<-- .*\n")
 SERVES = re.compile(r"\bapp\.run\(|\bserve\(|\bserve_forever\(")
 COMMAND = re.compile(r"(?:\buv run|\bpython) ([a-z_]+\.py)\b")
+# Of an element: the closed fold or the unopened tab that it is in.
 HIDDEN = (
     "ancestor::details[not(@open)] | ancestor::div[@class='tabbed-block'][preceding-sibling::div]"
 )

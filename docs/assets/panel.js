@@ -11,9 +11,8 @@
 // are called. What stands inside is there for readers without JavaScript, and is replaced.
 // The source and its settings are kept in the address of the page.
 
-import { address, button, element, numbered } from "./panel/shared.js";
+import { address, button, element, numbered, root } from "./panel/shared.js";
 
-const root = new URL("..", import.meta.url);
 const NEAR = "400px"; // a panel is made when it comes this near to what is shown
 const LABELS = { recording: "Recording", page: "In this page", live: "Live server" };
 const WORDS = {

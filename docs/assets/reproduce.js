@@ -1,7 +1,7 @@
 // Sends the requests by which a wrong program shows its failure: the curl commands in its first
 // lines, which publish/runnable.py has read.
 
-import { exchange, readBody } from "./runtime/network.js";
+import { exchange, readText } from "./runtime/network.js";
 
 /** Sends the requests of a program that listens on a port; prints each command and its response,
     in the order in which the responses end. */
@@ -24,23 +24,15 @@ export async function reproduce(machine, port, commands, print) {
       const timer = seconds && setTimeout(() => controller.abort(), seconds * 1000);
       const text = [];
       try {
-        const { connection, head, done } = await exchange(machine, port, path.replace("TOKEN", token), {
+        const exchanged = await exchange(machine, port, path.replace("TOKEN", token), {
           method, headers, body: body && new TextEncoder().encode(body), signal: controller.signal,
         });
+        const { head } = exchanged;
         token = head.headers.get("location")?.split("/").at(-1) ?? token;
         text.push(`HTTP/1.1 ${head.status} ${head.statusText}\n`);
         if (showsHeaders) for (const [name, value] of head.headers) text.push(`${name}: ${value}\n`);
         counts.set(head.status, (counts.get(head.status) ?? 0) + 1);
-        const decoder = new TextDecoder();
-        const pieces = readBody(connection, head, method);
-        for (;;) {
-          const { done: ended, value } = await pieces.next();
-          if (ended) {
-            done(value);
-            break;
-          }
-          text.push(decoder.decode(value, { stream: true }));
-        }
+        for await (const piece of readText(exchanged, method)) text.push(piece);
       } catch (error) {
         text.push(controller.signal.aborted
           ? `(nothing more for ${seconds} s)` : `(no response: ${(error.cause ?? error).message})`);

@@ -2,11 +2,11 @@
 // browser client of the page. One worker serves all panels of a page, and runs one program at a
 // time.
 
-import { exchange, Machine, patch, readBody } from "./runtime/network.js";
+import { element, load, root } from "./panel/shared.js";
+import { exchange, Machine, patch, readText } from "./runtime/network.js";
 import { reproduce } from "./reproduce.js";
 import { Wire } from "./wire.js";
 
-const root = new URL("..", import.meta.url);
 const CLIENT_BASE = new URL("http://127.0.0.1:8000"); // where the clients expect their server
 const SIGTERM = 15;
 const NETWORKS = {
@@ -38,19 +38,6 @@ async function killCurrent() {
     machine.restart();
     owner.exit({ number: owner.number, status: 137 });
   }
-}
-
-function element(parent, name, attributes = {}, text = "") {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.textContent = text;
-  return parent.appendChild(made);
-}
-
-async function load(path) {
-  const response = await fetch(new URL(path, root));
-  if (!response.ok) throw new Error(`${path}: ${response.status}`);
-  return response.text();
 }
 
 /** Returns the routes that a program declares: [{method, path}]. */
@@ -375,22 +362,14 @@ class Runner {
       if (body && !headers.has("Content-Type")) headers.set("Content-Type", "application/json");
       const bytes = body && new TextEncoder().encode(body);
       const path = encodeURI(this.path.value);
-      const { connection, head, done } = await exchange(machine, this.#port, path, {
+      const exchanged = await exchange(machine, this.#port, path, {
         method, headers, body: bytes, signal,
       });
+      const { head } = exchanged;
       this.print(`HTTP/1.1 ${head.status} ${head.statusText}\n`);
       for (const [name, value] of head.headers) this.print(`${name}: ${value}\n`);
       this.print("\n");
-      const decoder = new TextDecoder();
-      const pieces = readBody(connection, head, method);
-      for (;;) {
-        const { done: ended, value } = await pieces.next();
-        if (ended) {
-          done(value);
-          break;
-        }
-        this.print(decoder.decode(value, { stream: true }));
-      }
+      for await (const piece of readText(exchanged, method)) this.print(piece);
       if (head.status === 202 && head.headers.has("location")) {
         // The next request is for the state of the job.
         this.method.value = "GET";

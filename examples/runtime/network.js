@@ -388,6 +388,17 @@ export async function* readBody(connection, head, method) {
   }
 }
 
+/** Yields the body of a response to `exchange` as text, and then gives its connection back. */
+export async function* readText({ connection, head, done }, method) {
+  const decoder = new TextDecoder();
+  const pieces = readBody(connection, head, method);
+  for (;;) {
+    const { done: ended, value } = await pieces.next();
+    if (ended) return done(value);
+    yield decoder.decode(value, { stream: true });
+  }
+}
+
 async function* body(connection, { status, headers }, method) {
   const lasts = headers.get("connection")?.toLowerCase() !== "close";
   if (method === "HEAD" || status === 204 || status === 304) return lasts;

@@ -1,19 +1,12 @@
 // The printed client.html in a panel: the very file, in the look of the site, and watched as it
 // sends and receives.
 
-import { address, element } from "./shared.js";
+import { address, element, load, root } from "./shared.js";
 
-const root = new URL("../..", import.meta.url);
 const COLOURS = [
   "--up", "--down", "--late", "--calm", "--line", "--panel", "--md-accent-fg-color",
   "--md-default-bg-color", "--md-default-fg-color", "--md-default-fg-color--light",
 ];
-
-export async function load(path) {
-  const response = await fetch(new URL(path, root));
-  if (!response.ok) throw new Error(`${path}: ${response.status}`);
-  return response.text();
-}
 
 /**
  * Puts the client of a panel into a frame. `query` are the parameters of its address;

@@ -3,9 +3,8 @@
 import { mount, watch, watchStop } from "./client.js";
 import { Diagram } from "./diagram.js";
 import { Run } from "./run.js";
-import { element, inSeconds } from "./shared.js";
+import { element, inSeconds, root } from "./shared.js";
 
-const root = new URL("../..", import.meta.url);
 
 /** Builds the places of the client and of the diagram; returns the run that is drawn. */
 export function build(panel, counts = () => ({})) {

@@ -1,10 +1,9 @@
 // The printed server, run in this page, and the network to it, which the reader can disturb.
 
-import { load, mount, parameters, watch, watchStop } from "./client.js";
+import { mount, parameters, watch, watchStop } from "./client.js";
 import { build } from "./live.js";
-import { address, button, element } from "./shared.js";
+import { address, button, element, load, root } from "./shared.js";
 
-const root = new URL("../..", import.meta.url);
 const BASE = new URL("http://127.0.0.1:8000"); // where the clients expect their server
 const SIGTERM = 15;
 const LACKING =

@@ -1,4 +1,6 @@
-// What the parts of a panel share.
+// What the parts of a panel share, and the panels of *Run here*.
+
+export const root = new URL("../..", import.meta.url); // of the site
 
 /** The part of the address that says what a panel shows. */
 export const address = {
@@ -23,6 +25,13 @@ export function button(parent, text, action, attributes = {}) {
   const made = element(parent, "button", { type: "button", ...attributes }, text);
   made.addEventListener("click", action);
   return made;
+}
+
+/** Returns the text of a file of the site. */
+export async function load(path) {
+  const response = await fetch(new URL(path, root));
+  if (!response.ok) throw new Error(`${path}: ${response.status}`);
+  return response.text();
 }
 
 /** Returns a number as text: 1,234. */
