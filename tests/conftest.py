@@ -27,6 +27,7 @@ from .support.processes import (
     EXAMPLES,
     READY,
     ROOT,
+    RUNTIME,
     Ports,
     Program,
     argv,
@@ -419,6 +420,13 @@ def registry():
     check = ["uv", "run", "--no-project", "--with", "sanic", "python", "-c", ""]
     if subprocess.run(check, env=environment(), capture_output=True).returncode:
         skip_or_fail("no package registry can be reached, so uv cannot fetch what examples need")
+
+
+@pytest.fixture(scope="session")
+def runtime():
+    """Skip where the runtime of *Run here* is not built; fail there where CI is set."""
+    if not RUNTIME.exists():
+        skip_or_fail("the runtime of Run here is not built: make runtime")
 
 
 # The index of the search is as large as all pages together, and each page reads it.

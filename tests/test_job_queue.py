@@ -532,7 +532,7 @@ def test_a_job_that_never_ends_fails(server, worker):
     running, works = server(), worker(LEASE=0.3, JOB_TIMEOUT=0)
     token = token_of(submit(running, 60))
     wait_until(lambda: get(running, token)["status"] == "failed")
-    assert works.output.count(f"timed out {token}") == 3
+    wait_until(lambda: works.output.count(f"timed out {token}") == 3)
 
 
 def steps(store, ended):

@@ -489,7 +489,7 @@ def test_a_full_instance_rejects_clients(start):
             assert httpx2.get(f"{instance.url}{job}").json()["status"] == "pending"
             assert httpx2.post(f"{instance.url}/jobs", json={"seconds": 0}).status_code == 202
             assert metric(instance, 'instance_problems_total{problem="rejected"}') == 3
-            assert instance.output.count("WARNING: rejected: a client, full") == 3
+            wait_until(lambda: instance.output.count("WARNING: rejected: a client, full") == 3)
     wait_until(lambda: metric(instance, "instance_connections") == 0)
     with connect(instance.url.replace("http", "ws") + "/socket") as socket:
         assert socket.recv(TIMEOUT) == "a"

@@ -260,7 +260,7 @@ def test_a_poison_entry_is_skipped(gateway, redis, poison):
         with connect(events_url(gateway, last)) as second:
             assert receive_texts(second, 1) == ["after"]
     assert metric(gateway, name) == skipped + 1
-    assert f"skipped: {event_id} is not an event" in gateway.output
+    gateway.wait_for(f"skipped: {event_id} is not an event")
 
 
 def test_a_gateway_stops_if_a_cancellation_is_lost(monkeypatch):

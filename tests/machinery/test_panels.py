@@ -21,10 +21,7 @@ from ..support.browsing import (
 from ..support.processes import EXAMPLES, ROOT, wait_until
 
 SNIPPETS = ROOT / "snippets"
-needs_runtime = pytest.mark.skipif(
-    not (ROOT / "docs/assets/runtime").exists(),
-    reason="the runtime is not built: make runtime (needs node and npm)",
-)
+needs_runtime = pytest.mark.usefixtures("runtime")
 
 
 def press(page, name):

@@ -17,20 +17,13 @@ from publish import runnable
 from publish.runtime import BUDGET, PACKAGES, PYODIDE
 
 from ..support.browsing import both_browsers, expect_accessible, watched_pages
-from ..support.parts import skip_or_fail
-from ..support.processes import EXAMPLES, ROOT
+from ..support.processes import EXAMPLES, ROOT, RUNTIME
 from .test_laws import PAGES
 
-RUNTIME = ROOT / "docs/assets/runtime"
 RUNNING = ".runner[data-state=running]"
 ENDED = ".runner[data-state=ended]"
 SIGTERM = 15
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _runtime():
-    if not RUNTIME.exists():
-        skip_or_fail("the runtime of Run here is not built: make runtime")
+pytestmark = pytest.mark.usefixtures("runtime")
 
 
 # The worker alone

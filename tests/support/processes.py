@@ -24,6 +24,7 @@ import prometheus_client
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
+RUNTIME = ROOT / "docs/assets/runtime"  # of the programs that run in a page: make runtime
 
 # The line that a server prints when it accepts connections and handles signals: Sanic's, and that
 # of websockets.
