@@ -79,12 +79,12 @@ def find_node(folder):
     return [node], [node, npm]
 
 
-def fetch_pyodide(folder, npm):
-    """Unpack npm's package into a folder; return it."""
-    name = json.loads(run(*npm, "pack", PYODIDE, "--json", cwd=folder))[0]["filename"]
+def fetch(package, sha512, folder, npm):
+    """Unpack one of npm's packages, which has this hash, into a folder; return it."""
+    name = json.loads(run(*npm, "pack", package, "--json", cwd=folder))[0]["filename"]
     packed = (folder / name).read_bytes()
-    if base64.b64encode(hashlib.sha512(packed).digest()).decode() != PYODIDE_SHA512:
-        sys.exit(f"{name} does not have the hash that publish/runtime.py expects")
+    if base64.b64encode(hashlib.sha512(packed).digest()).decode() != sha512:
+        sys.exit(f"{name} does not have the expected hash")
     with tarfile.open(folder / name) as archive:
         archive.extractall(folder, filter="data")
     return folder / "package"
@@ -147,7 +147,7 @@ def build(target):
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         node, npm = find_node(scratch)
-        pyodide = fetch_pyodide(scratch, npm)
+        pyodide = fetch(PYODIDE, PYODIDE_SHA512, scratch, npm)
         library, tree = scratch / "library", scratch / "tree"
         with zipfile.ZipFile(pyodide / "python_stdlib.zip") as archive:
             archive.extractall(library)

