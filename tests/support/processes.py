@@ -4,6 +4,7 @@ Every program runs as a copy of its file in an empty folder, so each proof also
 proves that the file needs no other, or only those that it names.
 """
 
+import itertools
 import os
 import re
 import runpy
@@ -93,12 +94,14 @@ class Ports:
     """Hands out ports of four digits, as long as the 8000 that readers see.
 
     They lie outside the range from which the kernel takes ports for clients, and each
-    pytest worker has its own share, so that no two programs meet on one.
+    pytest worker has its own share, so that no two programs meet on one. It hands out a
+    port again after all others.
     """
 
     def __init__(self, worker):
-        self._next = 2000 + 780 * (worker % 10)
-        self._end = self._next + 780
+        first = 2001 + 780 * (worker % 10)
+        self._share = set(range(first, first + 780)) - BLOCKED
+        self._turns = itertools.cycle(sorted(self._share))
         self._turn = threading.Lock()
 
     def __call__(self):
@@ -106,17 +109,14 @@ class Ports:
             return self._free()
 
     def _free(self):
-        while self._next < self._end:
-            self._next += 1
-            if self._next in BLOCKED:
-                continue
+        for number in itertools.islice(self._turns, len(self._share)):
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
-                    probe.bind(("127.0.0.1", self._next))
+                    probe.bind(("127.0.0.1", number))
                 except OSError:
                     continue
-            return self._next
+            return number
         raise RuntimeError("no port left for this worker")
 
 
