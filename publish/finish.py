@@ -180,7 +180,6 @@ def policy(page):
     scripts = page.xpath("//script[not(@src) and not(@type)]/text()")
     digests = {hashlib.sha256(each.encode()).digest() for each in scripts}
     hashes = " ".join(f"'sha256-{base64.b64encode(each).decode()}'" for each in sorted(digests))
-    # Firefox loads the next page in advance, which default-src governs.
     return (
         "default-src 'self'; object-src 'none'; "
         f"script-src 'self' 'wasm-unsafe-eval' {hashes}; worker-src 'self'; "
@@ -206,6 +205,9 @@ def complete_head(page, folder, site, config):
     if config.site_url:  # its address must be complete
         head.append(E.meta(property="og:image", content=f"{config.site_url}{CARD}"))
         head.append(E.meta(name="twitter:card", content="summary_large_image"))
+    # Firefox would load the next page at once. The service worker does, when this one is complete.
+    for link in head.xpath("link[@rel='prev' or @rel='next']"):
+        link.drop_tree()
     icon = os.path.relpath(site / "assets/touch-icon.png", folder)
     head.append(E.link(rel="apple-touch-icon", href=icon))
     # Before the first script, since it holds for what follows.

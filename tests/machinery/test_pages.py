@@ -2,6 +2,8 @@
 
 import json
 import re
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -17,6 +19,12 @@ from ..support.browsing import (
 )
 from ..support.processes import ROOT
 from .test_laws import PAGES
+from .test_publishing import CONTENT, published
+
+
+def address(name):
+    """Return the address of a page in the site, from its file."""
+    return re.sub("(^|/)index/$", r"\1", f"{name.removesuffix('.md')}/")
 
 
 def length(name):
@@ -26,19 +34,24 @@ def length(name):
 
 
 def tried():
-    """Return the pages to open: of those made alike, which list a room's programs or its proofs,
-    the longest stands for all."""
+    """Return the pages to try in full: of those made alike, which list a room's programs or its
+    proofs, the longest stands for all."""
     names = list(PAGES)
     for kind in "reference/examples/", "reference/proofs/":
         alike = [name for name in names if name.startswith(kind) and "index" not in name]
         names = [name for name in names if name not in alike] + [max(alike, key=length)]
-    return names
+    return {address(name) for name in names}
 
 
-PATHS = [
-    name.removesuffix("index.md").removesuffix(".md") + ("" if name.endswith("index.md") else "/")
-    for name in tried()
-]
+TRIED = tried()
+# A page has the same number in each proof, so that it is opened once for all of them.
+EVERY = sorted(map(address, PAGES), key=lambda path: (path not in CONTENT, path not in TRIED))
+
+
+def visits(paths, *browsers):
+    """Return a mark that makes a proof on some pages, of EVERY, in these browsers."""
+    cases = [(browser, path) for browser in browsers for path in EVERY if path in paths]
+    return pytest.mark.parametrize(("browser", "visit"), cases, indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -54,24 +67,54 @@ def tab(reader):
     return reader("about:blank")
 
 
-@pytest.fixture(scope="module", params=PATHS)
-def visit(request, live, reader, tab):
-    """Return each page of the site, open in a browser and watched."""
-    tab.goto(f"{live.url}/assets/favicon.svg")  # away from the last page, of which little is left
+@pytest.fixture(scope="module")
+def visit(request, static, reader, tab):
+    """Return a page below the path of a static host, open in a browser and watched."""
+    tab.goto(f"{static.url}/assets/favicon.svg")  # away from the last page, of which little is left
     tab.evaluate("localStorage.clear()")  # and which was dark in the end
     tab.set_viewport_size(DESKTOP)
     reader.hosts.clear()
     reader.problems.clear()
-    tab.goto(f"{live.url}/{request.param}", wait_until="networkidle")
+    tab.goto(f"{static.url}/{request.param}", wait_until="networkidle")
     return tab
 
 
-def test_no_request_to_another_host(visit, live, reader):
-    """No page sends a request to another host, fails to load something or logs an error."""
-    assert reader.hosts == {f"127.0.0.1:{live.port}"}
+# What a page has for scripts, and what shows that they have begun.
+STARTED = {
+    ".panel:is([data-trace], [data-server])": ".panel[data-state]",
+    ".race": ".race-run",
+    ".calculator": ".calculator output",
+    "[data-run]": ".run-here",
+}
+
+
+@visits(EVERY, "chromium", "firefox")
+def test_every_page_works_below_a_path(visit, static, reader):
+    """On a static host that serves the site below a path, each page loads in Chromium and in
+    Firefox without a failed request, an error or a violation of its policy, and sends no request to
+    another host; its panel, its race and its calculators start, and its servers can be started."""
+    for place, started in STARTED.items():
+        if visit.locator(place).count():
+            visit.locator(place).first.scroll_into_view_if_needed()
+            visit.wait_for_selector(started)
+    assert reader.hosts == {urlsplit(static.url).netloc}
     assert not reader.problems
 
 
+def test_every_page_is_tried(site):
+    """The proof of each page is made for all that the built site has."""
+    found = [path.parent.relative_to(site) for path in published(site)]
+    assert sorted(EVERY) == sorted("" if path == Path() else f"{path}/" for path in found)
+
+
+@visits(CONTENT, "chromium")
+def test_a_page_is_printed_on_ten_sheets(visit):
+    """A page of a technique, a system or production takes at most ten sheets of A4."""
+    sheets = re.findall(rb"/Type */Page\b", visit.pdf(prefer_css_page_size=True))
+    assert 1 < len(sheets) <= 10
+
+
+@visits(TRIED, "chromium")
 def test_nothing_scrolls_sideways_on_a_phone(visit):
     """No page scrolls sideways on a phone of 390 pixels, with all folds open."""
     visit.set_viewport_size(PHONE)
@@ -128,6 +171,7 @@ def seen():
     return {}
 
 
+@visits(TRIED, "chromium")
 def test_accessible(visit, seen):
     """No page breaks a rule of axe, with folds and tabs open; its colours keep their contrast in
     light, and in dark on a phone."""

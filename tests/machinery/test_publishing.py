@@ -16,13 +16,13 @@ import pytest
 from lxml import etree, html
 
 from ..conftest import REPO_URL, SITE_URL
-from ..support.browsing import PHONE, both_browsers, both_browsers_for, panel, replay
+from ..support.browsing import PHONE, both_browsers, panel, replay
 from ..support.processes import EXAMPLES, ROOT, environment, wait_until
 from ..support.recorder import pages
 from ..support.static_host import static_host
 
 CONTENT = sorted(
-    str(path.relative_to(ROOT / "docs").with_suffix(""))
+    f"{path.relative_to(ROOT / 'docs').with_suffix('')}/"
     for path in pages()
     if path.relative_to(ROOT / "docs").parts[0] in {"start", "techniques", "systems", "production"}
 )
@@ -123,6 +123,7 @@ def test_a_page_is_light(site):
         assert size <= 25_000, (name, size)
 
 
+@both_browsers
 def test_a_first_visit_is_light(live, browser):
     """A first visit to the page of long polling takes at most 12 requests with its fonts, and at
     most 150 KB, compressed, with the panel and its client, which load when the panel comes near;
@@ -192,12 +193,6 @@ def test_the_site_works_below_a_path(site, static):
     """On a static host that serves the site below a path, each link, image, script and download of
     each page exists there."""
     assert missing_below(site, static.url) == {}
-
-
-@both_browsers_for("name", ["start/token/", "reference/proofs/token/", "", "techniques/webhooks/"])
-def test_pages_work_below_a_path(static, open_page, name):
-    """Below a path, pages of each section load without an error, and what they request exists."""
-    open_page(f"{static.url}/{name}")
 
 
 def test_addresses_where_the_site_is_published(site):
@@ -323,16 +318,6 @@ def test_nothing_moves_after_it_is_painted(static, browser, size):
             page = context.new_page()
             page.goto(f"{static.url}/{name}", wait_until="networkidle")
             assert page.evaluate("window.moved ?? []") == []
-
-
-def test_a_page_is_printed_on_ten_sheets(static, browser):
-    """A page of a technique, a system or production takes at most ten sheets of A4."""
-    with browser.new_context(service_workers="block") as context:
-        page = context.new_page()
-        for name in CONTENT:
-            page.goto(f"{static.url}/{name}/")
-            sheets = re.findall(rb"/Type */Page\b", page.pdf(prefer_css_page_size=True))
-            assert 1 < len(sheets) <= 10, (name, len(sheets))
 
 
 def test_folds_are_printed_as_they_are(static, open_page):

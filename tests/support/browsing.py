@@ -101,14 +101,17 @@ def replay(open_page, url):
     return page
 
 
+# Not each browser reports to its driver what the policy of a page blocks.
+POLICED = """addEventListener("securitypolicyviolation", ({ effectiveDirective, blockedURI }) =>
+  console.error(`policy: ${effectiveDirective} blocks ${blockedURI}`))"""
 LEFT = {"net::ERR_ABORTED", "NS_BINDING_ABORTED"}  # the browser left the page
 BLOCKED = "Service Worker registration blocked by Playwright"
 
 
 @contextmanager
 def watched_pages(browser):
-    """Yield open(url) -> page; fail on an error in a console, a failed request, and a request
-    to another host than the page's."""
+    """Yield open(url) -> page; fail on an error in a console, a failed request, and what the
+    policy of a page blocks."""
     problems, hosts = [], set()
 
     def on_request(request):
@@ -125,6 +128,7 @@ def watched_pages(browser):
 
     # Without the service worker, which loads the whole site.
     with browser.new_context(service_workers="block") as context:
+        context.add_init_script(POLICED)
 
         def open_page(url):
             page = context.new_page()
