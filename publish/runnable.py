@@ -242,9 +242,10 @@ def offer(block, name, kind):
 
 
 def unmark_panels(page):
-    """Take the servers off the panels of a page: there is no runtime that could run them."""
-    for panel in page.xpath("//div[@class='panel' and @data-server]"):
-        del panel.attrib["data-server"]
+    """Take the servers off the panels and the race of a page: there is no runtime that could run
+    them."""
+    for each in page.xpath("//div[@data-server]"):
+        del each.attrib["data-server"]
 
 
 def write(site):

@@ -4,11 +4,12 @@ import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from .machinery.test_figures import expect_same
-from .support.browsing import PHONE, expect_accessible
+from .support.browsing import PHONE, both_browsers, expect_accessible
 from .support.figures import race
 from .support.frames import conversation, costs
 from .support.messages import held, late, messages, pieces, stream_trace, table, trace, whole_stream
@@ -377,20 +378,15 @@ def test_the_race_fits_and_is_accessible(static, open_page, path):
     expect_accessible(page, ".race")
 
 
-def test_the_race_is_live(live, open_page):
-    """Served by `make serve`, the race is run by the servers of the site: its requests are those
-    that the calculation gives for the same settings; the webhook, which a browser cannot receive,
-    is left out."""
-    page = open_page(f"{live.url}/")
+def run_with_servers(page):
+    """Run the race of a page, and fail if a lane has other requests than the calculation gives."""
     form = page.get_by_role("form", name="The race")
-    assert form.get_by_label("run it for real").is_checked()
     assert form.get_by_role("slider", name="progress events").is_disabled()
     form.get_by_role("slider", name="length of the job").fill("2")
     form.get_by_role("slider", name="polling interval").fill("1.5")
     form.get_by_role("button", name="Run the race").click()
     page.get_by_role("status").get_by_text("Webhook").wait_for(state="attached")
     announced = page.get_by_role("status").text_content()
-    assert page.text_content(".race figcaption").startswith("Live")
     settings = {"seconds": 2, "interval": 1.5}
     for name in POLLED:
         expected = page.evaluate(
@@ -403,6 +399,68 @@ def test_the_race_is_live(live, open_page):
         )
         assert re.search("{}: {} requests? ".format(*expected), announced), announced
     assert "Webhook: a browser cannot receive it" in announced
+
+
+def test_the_race_is_live(live, open_page):
+    """Served by `make serve`, the race is run by the servers of the site: its requests are those
+    that the calculation gives for the same settings; the webhook, which a browser cannot receive,
+    is left out."""
+    page = open_page(f"{live.url}/")
+    assert page.get_by_label("Source").input_value() == "live"
+    run_with_servers(page)
+    assert page.text_content(".race figcaption").startswith("Live")
+
+
+@both_browsers
+@pytest.mark.usefixtures("runtime")
+def test_the_race_in_the_page(static, open_page):
+    """The servers of the race run in the page, where the reader chooses so: the requests are those
+    that the calculation gives. The runtime is loaded when the race is started, and all requests go
+    to the site."""
+    page = open_page(f"{static.url}/?source=page")
+    loaded = (
+        "performance.getEntriesByType('resource').filter(({ name }) => name.match('/runtime/'))"
+    )
+    page.get_by_role("button", name="Run the race").wait_for()
+    assert page.evaluate(f"{loaded}.length") == 0
+    page.set_default_timeout(60_000)  # milliseconds, as the runtime starts
+    run_with_servers(page)
+    assert page.evaluate(f"{loaded}.length") > 0
+    assert page.text_content(".race figcaption").startswith("In this page")
+    assert open_page.hosts == {urlsplit(static.url).netloc}
+    expect_accessible(page, ".race")
+
+
+@pytest.mark.usefixtures("runtime")
+def test_the_address_keeps_the_settings_of_the_race(static, open_page):
+    """A changed setting of the race, or source, is in the address of the page; opened again, the
+    race has it. What is as usual is not in the address."""
+    page = open_page(f"{static.url}/")
+    form = page.get_by_role("form", name="The race")
+    form.get_by_role("slider", name="polling interval").fill("0.5")
+    form.get_by_label("the client receives every event").check()
+    form.get_by_label("Source").select_option("In this page (9 MB)")
+    query = {"interval": ["0.5"], "every": ["true"], "source": ["page"]}
+    assert parse_qs(urlsplit(page.url).query) == query
+    drawn = page.locator(".race svg").inner_html()
+    page = open_page(page.url)
+    form = page.get_by_role("form", name="The race")
+    assert form.get_by_role("slider", name="polling interval").input_value() == "0.5"
+    assert form.get_by_label("the client receives every event").is_checked()
+    assert form.get_by_label("Source").input_value() == "page"
+    assert page.locator(".race svg").inner_html() == drawn
+    form.get_by_role("button", name="Recorded job").click()
+    assert urlsplit(page.url).query == ""
+
+
+@pytest.mark.usefixtures("runtime")
+def test_the_race_without_promise_integration(static, open_page):
+    """In a browser that cannot run the servers, the race does not offer it."""
+    open_page.context.add_init_script("delete WebAssembly.Suspending")
+    page = open_page(f"{static.url}/?source=page")
+    page.get_by_role("button", name="Run the race").wait_for()
+    assert not page.get_by_label("Source").is_visible()
+    assert page.get_by_role("slider", name="progress events").is_enabled()
 
 
 def test_the_race_is_loaded_where_it_is(static, open_page):

@@ -11,7 +11,7 @@
 // are called. What stands inside is there for readers without JavaScript, and is replaced.
 // The source and its settings are kept in the address of the page.
 
-import { address, button, element, numbered, root } from "./panel/shared.js";
+import { address, button, element, isLive, numbered, root } from "./panel/shared.js";
 
 const NEAR = "400px"; // a panel is made when it comes this near to what is shown
 const LABELS = { recording: "Recording", page: "In this page", live: "Live server" };
@@ -119,26 +119,19 @@ async function recorded(name) {
   }
 }
 
-// Both kinds of server have this file, with different contents. Offline there is none.
-const isServed = () =>
-  fetch(new URL("assets/live.json", root))
-    .then((response) => response.json())
-    .then(({ live }) => live)
-    .catch(() => false);
-
 async function start(place) {
   const { trace, live, server } = place.dataset;
-  const [isLive, recording] = await Promise.all([live && isServed(), trace && recorded(trace)]);
+  const [isServed, recording] = await Promise.all([live && isLive(), trace && recorded(trace)]);
   const sources = [];
   if (recording) sources.push("recording");
   if (server) sources.push("page");
-  if (isLive) sources.push("live");
+  if (isServed) sources.push("live");
   if (!sources.length) return; // what stands inside stays
   const panel = new Panel(place, sources);
   panel.recording = recording;
   panel.build();
   const wanted = address.get("source");
-  const usual = isLive ? "live" : sources[0];
+  const usual = isServed ? "live" : sources[0];
   await panel.show(sources.includes(wanted) ? wanted : usual);
 }
 

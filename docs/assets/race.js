@@ -1,16 +1,20 @@
 // The race: one job with all techniques, drawn on one scale of time.
 //
 // <div class="race"> holds the recorded figure, which stays for readers without JavaScript. What is
-// drawn has one of three sources, and the caption says which:
+// drawn has one of these sources, and the caption says which:
 //
 //   recorded    snippets/choosing/runs.json, as long as the settings are those of the recorded job
 //   calculated  calculate(), for all other settings
-//   live        the servers of this site, if it is served by `make serve`
+//   page        the servers of this site, run in this page: `data-server` mounts them all
+//   live        the same servers, if the site is served by `make serve`
+//
+// The source and the settings are kept in the address of the page.
 //
 // tests/test_choosing.py holds calculate() and the recording equal, the drawing here and the one of
-// tests/support/figures.py too, and a live race and its calculation.
+// tests/support/figures.py too, and a race with servers and its calculation.
 
-const root = new URL("..", import.meta.url);
+import { address, button, element, isLive, load, root } from "./panel/shared.js";
+
 const NAMES = {
   short_polling: "Short polling",
   long_polling: "Long polling",
@@ -181,7 +185,7 @@ function ticks(first, end, x) {
 
 function drawn(lane, y, x, job, now) {
   const name = text(LEFT, y - 21, lane.name, "lane");
-  const note = element("tspan", { class: "note", dx: 10 });
+  const note = shape("tspan", { class: "note", dx: 10 });
   note.textContent = now < Infinity ? counted(lane, now) : lane.note;
   name.append(note);
   const shapes = [name];
@@ -229,7 +233,7 @@ function legend(y) {
   ]);
 }
 
-function element(tag, attributes) {
+function shape(tag, attributes) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes))
     made.setAttribute(name, typeof value === "number" ? rounded(value) : value);
@@ -241,15 +245,15 @@ function rounded(value) {
 }
 
 function line(x1, y1, x2, y2, css) {
-  return element("line", { x1, y1, x2, y2, class: css });
+  return shape("line", { x1, y1, x2, y2, class: css });
 }
 
 function rect(x, y, width, height, css, rx = 0) {
-  return element("rect", { x, y, width, height, rx, class: css });
+  return shape("rect", { x, y, width, height, rx, class: css });
 }
 
 function text(x, y, words, css, anchor = "start") {
-  const made = element("text", { x, y, class: css, "text-anchor": anchor });
+  const made = shape("text", { x, y, class: css, "text-anchor": anchor });
   made.append(words);
   return made;
 }
@@ -260,10 +264,12 @@ function arrow(x1, y1, x2, y2, css) {
   const [x, y] = [x2 - 7 * along, y2 - 7 * down];
   const corners = [[x2, y2], [x - 4 * down, y + 4 * along], [x + 4 * down, y - 4 * along]];
   const points = corners.map((corner) => corner.map(rounded).join()).join(" ");
-  return [line(x1, y1, x, y, css), element("polygon", { points, class: css })];
+  return [line(x1, y1, x, y, css), shape("polygon", { points, class: css })];
 }
 
-// Live: the servers of this site, from this browser.
+// The race with servers: those of this site, and clients in this browser.
+
+const LIVE = { window, base: new URL("live", root) };
 
 /** A lane that grows. */
 class LiveLane {
@@ -272,9 +278,10 @@ class LiveLane {
   start = 0;
   known = 0;
 
-  constructor(name, clock) {
+  constructor(name, clock, window) {
     this.name = NAMES[name];
     this.clock = clock;
+    this.window = window;
   }
 
   pass(from, request = false) {
@@ -291,7 +298,7 @@ class LiveLane {
 
   async fetch(url, options = {}) {
     this.pass("client", true);
-    const response = await fetch(url, { cache: "no-store", ...options });
+    const response = await this.window.fetch(url, { cache: "no-store", ...options });
     this.pass("server");
     if (!response.ok) throw new Error(`status ${response.status}`);
     return response.json();
@@ -324,7 +331,7 @@ const CLIENTS = {
     const url = await lane.submit(base, seconds, signal);
     const release = lane.hold();
     lane.pass("client", true);
-    const source = new EventSource(`${url}/events`);
+    const source = new lane.window.EventSource(`${url}/events`);
     await new Promise((resolve, reject) => {
       signal.addEventListener("abort", reject);
       source.addEventListener("error", () => reject(new Error("the stream ended")));
@@ -338,7 +345,7 @@ const CLIENTS = {
 
   async websockets(lane, base, { seconds }, signal) {
     lane.pass("client", true);
-    const socket = new WebSocket(`${base}/jobs/socket`.replace("http", "ws"));
+    const socket = new lane.window.WebSocket(`${base}/jobs/socket`.replace("http", "ws"));
     let release = () => {};
     await new Promise((resolve, reject) => {
       signal.addEventListener("abort", reject);
@@ -367,17 +374,19 @@ function sleep(seconds, signal) {
   });
 }
 
-/** Starts all clients; returns their lanes, and a promise of the end of each. */
-export function runLive(settings, signal) {
+/**
+ * Starts all clients; returns their lanes, and a promise of the end of each. The servers are below
+ * `base`, which is reached with what `window` has.
+ */
+export function runLive(settings, signal, { window, base }) {
   const start = performance.now();
   const clock = () => performance.now() - start;
   const ended = [];
   const lanes = Object.keys(NAMES).map((name) => {
-    const lane = new LiveLane(name, clock);
-    const base = new URL(`live/${name}`, root).href;
+    const lane = new LiveLane(name, clock, window);
     if (CLIENTS[name])
       ended.push(
-        CLIENTS[name](lane, base, settings, signal).then(
+        CLIENTS[name](lane, `${base}/${name}`, settings, signal).then(
           () => (lane.known = lane.messages.at(-1).at),
           (error) => (lane.failure = error?.message ?? "stopped"),
         ),
@@ -387,6 +396,34 @@ export function runLive(settings, signal) {
   });
   return { lanes, clock, ended: Promise.all(ended) };
 }
+
+const IN_PAGE = new URL("http://127.0.0.1:8000"); // where the servers are, for a client in the page
+
+/** Starts the program that mounts all servers, in a worker; returns what reaches it. */
+async function startInPage(server) {
+  const [{ Machine, patch }, program] = await Promise.all([
+    import("./runtime/network.js"),
+    load(`examples/${server}`),
+  ]);
+  const imported = program.matchAll(/^from (examples\.\w+\.server) import/gm);
+  const modules = new Set(Array.from(imported, ([, module]) => `${module.replaceAll(".", "/")}.py`));
+  const files = { "site/index.html": "" }; // it serves pages, too
+  const machine = new Machine(new URL("assets/runtime/worker.js", root));
+  const read = async (name) => (files[name] = await load(name));
+  await Promise.all([machine.ready, ...[`examples/${server}`, ...modules].map(read)]);
+  const started = new Promise((resolve, reject) => {
+    machine.addEventListener("listening", ({ detail }) => resolve(detail.port));
+    machine.addEventListener("exit", ({ detail }) => reject(new Error(`status ${detail.status}`)));
+  });
+  machine.run({ folder: "/servers", name: `examples/${server}`, files });
+  // What the clients use of a window.
+  const inside = { document, location, fetch, Request, Response };
+  Object.assign(inside, { EventTarget, Event, MessageEvent, CloseEvent });
+  patch(inside, machine, IN_PAGE, await started);
+  return { window: inside, base: new URL("live", IN_PAGE) };
+}
+
+let inPage; // one for all races
 
 // The controls.
 
@@ -404,39 +441,41 @@ const PRESETS = {
 const CAPTIONS = {
   recorded: "Recorded: one run of the programs on the pages, times rounded to half seconds.",
   calculated: "Calculated from the rules of the pages; for the recorded job it gives what was recorded.",
+  page: "In this page: the programs on the pages, and their clients, both in your browser.",
   live: "Live: the programs on the pages, run by this site, and this browser.",
+};
+const SOURCES = {
+  recording: "Recording",
+  page: "In this page (9 MB)",
+  live: "Live server",
 };
 const LONGEST = 8000; // milliseconds that the drawing of a race takes
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
-function html(parent, tag, attributes = {}, words = "") {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.textContent = words;
-  return parent.appendChild(made);
-}
-
 /** One race on a page. */
 class Race {
-  constructor(parent, runs) {
+  constructor(parent, runs, sources) {
     this.runs = runs;
+    this.server = parent.dataset.server;
     this.svg = parent.querySelector("svg");
     this.caption = parent.querySelector("figcaption");
     const box = parent.firstElementChild;
-    this.form = html(box, "form", { class: "race-controls", "aria-label": "The race" });
-    this.button = html(this.form, "button", { class: "race-run" }, "Run the race");
+    this.form = element(box, "form", { class: "race-controls", "aria-label": "The race" });
+    this.button = element(this.form, "button", { class: "race-run" }, "Run the race");
     this.inputs = Object.fromEntries(Object.keys(SLIDERS).map((name) => [name, this.slider(name)]));
     this.inputs.every = this.checkbox("the client receives every event, not only the result");
-    this.presets = html(this.form, "p", { class: "race-presets" });
-    for (const [words, settings] of Object.entries(PRESETS)) {
-      const button = html(this.presets, "button", { type: "button" }, words);
-      button.addEventListener("click", () => {
-        this.set(settings);
+    this.inputs.source = this.menu(sources);
+    const presets = element(this.form, "p", { class: "race-presets" });
+    for (const [words, settings] of Object.entries(PRESETS))
+      button(presets, words, () => {
+        this.set({ ...settings, source: "recording" });
+        for (const name in this.inputs) this.keep(name);
         this.run();
       });
-    }
-    this.results = html(this.form, "p", { class: "race-results", role: "status" });
-    this.set(RECORDED);
+    this.results = element(this.form, "p", { class: "race-results", role: "status" });
+    this.usual = { ...RECORDED, source: sources.includes("live") ? "live" : "recording" };
+    this.set(this.usual);
+    this.restore(sources);
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.run();
@@ -446,36 +485,52 @@ class Race {
       this.label();
       this.show();
     });
+    this.form.addEventListener("change", ({ target }) => this.keep(target.name));
   }
 
   slider(name) {
     const [words, min, max, step] = SLIDERS[name];
-    const label = html(this.form, "label", {}, words);
-    const shown = html(label, "b");
-    const input = html(label, "input", { type: "range", min, max, step, "aria-label": words });
+    const label = element(this.form, "label", {}, words);
+    const shown = element(label, "b");
+    const input = element(label, "input", { type: "range", name, min, max, step, "aria-label": words });
     return Object.assign(input, { shown });
   }
 
   checkbox(words) {
-    const label = html(this.form, "label", { class: "race-check" });
-    const input = html(label, "input", { type: "checkbox" });
+    const label = element(this.form, "label", { class: "race-check" });
+    const input = element(label, "input", { type: "checkbox", name: "every" });
     label.append(words);
     return input;
   }
 
-  /** Offers to run the race for real. */
-  offerLive() {
-    this.live = this.checkbox("run it for real, on this server");
-    this.presets.before(this.live.parentElement);
-    this.live.checked = true;
+  /** Builds the choice between sources, which is hidden if there is one only. */
+  menu(sources) {
+    const label = element(this.form, "label", {}, "Source");
+    label.hidden = sources.length === 1;
+    const select = element(label, "select", { name: "source" });
+    for (const value of sources) element(select, "option", { value }, SOURCES[value]);
+    return select;
+  }
+
+  set({ every, ...settings }) {
+    for (const [name, value] of Object.entries(settings)) this.inputs[name].value = value;
+    this.inputs.every.checked = `${every}` === "true";
     this.label();
   }
 
-  set(settings) {
-    for (const name in SLIDERS) this.inputs[name].value = settings[name];
-    this.inputs.every.checked = settings.every;
-    if (this.live) this.live.checked = false;
-    this.label();
+  /** Takes the settings that the address of the page has. */
+  restore(sources) {
+    const found = Object.keys(this.usual).map((name) => [name, address.get(name)]);
+    const kept = found.filter(([name, value]) => value && (name !== "source" || sources.includes(value)));
+    if (!kept.length) return;
+    this.set({ ...this.usual, ...Object.fromEntries(kept) });
+    this.show();
+  }
+
+  /** Keeps a setting in the address of the page. */
+  keep(name) {
+    const value = String({ ...this.settings, source: this.source }[name]);
+    address.set(name, value === String(this.usual[name]) ? undefined : value);
   }
 
   label() {
@@ -484,8 +539,13 @@ class Race {
       input.shown.textContent = SLIDERS[name][4](input.value);
       input.setAttribute("aria-valuetext", input.shown.textContent);
     }
-    // A live job reports what its server sends, over the network that there is.
-    for (const name of ["events", "delay", "every"]) this.inputs[name].disabled = !!this.live?.checked;
+    // With servers, a job reports what its server sends, over the network that there is.
+    for (const name of ["events", "delay", "every"])
+      this.inputs[name].disabled = this.source !== "recording";
+  }
+
+  get source() {
+    return this.inputs.source.value;
   }
 
   get settings() {
@@ -530,8 +590,8 @@ class Race {
     this.stop();
     this.running = new AbortController();
     this.results.textContent = "";
-    if (this.live?.checked) this.runForReal(this.running.signal);
-    else this.play(this.running.signal);
+    if (this.source === "recording") this.play(this.running.signal);
+    else this.runForReal(this.source, this.running.signal);
   }
 
   play(signal) {
@@ -557,11 +617,23 @@ class Race {
     frame();
   }
 
-  async runForReal(signal) {
+  async runForReal(source, signal) {
     const { settings } = this;
     const job = settings.seconds * 1000;
-    const { lanes, clock, ended } = runLive(settings, signal);
-    this.tell("live", []);
+    let servers = LIVE;
+    if (source === "page") {
+      this.say("Loading CPython: 9 MB, once.");
+      try {
+        servers = await (inPage ??= startInPage(this.server));
+      } catch (error) {
+        inPage = undefined;
+        if (!signal.aborted) this.say(`The servers cannot start: ${error.message}`);
+        return;
+      }
+      if (signal.aborted) return;
+    }
+    const { lanes, clock, ended } = runLive(settings, signal, servers);
+    this.tell(source, []);
     let running = true;
     const frame = () => {
       if (signal.aborted || !running) return;
@@ -579,9 +651,13 @@ class Race {
       const late = Math.floor(Math.max(0, lane.known - job) / 100) * 100;
       lane.note = lane.failure ?? noted(requests, late);
     }
-    this.tell("live", lanes);
+    this.tell(source, lanes);
     draw(this.svg, lanes, job);
     this.finish(lanes);
+  }
+
+  say(text) {
+    this.caption.textContent = this.results.textContent = text;
   }
 
   finish(lanes) {
@@ -614,17 +690,14 @@ function played({ name, requests, late, open, messages }) {
   };
 }
 
-async function json(path) {
-  const response = await fetch(new URL(path, root));
-  return response.json();
+/** Returns the sources of a race. */
+async function available({ server }) {
+  const isInPage = server && "Suspending" in WebAssembly;
+  return ["recording", isInPage && "page", (await isLive()) && "live"].filter(Boolean);
 }
 
 // Without the recording, or offline before it was loaded, the figure stays as it is.
 for (const parent of document.querySelectorAll(".race"))
-  json("snippets/choosing/runs.json")
-    .then(async (runs) => {
-      const race = new Race(parent, runs);
-      const { live } = await json("assets/live.json");
-      if (live) race.offerLive();
-    })
+  Promise.all([load("snippets/choosing/runs.json"), available(parent.dataset)])
+    .then(([runs, sources]) => new Race(parent, JSON.parse(runs), sources))
     .catch(() => {});

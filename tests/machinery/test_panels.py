@@ -300,7 +300,7 @@ def test_a_panel_runs_the_server_that_its_client_needs():
     found = []
     for path in (ROOT / "docs").glob("*/*.md"):
         for place in html.fragments_fromstring(f"<p></p>{path.read_text()}"):
-            if getattr(place, "tag", "") == "div" and "data-server" in place.attrib:
+            if place.get("class") == "panel" and "data-server" in place.attrib:
                 found.append(server := EXAMPLES / place.get("data-server"))
                 client = EXAMPLES / place.get("data-client")
                 assert client.parent == server.parent

@@ -1,8 +1,8 @@
-// What the parts of a panel share, and the panels of *Run here*.
+// What the parts of a panel share, with the panels of *Run here* and the race.
 
 export const root = new URL("../..", import.meta.url); // of the site
 
-/** The part of the address that says what a panel shows. */
+/** The part of the address that says what a panel shows, or the race. */
 export const address = {
   get: (name) => new URLSearchParams(location.search).get(name),
 
@@ -33,6 +33,13 @@ export async function load(path) {
   if (!response.ok) throw new Error(`${path}: ${response.status}`);
   return response.text();
 }
+
+/** Returns whether the site is served by `make serve`: both kinds of server have this file, with
+    different contents. Offline there is none. */
+export const isLive = () =>
+  load("assets/live.json")
+    .then((text) => JSON.parse(text).live)
+    .catch(() => false);
 
 /** Returns a number as text: 1,234. */
 export const numbered = (value) => value.toLocaleString("en");

@@ -255,12 +255,13 @@ def reset():
 def run(folder, name, files, environment):
     """Run a program as `python name` in a folder would; return its exit status.
 
-    `files`: {name: text}, the program and the modules beside it. The folder keeps other files from
-    one run to the next, as a disk does.
+    `files`: {name: text}, the program and its modules. The folder keeps other files from one run to
+    the next, as a disk does.
     """
     os.makedirs(folder, exist_ok=True)
     os.chdir(folder)
     for each, text in files.items():
+        os.makedirs(os.path.dirname(f"{folder}/{each}"), exist_ok=True)
         with open(each, "w") as file:
             file.write(text)
     asyncio._set_running_loop(None)
