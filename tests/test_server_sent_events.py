@@ -494,6 +494,17 @@ def test_retry_sets_the_reconnection_time(page, canned):
     assert len(later.requests) == 1
 
 
+@both_browsers
+def test_firefox_waits_at_least_half_a_second(page, canned):
+    """Firefox waits at least half a second before it reconnects, also where retry is shorter;
+    Chromium does not."""
+    server = canned(*[(200, SSE, "retry: 1\n\n")] * 4, NO_MORE)
+    in_browser(page, f"{server.url}/?stay")
+    waits = [later - sooner for sooner, later in pairwise(server.times)]
+    assert len(waits) == 4
+    assert (min(waits) >= 0.5) == is_firefox(page), waits
+
+
 @both_browsers_for("status", [204, 400, 401, 404, 429, 500, 502, 503])
 def test_a_status_other_than_200_closes_an_event_source(page, canned, status):
     """A browser does not reconnect after a status other than 200 and redirects, not even after a
