@@ -32,6 +32,16 @@ SECTION = re.compile(r"(?ms)^ *# --8<-- \[start:\w+\]\n(.*?)^ *# --8<-- \[end:")
 MARKER = re.compile(r"(?m)^ *# --8<-- .*\n")
 SERVES = re.compile(r"\bapp\.run\(|\bserve\(|\bserve_forever\(")
 COMMAND = re.compile(r"(?:\buv run|\bpython) ([a-z_]+\.py)\b")
+ADDRESS = r"127\.0\.0\.1:800[01]"
+# The commands of a wrong program's first lines that are not curl's, by what they do.
+FORMS = {
+    "start": r"(?P<settings>(?:\w+=\S+ )+)uv run \w+\.py",
+    "sleep": r"sleep (?P<seconds>\d+)",
+    "socket": rf"(?:\(echo '(?P<message>[^']*)'; )?sleep (?P<seconds>\d+)\)? \| "
+    rf"uvx websockets ws://{ADDRESS}(?P<path>\S*)(?P<isQuiet> >/dev/null)?",
+    "signal": r"kill -(?P<signal>STOP|CONT) %(?P<job>\d)",
+    "stop": r"pkill -f \w+\.py",
+}
 # Of an element: the closed fold or the unopened tab that it is in.
 HIDDEN = (
     "ancestor::details[not(@open)] | ancestor::div[@class='tabbed-block'][preceding-sibling::div]"
@@ -71,32 +81,38 @@ def programs():
         if not missing:
             path = EXAMPLES / name
             found[name] = {"beside": beside(path)}
-            if has_client(path):
-                found[name]["client"] = f"{path.parent.name}/client.html"
             if path.name.startswith("wrong_") and (commands := tried(path)):
                 found[name]["try"] = commands
+            elif has_client(path):  # which would connect while the commands are carried out
+                found[name]["client"] = f"{path.parent.name}/client.html"
     return found
 
 
 def tried(path):
-    """Return the curl commands that a program's first lines say to try, as the page sends them."""
+    """Return the commands that a program's first lines say to try, as the page carries them out."""
     text = ast.get_docstring(ast.parse(path.read_text()))
     words = re.search(r"(?ms)^- Try: (.*?)(?=^- |\Z)", text)
     found = []
     for code in re.findall(r"`([^`]*)`", words[1]) if words else ():
-        code = re.sub(r"\s+", " ", code)
-        parts = shlex.shlex(unescaped(code), posix=True, punctuation_chars="&")
-        parts.whitespace_split = True
-        command = []
-        texts = iter(re.split(r" & ", code))
-        for part in [*parts, ""]:
-            if part not in {"&", ""}:
-                command.append(part)
-            elif command[0] == "curl":
-                found.append({"text": next(texts), **parsed(command[1:])})
-                found[-1]["inBackground"] = part == "&"
-                command = []
+        for command, mark in re.findall(r"(.+?)(?: (&)(?: |$)|$)", re.sub(r"\s+", " ", code)):
+            found.append({"text": f"{command} {mark}".strip(), **understood(command)})
+            if mark:
+                found[-1]["inBackground"] = True
     return found
+
+
+def understood(command):
+    """Return what a command does, for docs/assets/reproduce.js: its kind, and what it needs."""
+    for kind, form in FORMS.items():
+        if match := re.fullmatch(form, command):
+            found = {name: value for name, value in match.groupdict().items() if value}
+            if settings := found.pop("settings", None):
+                found["environment"] = dict(each.split("=") for each in settings.split())
+            return {"kind": kind, **found}
+    program, *words = shlex.split(unescaped(command))
+    if program != "curl":
+        raise ValueError(f"{command}: neither a curl command nor one of {', '.join(FORMS)}")
+    return {"kind": "curl", **parsed(words)}
 
 
 def unescaped(code):
@@ -115,13 +131,16 @@ def parsed(words):
             case "-d" | "--data-binary":
                 request |= {"method": "POST", "body": next(words)}
             case "-H":
-                request["headers"].append(next(words).split(": ", 1))
+                name, value = next(words).split(":", 1)
+                request["headers"].append([name, value.strip()])
             case "-i":
                 request["showsHeaders"] = True
             case "--max-time":
                 request["seconds"] = float(next(words))
+            case "--fail-early":
+                request["endsEarly"] = True
             case _:
-                path = re.fullmatch(r"(?:http://)?127\.0\.0\.1:8000(/?[^[]*)(?:\[1-(\d+)\])?", word)
+                path = re.fullmatch(rf"(?:http://)?{ADDRESS}(/?[^[]*)(?:\[1-(\d+)\])?", word)
                 request["path"] = path[1] or "/"
                 if path[2]:
                     request["times"] = int(path[2])

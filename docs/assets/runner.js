@@ -4,7 +4,7 @@
 
 import { element, load, root } from "./panel/shared.js";
 import { exchange, Machine, patch, readText } from "./runtime/network.js";
-import { reproduce } from "./reproduce.js";
+import { openSocket, reproduce } from "./reproduce.js";
 import { Wire } from "./wire.js";
 
 const CLIENT_BASE = new URL("http://127.0.0.1:8000"); // where the clients expect their server
@@ -92,6 +92,7 @@ class Runner {
       const programs = JSON.parse(await load("assets/programs.json"));
       const { beside, client, try: commands } = programs[this.program];
       this.client = client;
+      this.environment = commands?.find(({ kind }) => kind === "start")?.environment;
       this.commands = commands;
       this.isToReproduce = Boolean(commands);
       const names = [this.name, ...beside];
@@ -181,6 +182,7 @@ class Runner {
     this.show("starting", "Starting");
     this.number = machine.run({
       folder: `/home/${this.topic}`, name: this.name, files: this.files,
+      environment: this.environment,
     });
   }
 
@@ -385,10 +387,7 @@ class Runner {
 
   /** Opens a WebSocket connection and prints its messages. */
   converse() {
-    const scope = { fetch, Request, Response, EventTarget, Event, MessageEvent, CloseEvent };
-    Object.assign(scope, { DOMException, document, location, WebSocket });
-    patch(scope, machine, CLIENT_BASE, this.#port);
-    const socket = new scope.WebSocket(`ws://127.0.0.1:8000${this.path.value}`);
+    const socket = openSocket(machine, this.#port, this.path.value);
     socket.onopen = () => this.print("Open.\n");
     socket.onmessage = ({ data }) => this.print(`← ${data}\n`);
     const ended = new Promise((resolve) => {

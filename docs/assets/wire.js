@@ -6,6 +6,7 @@ const SHOWN = 40; // messages and notes, the newest
 const LONGEST = 3; // seconds that a diagram gives to a time in which nothing passes
 const AT_ONCE = 0.1; // seconds: a shorter request is not drawn as held
 const FRAME = 150; // milliseconds between drawings
+const WIDEST = 100; // characters of a message: there is no room for more
 const NEAR = 40; // pixels from the end: the reader has not scrolled up
 const NUMBERS = [..."①②③④⑤⑥⑦⑧⑨⑩⑪⑫⑬⑭⑮⑯⑰⑱⑲⑳"];
 const COUNTERS = {
@@ -89,7 +90,7 @@ export class Wire {
 
   message(detail) {
     const { connection, from, kind, passage } = detail;
-    const mark = { connection, from, passage, text: words(detail) };
+    const mark = { connection, from, passage, text: words(detail).slice(0, WIDEST) };
     const exchange = this.#exchanges.get(connection);
     if (kind === "request") this.#exchanges.set(connection, { request: mark });
     else if (exchange && from === "server" && !exchange.response) {

@@ -9,6 +9,10 @@ wait for the job; then it closes their connections.
 
 - Run: `uv run wrong_shutdown.py`
 - or: `pip install sanic==25.12.1 && python wrong_shutdown.py`
+- Try: `SANIC_GRACEFUL_SHUTDOWN_TIMEOUT=2 uv run wrong_shutdown.py`,
+  `curl -d '{"seconds": 60}' 127.0.0.1:8000/jobs`, with its token
+  `curl -H 'Prefer: wait=20' 127.0.0.1:8000/jobs/TOKEN & sleep 1`,
+  and then `pkill -f wrong_shutdown.py`
 - Source: server.py, which is right
 """
 

@@ -2,13 +2,19 @@
 # requires-python = ">=3.11"
 # dependencies = ["sanic==25.12.1"]
 # ///
-"""WRONG: a queue without a limit for each subscriber.
+r"""WRONG: a queue without a limit for each subscriber.
 
 This is broadcast.py without MAX_QUEUE. No client waits for another, but
 the events for a client that does not read fill the server's memory.
 
 - Run: `uv run wrong_broadcast_queue.py`
 - or: `pip install sanic==25.12.1 && python wrong_broadcast_queue.py`
+- Try: a client that does not read, `sleep 9 |
+  uvx websockets ws://127.0.0.1:8000/events & sleep 1` and
+  `kill -STOP %1`, and then
+  `curl -d "{\"text\": \"$(printf %090000d)\"}"
+  '127.0.0.1:8000/events?[1-200]'` and
+  `curl 127.0.0.1:8000/subscribers`
 - Source: broadcasting, by the author of websockets,
   https://websockets.readthedocs.io/en/stable/topics/broadcast.html
 """

@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["sanic==25.12.1"]
 # ///
-"""WRONG: a loop over subscribers that change while the loop waits.
+r"""WRONG: a loop over subscribers that change while the loop waits.
 
 put() waits while a queue is full. A client that connects or disconnects
 meanwhile changes the dict, and the loop ends with a RuntimeError: the
@@ -10,6 +10,14 @@ remaining subscribers miss the event.
 
 - Run: `uv run wrong_broadcast_set.py`
 - or: `pip install sanic==25.12.1 && python wrong_broadcast_set.py`
+- Try: `MAX_QUEUE=10 uv run wrong_broadcast_set.py`, a client that
+  does not read, `sleep 5 |
+  uvx websockets ws://127.0.0.1:8000/events >/dev/null & sleep 1` and
+  `kill -STOP %1`, and then
+  `curl -d "{\"text\": \"$(printf %090000d)\"}"
+  '127.0.0.1:8000/events?[1-100]' & sleep 1`, another client,
+  `sleep 3 | uvx websockets ws://127.0.0.1:8000/events >/dev/null &
+  sleep 1`, and `kill -CONT %1`
 - Source: broadcasting, by the author of websockets,
   https://websockets.readthedocs.io/en/stable/topics/broadcast.html
 """

@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["sanic==25.12.1"]
 # ///
-"""WRONG: a loop that waits for each subscriber in turn.
+r"""WRONG: a loop that waits for each subscriber in turn.
 
 This is broadcast.py with put() in place of put_nowait(). While one
 client does not read, its queue is full and put() waits, and so do the
@@ -10,6 +10,12 @@ publisher and all other subscribers.
 
 - Run: `uv run wrong_broadcast_stall.py`
 - or: `pip install sanic==25.12.1 && python wrong_broadcast_stall.py`
+- Try: `MAX_QUEUE=10 uv run wrong_broadcast_stall.py`, a client that
+  does not read, `sleep 9 |
+  uvx websockets ws://127.0.0.1:8000/events & sleep 1` and
+  `kill -STOP %1`, and then `curl --fail-early --max-time 2
+  -d "{\"text\": \"$(printf %090000d)\"}"
+  '127.0.0.1:8000/events?[1-100]'`
 - Source: broadcasting, by the author of websockets,
   https://websockets.readthedocs.io/en/stable/topics/broadcast.html
 """

@@ -9,7 +9,9 @@ cancels the handler, and the lines after the `try` do not run.
 
 - Run: `uv run wrong_server_leak.py`
 - or: `pip install sanic==25.12.1 && python wrong_server_leak.py`
-- Try: kill it with `kill -9` while a client is connected, and restart
+- Try: `MAX_CONNECTIONS=1 uv run wrong_server_leak.py`, and then
+  `sleep 1 | uvx websockets ws://127.0.0.1:8000/events`, and again
+  `sleep 1 | uvx websockets ws://127.0.0.1:8000/events`
 - Source: close codes, RFC 6455 §7.4.1; ping and pong, RFC 6455 §5.5.2
 """
 

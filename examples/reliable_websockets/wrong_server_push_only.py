@@ -10,7 +10,9 @@ closes the connection with 1011, although the client is alive.
 
 - Run: `uv run wrong_server_push_only.py`
 - or: `pip install sanic==25.12.1 && python wrong_server_push_only.py`
-- Try: kill it with `kill -9` while a client is connected, and restart
+- Try: `PING_INTERVAL=1 PING_TIMEOUT=1
+  uv run wrong_server_push_only.py`, and then `(echo 'hello'; sleep 5)
+  | uvx websockets ws://127.0.0.1:8000/events`
 - Source: close codes, RFC 6455 §7.4.1; ping and pong, RFC 6455 §5.5.2
 """
 

@@ -6,6 +6,10 @@
 
 - Run: `uv run wrong_expiry.py`
 - or: `pip install sanic==25.12.1 && python wrong_expiry.py`
+- Try: `TOKEN_TTL=6 uv run wrong_expiry.py`, and then
+  `curl -d '{"key": "alice-key"}' 127.0.0.1:8000/tokens`, and with its
+  token `(echo '{"token": "TOKEN", "after": 0}'; sleep 7) |
+  uvx websockets ws://127.0.0.1:8000/events`
 - Source: server_auth.py, which is right
 """
 

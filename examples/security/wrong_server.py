@@ -8,7 +8,13 @@ The browser sends the cookie for any page; only Origin names it.
 
 - Run: `uv run wrong_server.py`
 - or: `pip install sanic==25.12.1 && python wrong_server.py`
-- Try: open http://127.0.0.1:8000/ and then evil.html
+- Try: open http://127.0.0.1:8000/ and then evil.html; or
+  `curl -i 127.0.0.1:8000`, and with its cookie
+  `curl -i --max-time 1 -H 'Cookie: session=SESSION'
+  -H 'Origin: http://evil.example' -H 'Sec-WebSocket-Version: 13'
+  -H 'Connection: Upgrade' -H 'Upgrade: websocket'
+  -H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=='
+  127.0.0.1:8000/socket`
 - Source: server.py, which is right
 """
 

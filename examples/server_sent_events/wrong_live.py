@@ -8,6 +8,9 @@ This is server.py without ids, so a client cannot resume.
 
 - Run: `uv run wrong_live.py`
 - or: `pip install sanic==25.12.1 && python wrong_live.py`
+- Try: `curl -d '{"seconds": 3}' 127.0.0.1:8000/jobs`, with its token
+  `curl --max-time 1.5 127.0.0.1:8000/jobs/TOKEN/events`, `sleep 2`, and
+  `curl -H 'Last-Event-ID: 2' 127.0.0.1:8000/jobs/TOKEN/events`
 - Source: server-sent events, WHATWG HTML §9.2,
   https://html.spec.whatwg.org/multipage/server-sent-events.html
 """

@@ -8,6 +8,9 @@ This is server.py without a heartbeat.
 
 - Run: `uv run wrong_silent.py`
 - or: `pip install sanic==25.12.1 && python wrong_silent.py`
+- Try: `SANIC_RESPONSE_TIMEOUT=2 HEARTBEAT=1 uv run wrong_silent.py`,
+  `curl -d '{"seconds": 9}' 127.0.0.1:8000/jobs`, and with its token
+  `curl 127.0.0.1:8000/jobs/TOKEN/events`
 - Source: server-sent events, WHATWG HTML §9.2,
   https://html.spec.whatwg.org/multipage/server-sent-events.html
 """

@@ -9,6 +9,11 @@ again.
 
 - Run: `uv run wrong_replay.py`
 - or: `pip install sanic==25.12.1 && python wrong_replay.py`
+- Try: send what was sent on 1 January 2026, twice:
+  `curl -i -H 'webhook-id: msg_recorded'
+  -H 'webhook-timestamp: 1767225600'
+  -H 'webhook-signature:v1,nvj0WzYg0kD4gwX2zC9T6Wdz+ZQBYTTS8+GzwDzw4gI='
+  -d '{"type": "job.done", "data": 42}' '127.0.0.1:8001/webhooks?[1-2]'`
 - Source: receiver.py, which is right
 """
 

@@ -506,15 +506,26 @@ def test_fifty_restarts_do_not_grow(machine):
 
 # Wrong programs
 
-# What their failure looks like in what the requests print; the right program prints it not.
+# What their failure looks like in what the commands print; the right program does not print it.
 FAILURES = {
     "job_queue/wrong_unbounded.py": r"^25 × 202$",
     "long_polling/wrong_blocking.py": r"(?s)200 OK.*404 Not Found",
     "long_polling/wrong_feed_server.py": r'"messages":\[\]',
     "long_polling/wrong_shared_future.py": r"^HTTP/1.1 500 ",
+    "long_polling/wrong_shutdown.py": r"^\(no response: ",
+    "notifications/wrong_broadcast_queue.py": r'"subscribers":1,"waiting":1\d\d',
+    "notifications/wrong_broadcast_set.py": r"^\d+ × 202, 1 × 500$",
+    "notifications/wrong_broadcast_stall.py": r"^\d+ × 202, 1 × nothing more for 2 s$",
+    "reliable_websockets/wrong_server_leak.py": r"^Connection closed: 1013 too many connections$",
+    "reliable_websockets/wrong_server_push_only.py": r"^Connection closed: 1011$",
     "security/wrong_cors.py": r"^access-control-allow-origin: http://evil.example$",
+    "security/wrong_expiry.py": r"^Connection closed: 1000",
+    "security/wrong_server.py": r"(?s)101 Switching Protocols.*alice has 1000 coins",
     "server_sent_events/wrong_board.py": r"^event: alarm$",
     "server_sent_events/wrong_cleanup.py": r'"subscribers":1',
+    "server_sent_events/wrong_live.py": r"^retry: 1000\s*\Z",
+    "server_sent_events/wrong_silent.py": r"(?s)data: 0\s+\(cut off: ",
+    "webhooks/wrong_replay.py": r"^2 × 204$",
 }
 REPRODUCE = """async (commands) => {
   const { reproduce } = await import(new URL("reproduce.js", location));
@@ -526,23 +537,53 @@ REPRODUCE = """async (commands) => {
 
 @pytest.mark.parametrize("name", FAILURES)
 def test_one_button_reproduces_a_failure(machine, name):
-    """The requests that a wrong program's first lines say to try show its failure; the right
-    program responds to the same requests otherwise."""
+    """The commands that a wrong program's first lines say to try show its failure; with the right
+    program they do not."""
     diff = (ROOT / "snippets" / name).with_suffix(".diff").read_text()
     right = f"{name.partition('/')[0]}/{diff.partition('+++ ')[2].splitlines()[0]}"
     commands = runnable.programs()[name]["try"]
     shown = {}
+    (settings,) = [each["environment"] for each in commands if each["kind"] == "start"] or [{}]
     for program in name, right:
-        machine.start(program)
+        machine.start(program, **settings)
         shown[program] = machine.page.evaluate(REPRODUCE, commands)
         machine.kill()
     assert re.search(FAILURES[name], shown[name], re.M), shown[name]
     assert not re.search(FAILURES[name], shown[right], re.M), shown[right]
 
 
-def test_each_wrong_program_with_requests_is_proved():
-    """Each wrong program whose first lines have requests is among those whose failure is proved."""
-    assert {name for name, each in runnable.programs().items() if "try" in each} == FAILURES.keys()
+# Why the others that a page can run have no commands.
+SIGNED = "a message that was signed within the last five minutes"
+WITHOUT = {
+    "long_polling/wrong_timeout.py": "a minute, which is the timeout of its framework",
+    "notifications/wrong_broadcast_frames.py": "a measurement: only its CPU time differs",
+    "reliable_websockets/wrong_server_blocking.py": "threads, for the right program",
+    "security/wrong_inflating.py": "a client that compresses",
+    "webhooks/wrong_body.py": SIGNED,
+    "webhooks/wrong_slow.py": SIGNED,
+}
+
+
+def test_wrong_programs_without_commands(record):
+    """Each wrong program has commands that are proved to show its failure, or is in a table that
+    says what its failure needs."""
+    programs = runnable.programs()
+    assert {name for name, each in programs.items() if "try" in each} == FAILURES.keys()
+    needs = {}
+    for path in sorted(EXAMPLES.glob("*/wrong_*")):
+        name = f"{path.parent.name}/{path.name}"
+        if path.suffix != ".py":
+            reason = "nginx or HAProxy"
+        elif name not in runnable.servers():
+            reason = "a Python client or worker"
+        else:
+            reason = runnable.servers()[name] or WITHOUT.get(name)
+        assert (name in FAILURES) != bool(reason), name
+        if reason:
+            needs.setdefault(reason, []).append(f"`{name}`")
+    rows = ["| its failure needs | programs |", "| --- | --- |"]
+    rows += [f"| {reason} | {', '.join(names)} |" for reason, names in sorted(needs.items())]
+    record("runtime/not_reproduced.md", "\n".join(rows) + "\n")
 
 
 # Where a page offers it
@@ -816,6 +857,23 @@ def test_messages_of_a_websocket(open_page, static):
     send(page, "Open.")
     page.fill(".runner [name=body]", '{"id": 1, "submit": {"seconds": 0}}')
     send(page, '"done"')
+
+
+def test_a_failure_in_the_panel(open_page, static):
+    """The button *Reproduce here* runs a wrong program with the settings of its first lines, and
+    prints its failure; after an edit that corrects it, the same commands print none."""
+    page = open_page(f"{static.url}/techniques/reliable-websockets/")
+    button = page.locator("[data-run='reliable_websockets/wrong_server_leak.py'] .run-here").first
+    assert button.inner_text() == "Reproduce here"
+    button.click()
+    response = page.locator(".runner-response")
+    response.get_by_text("closed: 1013 too many connections").wait_for()
+    lines = "receiving.cancel()\n", "ctx.connections -= 1\n"
+    edit(page, "    ".join(["", *lines]), "        ".join(["    finally:\n", *lines]))
+    page.locator(
+        ".runner-response", has_text=re.compile("closed: 1000.*closed: 1000", re.S)
+    ).wait_for()
+    assert "1013" not in response.inner_text()
 
 
 def test_without_promise_integration_a_line_explains_it(browser, static):
