@@ -80,7 +80,7 @@ export async function reproduce(machine, port, commands, print) {
         const failure = controller.signal.aborted ? `nothing more for ${seconds} s`
           : `${result ? "cut off" : "no response"}: ${(error.cause ?? error).message}`;
         result ??= failure;
-        text.push(`(${failure})`);
+        text.push(!text.length || text.at(-1).endsWith("\n") ? "" : "\n", `(${failure})`);
       }
       clearTimeout(timer);
       counts.set(result, (counts.get(result) ?? 0) + 1);
