@@ -8,6 +8,7 @@ worker.js provides `js.network`: wait, take, send, close, listening.
 """
 
 import asyncio
+import atexit
 import gc
 import linecache
 import logging
@@ -18,6 +19,7 @@ import time
 import traceback
 import types
 import typing
+import warnings
 from asyncio import base_events, transports
 
 import js
@@ -26,8 +28,10 @@ from pyodide.ffi import run_sync, to_js
 
 network = js.network
 pyodide_loop = asyncio.get_event_loop()
-initial_modules = set()  # those that every program starts with
+initial_modules = {}  # those that every program starts with
 initial_environment = {}
+initial_caches = {}  # of typing: {function: its cache}
+initial_cleanups = []  # of typing: what clears a cache
 
 
 class Killed(BaseException):
@@ -231,12 +235,18 @@ def boot():
     asyncio.set_event_loop_policy(Policy())
     initial_modules.update(sys.modules)
     initial_environment.update(os.environ)
+    initial_caches.update(typing._caches)
+    initial_cleanups.extend(typing._cleanups)
 
 
 def reset():
     """Remove what a program left in the interpreter, so that the next one starts afresh."""
     for name in sys.modules.keys() - initial_modules:
         del sys.modules[name]
+        parent, _, child = name.rpartition(".")
+        if parent in initial_modules:
+            vars(sys.modules[parent]).pop(child, None)
+    sys.modules["__main__"] = initial_modules["__main__"]
     os.environ.clear()
     os.environ.update(initial_environment)
     asyncio.set_event_loop(None)
@@ -248,8 +258,15 @@ def reset():
     logging._handlerList.clear()
     for clear in typing._cleanups:  # caches that keep classes alive
         clear()
+    typing._cleanups[:] = initial_cleanups  # without those of modules that are imported anew
+    for function in typing._caches.keys() - initial_caches:
+        del typing._caches[function]
+    typing.clear_overloads()
+    atexit._clear()
+    warnings.onceregistry.clear()
     linecache.clearcache()
-    gc.collect()
+    with warnings.catch_warnings(action="ignore"):  # of coroutines that a killed program left
+        gc.collect()
 
 
 def run(folder, name, files, environment):
@@ -269,7 +286,8 @@ def run(folder, name, files, environment):
     sys.path.insert(0, folder)
     sys.argv = [name]
     try:
-        return execute(f"{folder}/{name}", files[name])
+        with warnings.catch_warnings():  # restores the filters
+            return execute(f"{folder}/{name}", files[name])
     finally:
         sys.path.remove(folder)
         sys.path_importer_cache.pop(folder, None)
