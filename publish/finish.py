@@ -314,8 +314,9 @@ def main(site):
         write_feed(site, config)
         rules.append(f"Sitemap: {config.site_url}sitemap.xml")
     (site / "robots.txt").write_text("\n".join(rules) + "\n")
-    kept = site / "assets/panel/client.css"  # of the clients in the panels
-    styles = [path for path in site.glob("assets/**/*.css") if path != kept]
+    # Those of the clients in the panels and of the editor of *Run here* load when needed.
+    kept = {site / "assets/panel/client.css", site / "assets/runtime/editor/layout.css"}
+    styles = [path for path in site.glob("assets/**/*.css") if path not in kept]
     for path in site.rglob("index.html"):
         if not path.is_relative_to(site / "examples"):
             finish_page(path, site, config)

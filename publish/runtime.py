@@ -2,10 +2,11 @@
 
     python -m publish.runtime docs/assets/runtime
 
-CPython for WebAssembly comes from npm's `pyodide`, checked by its hash; Sanic and websockets come
-from pip, at the versions and hashes of tests/requirements.txt. The standard library is trimmed, and
-compiled by the Python that will run it. Node and npm are those of the machine or, where these are
-missing or old, of the wheel that publish/requirements.txt locks.
+CPython for WebAssembly comes from npm's `pyodide`, and the editor from npm's `prism-code-editor`,
+checked by their hashes; Sanic and websockets come from pip, at the versions and hashes of
+tests/requirements.txt. The standard library is trimmed, and compiled by the Python that will run
+it. Node and npm are those of the machine or, where these are missing or old, of the wheel that
+publish/requirements.txt locks.
 """
 
 import base64
@@ -32,6 +33,18 @@ PYODIDE_SHA512 = (
     "0YvXxEhfEdpLfb/XkM2BFAeMROq0iMUX2bzzH9pOttyMcWkwq+HbE5uyuGD82LN7y2q+SNvi/6V5JEsOlD2R1A=="
 )
 PYODIDE_FILES = ["pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm"]
+EDITOR = "prism-code-editor@5.4.0"
+EDITOR_SHA512 = (
+    "8y4SdQxwHa/lnxIbFf2w8N2D1OwxcskDRw774ov4XEEa1e5alqqrAZk08YXgaxisc1RuJdFbCTI+4tU3Plljqw=="
+)
+# Its core and its tokenizer, and what these two import: 6 kB compressed.
+EDITOR_FILES = [
+    "index.js",
+    "prism/index.js",
+    "core-BIWFpCIO.js",
+    "core-Dr0o9A-8.js",
+    "layout.css",
+]
 PACKAGES = [
     "aiofiles",
     "html5tagger",
@@ -126,9 +139,10 @@ def pack(tree, target):
             archive.writestr(zipfile.ZipInfo(str(name)), path.read_bytes(), zipfile.ZIP_DEFLATED, 9)
 
 
-def write_licences(tree, target):
+def write_licences(tree, editor, target):
     """Write the licences of all parts into one file."""
     parts = [(SOURCE / "NOTICE").read_text()]
+    parts.append(f"prism-code-editor\n\n{(editor / 'LICENSE').read_text()}")
     # A package of this site has the same licence as Pyodide, whose package has no copy of it.
     files = importlib.metadata.files("pathspec")
     (mozilla,) = (each for each in files if each.name == "LICENSE")
@@ -143,11 +157,19 @@ def write_licences(tree, target):
     target.write_text(f"\n\n{'=' * 72}\n\n".join(parts))
 
 
+def compressed(folder):
+    """Return how many bytes the files of a folder have, each compressed."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return sum(len(gzip.compress(path.read_bytes(), 9)) for path in files)
+
+
 def build(target):
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         node, npm = find_node(scratch)
         pyodide = fetch(PYODIDE, PYODIDE_SHA512, scratch, npm)
+        (scratch / "editor").mkdir()
+        editor = fetch(EDITOR, EDITOR_SHA512, scratch / "editor", npm)
         library, tree = scratch / "library", scratch / "tree"
         with zipfile.ZipFile(pyodide / "python_stdlib.zip") as archive:
             archive.extractall(library)
@@ -167,8 +189,11 @@ def build(target):
             shutil.copy(pyodide / name, new)
         for path in SOURCE.glob("*.js"):
             shutil.copy(path, new)
-        write_licences(tree, new / "LICENCES.txt")
-        size = sum(len(gzip.compress(path.read_bytes(), 9)) for path in new.iterdir())
+        (new / "editor/prism").mkdir(parents=True)
+        for name in EDITOR_FILES:
+            shutil.copy(editor / "dist" / name, new / "editor" / name)
+        write_licences(tree, editor, new / "LICENCES.txt")
+        size = compressed(new)
         print(f"The runtime is {size / 1e6:.1f} MB compressed.")
         if size > BUDGET:
             sys.exit(f"That is more than {BUDGET / 1e6:.0f} MB.")

@@ -2,6 +2,7 @@
 // browser client of the page. One worker serves all panels of a page, and runs one program at a
 // time.
 
+import { Editor } from "./editor.js";
 import { element, load, root } from "./panel/shared.js";
 import { exchange, Machine, patch, readText } from "./runtime/network.js";
 import { openSocket, reproduce } from "./reproduce.js";
@@ -126,16 +127,9 @@ class Runner {
     this.buttons.edit.setAttribute("aria-expanded", "false");
     if (this.commands)
       this.buttons.reproduce = button("Reproduce", "Send the requests that fail", this.reproduce);
-    this.editor = element(this.section, "textarea", {
-      class: "runner-editor", spellcheck: "false", autocomplete: "off", autocapitalize: "off",
-      "aria-label": `The text of ${this.name}`, hidden: "",
-    });
-    this.editor.value = sessionStorage.getItem(this.key) ?? this.original;
-    this.editor.setSelectionRange(0, 0);
-    this.editor.addEventListener("input", () => this.keep());
-    this.editor.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.run();
-    });
+    const text = sessionStorage.getItem(this.key) ?? this.original;
+    this.editor = new Editor(this.section, `The text of ${this.name}`, text, () => this.run());
+    this.editor.onInput(() => this.keep());
     this.error = element(this.section, "p", { class: "runner-error", role: "alert", hidden: "" });
     this.log = element(this.section, "pre", {
       class: "runner-output", tabindex: "0", role: "log", "aria-label": "Output of the server",
@@ -178,6 +172,7 @@ class Runner {
     this.#decoder = new TextDecoder();
     this.#printed = this.log.textContent = "";
     this.error.hidden = true;
+    this.editor.mark();
     this.files[this.name] = this.editor.value;
     this.show("starting", "Starting");
     this.number = machine.run({
@@ -196,19 +191,19 @@ class Runner {
   }
 
   edit() {
-    const hidden = (this.editor.hidden = !this.editor.hidden);
-    this.buttons.edit.setAttribute("aria-expanded", String(!hidden));
-    if (hidden) return;
-    this.editor.focus();
+    const { part } = this.editor;
+    part.hidden = !part.hidden;
+    this.buttons.edit.setAttribute("aria-expanded", String(!part.hidden));
+    if (part.hidden) return;
     // Where the page shows a part of the program, the editor begins there.
     const [first] = this.block.querySelector("code")?.textContent.trim().split("\n") ?? [];
     const line = this.editor.value.split("\n").findIndex((each) => each.trim() === first);
-    if (line > 0) this.goTo(line + 1);
+    this.editor.goTo(Math.max(line, 0) + 1);
   }
 
   reset() {
     this.editor.value = this.original;
-    this.keep();
+    this.editor.mark();
     this.buttons.run.focus();
   }
 
@@ -248,15 +243,12 @@ class Runner {
     go.addEventListener("click", () => this.goTo(Number(line)));
     this.error.append(` ${message}`);
     this.error.hidden = false;
+    this.editor.mark(line);
   }
 
   goTo(line) {
-    if (this.editor.hidden) this.edit();
-    const lines = this.editor.value.split("\n");
-    const start = lines.slice(0, line - 1).join("\n").length + (line > 1 ? 1 : 0);
-    this.editor.focus();
-    this.editor.setSelectionRange(start, start + lines[line - 1].length);
-    this.editor.scrollTop = (this.editor.scrollHeight / lines.length) * (line - 4);
+    if (this.editor.part.hidden) this.edit();
+    this.editor.goTo(line);
   }
 
   // The network
