@@ -14,6 +14,7 @@ import pytest
 import trustme
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from .support.browsing import counters, replay
 from .support.crossing import Wire
 from .support.diffs import functions
 from .support.messages import counts, label, messages, table, transcript
@@ -130,8 +131,41 @@ def figure(passed):
         {"at": at, "from": source, "to": to, "text": label(message).split()[0]}
         for message, source, to, at in passed
     ]
-    bar = {"kind": "job", "lane": "server", "start": 0, "end": 1.5, "text": "job"}
-    return trace_of(["client", "server", "receiver"], drawn, unit="s", bars=[bar])
+    bars = [{"kind": "job", "lane": "server", "start": 0, "end": 1.5, "text": "job"}]
+    if (last := drawn[-1]["at"]) > 1.5:
+        bars.append({"kind": "late", "lane": "receiver", "start": 1.5, "end": last, "text": "late"})
+    return trace_of(["client", "server", "receiver"], drawn, unit="s", bars=bars)
+
+
+def test_a_retry_delivers_the_result(start, tap, canned, record):
+    """After a `503` the server waits a second, as drawn, and its second attempt delivers the
+    result."""
+    unit = 2  # seconds that are drawn as one, as a busy machine is late each time
+    to_receiver = tap(canned((503, {}, ""), ACCEPTED))
+    to_server = tap(start("webhooks/server.py", changes={"0, 1, 5, 30": f"0, {unit}, 60, 60"}))
+    submit_job(to_server, to_receiver.url, seconds=1.5 * unit)
+    to_receiver.wait_until(lambda events: len(messages(events)) == 4)
+    ways = ("client", "server"), ("server", "client")
+    passed = [(*each, to_server) for each in zip(messages(to_server.events), ways, strict=True)]
+    ways = ("server", "receiver"), ("receiver", "server")
+    attempts = messages(to_receiver.events)
+    assert [each.status for each in attempts[1::2]] == [503, 204]
+    passed += [(*each, to_receiver) for each in zip(attempts, ways * 2, strict=True)]
+    begin = to_server.start + passed[0][0].at
+    drawn = [  # times rounded down to halves
+        (message, *way, int((tap.start + message.at - begin) / unit * 2 + 0.1) / 2)
+        for message, way, tap in passed
+    ]
+    assert [at for *_, at in drawn[2:]] == [1.5, 1.5, 2.5, 2.5]
+    record("webhooks/retry.json", figure(drawn))
+
+
+def test_the_panel_replays(static, open_page):
+    """The panel plays the recorded run: the attempt that gets `503`, and the one that delivers."""
+    page = replay(open_page, f"{static.url}/techniques/webhooks/")
+    texts = page.locator(".panel-wire text:is(.up, .down)").all_text_contents()
+    assert texts == ["POST", "202", "POST", "503", "POST", "204"]
+    assert counters(page)["Known late by"] == "1.0 s"
 
 
 def test_a_library_verifies_the_signature(start, canned):
@@ -390,7 +424,7 @@ def test_a_callback_to_a_private_address_is_400(strict, canned, callback):
     """The hardened server rejects a callback whose host has a private address, in any spelling,
     and sends no request there."""
     inside = canned(echo)
-    url = callback.format(port=inside.url.rpartition(":")[2])
+    url = callback.format(port=inside.port)
     response = submit_job(strict, url)
     assert response.status_code == 400, response.text
     assert "has no address to send to" in response.text

@@ -271,9 +271,9 @@ def test_a_missing_recording_is_no_error(static, browser):
     with browser.new_context(service_workers="block") as context:  # whose requests are not routed
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.route("**/timeline.json", lambda route: route.fulfill(**next(responses)))
+        page.route("**/retry.json", lambda route: route.fulfill(**next(responses)))
         for _ in range(2):
-            with page.expect_response("**/timeline.json"):
+            with page.expect_response("**/retry.json"):
                 page.goto(f"{static.url}/techniques/webhooks/")
                 page.locator(".panel").scroll_into_view_if_needed()
             page.wait_for_load_state("networkidle")

@@ -16,7 +16,7 @@ class Canned:
     """
 
     def __init__(self, port, responses):
-        self.url = f"http://127.0.0.1:{port}"
+        self.port, self.url = port, f"http://127.0.0.1:{port}"
         self.requests, self.bodies, self.times = [], [], []
         canned = self
 
