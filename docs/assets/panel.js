@@ -7,9 +7,10 @@
 //
 // A panel is <div class="panel" data-trace="…" data-client="…" data-server="…" data-live="…">: the
 // recorded trace, the client, its server, and the prefix under which that is mounted by `make
-// serve`. `data-settings` are parameters of the client's address, `data-sent` is what its requests
-// are called. What stands inside is there for readers without JavaScript, and is replaced.
-// The source and its settings are kept in the address of the page.
+// serve`. `data-settings` are parameters of the client's address, `data-environment` is that of the
+// server in the page, `data-sent` is what the client's requests are called. What stands inside is
+// there for readers without JavaScript, and is replaced. The source and its settings are kept in the
+// address of the page.
 
 import { address, button, element, isLive, numbered, root } from "./panel/shared.js";
 

@@ -296,14 +296,15 @@ def test_a_panel_fits_a_narrow_screen(static, open_page):
 
 def test_a_panel_runs_the_server_that_its_client_needs():
     """The server that a panel runs in the page is the one that its client names, and can run
-    there."""
+    there; the client of the token also serves for the job queue."""
     found = []
     for path in (ROOT / "docs").glob("*/*.md"):
         for place in html.fragments_fromstring(f"<p></p>{path.read_text()}"):
             if place.get("class") == "panel" and "data-server" in place.attrib:
                 found.append(server := EXAMPLES / place.get("data-server"))
                 client = EXAMPLES / place.get("data-client")
-                assert client.parent == server.parent
+                if server != EXAMPLES / "job_queue/server.py":
+                    assert client.parent == server.parent
                 assert runnable.NEEDS.search(client.read_text())[1] == server.name
                 assert place.get("data-server") in runnable.programs()
     assert len(found) >= 7
@@ -473,3 +474,25 @@ def test_a_delay_is_drawn(in_page):
     page.get_by_text("The server drained, and ended with status 0.").wait_for()
     assert "ended" in texts(page)
     assert "200 pending" in texts(page, "text.down")
+
+
+@needs_runtime
+def test_a_queue_in_the_page(in_page):
+    """On *Job queues*, the client of the token submits jobs to the queue in the page: the first has
+    position 1, and one is rejected with 503 when the queue is full. The last accepted job can still
+    be polled."""
+    page, client = in_page("systems/job-queues/")
+    submit = client.get_by_role("button", name="Submit")
+    responses = client.locator("#responses li")
+    rejected = client.get_by_text("the queue is full")
+    for number in range(10):  # some may take as long as a job
+        if rejected.count():
+            break
+        submit.click()
+        responses.nth(number).wait_for()
+    drawn = texts(page, "text.down")
+    assert (drawn[0], drawn[-1]) == ("202 position 1", "503")
+    client.get_by_role("button", name="Is it done yet?").click()
+    client.get_by_text("200 {").wait_for()
+    assert "503" in texts(page, "text.down")  # the drawing goes on
+    expect_accessible(page, ".panel")

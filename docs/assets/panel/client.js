@@ -140,19 +140,22 @@ export function watchStop(inside, run) {
 /** Draws each fetch: a request, and its response. */
 function watchFetch(inside, run) {
   const real = inside.fetch;
+  let isQueue = false; // whose jobs wait before they begin
   inside.fetch = async (resource, options = {}) => {
     const method = options.method ?? "GET";
     const { pathname } = new URL(resource.url ?? resource, inside.location);
-    if (method === "POST" && run.isOver) run.clear(); // a new job: a new drawing
+    if (method === "POST" && run.isOver && !isQueue) run.clear(); // a new job: a new drawing
     const request = run.request(`${method} ${short(pathname)}`);
     try {
       const response = await real.call(inside, resource, options);
       const isJSON = response.headers.get("content-type")?.startsWith("application/json");
       const body = isJSON ? await response.clone().json().catch(() => ({})) : {};
       const status = typeof body.status === "string" ? body.status : "";
-      if (method === "POST" && response.ok) run.startJob(JSON.parse(options.body).seconds);
+      isQueue ||= "position" in body;
+      if (method === "POST" && response.ok && !isQueue) run.startJob(JSON.parse(options.body).seconds);
       if (status === "done") run.jobKnown();
-      run.respond(request, `${response.status} ${status}`.trim());
+      const state = "position" in body ? `position ${body.position}` : status;
+      run.respond(request, `${response.status} ${state}`.trim());
       return response;
     } catch (error) {
       const isAborted = error.name === "AbortError" || options.signal?.aborted;

@@ -89,7 +89,10 @@ class InPage {
   serve() {
     this.#printed = "";
     this.setState("starting", `Starting ${this.name}`);
-    this.number = machine.run({ folder: this.folder, name: this.name, files: this.files });
+    const environment = Object.fromEntries(new URLSearchParams(this.panel.data.environment));
+    this.number = machine.run({
+      folder: this.folder, name: this.name, files: this.files, environment,
+    });
   }
 
   async listening({ port }) {
