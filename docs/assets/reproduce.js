@@ -89,6 +89,7 @@ export async function reproduce(machine, port, commands, print) {
         values[name.toUpperCase()] = value;
       if (endsEarly && typeof result === "string") break;
     }
+    for (const each of machine.idle.splice(0)) each.close("eof"); // as curl does at its end
     if (times > 1) last = Array.from(counts, ([result, count]) => `${count} × ${result}`).join(", ");
     print(`${last}\n\n`);
   }

@@ -10,7 +10,7 @@ the events for a client that does not read fill the server's memory.
 - Run: `uv run wrong_broadcast_queue.py`
 - or: `pip install sanic==25.12.1 && python wrong_broadcast_queue.py`
 - Try: a client that does not read, `sleep 9 |
-  uvx websockets ws://127.0.0.1:8000/events & sleep 1` and
+  uvx websockets ws://127.0.0.1:8000/events >/dev/null & sleep 1` and
   `kill -STOP %1`, and then
   `curl -d "{\"text\": \"$(printf %090000d)\"}"
   '127.0.0.1:8000/events?[1-200]'` and

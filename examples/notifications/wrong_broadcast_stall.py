@@ -12,7 +12,7 @@ publisher and all other subscribers.
 - or: `pip install sanic==25.12.1 && python wrong_broadcast_stall.py`
 - Try: `MAX_QUEUE=10 uv run wrong_broadcast_stall.py`, a client that
   does not read, `sleep 9 |
-  uvx websockets ws://127.0.0.1:8000/events & sleep 1` and
+  uvx websockets ws://127.0.0.1:8000/events >/dev/null & sleep 1` and
   `kill -STOP %1`, and then `curl --fail-early --max-time 2
   -d "{\"text\": \"$(printf %090000d)\"}"
   '127.0.0.1:8000/events?[1-100]'`
