@@ -439,29 +439,42 @@ REPO_URL = "https://github.com/example/guide"
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory, worker_id):
-    """Return the folder with the built site, but for the index of its search. One worker builds
-    it for all."""
+def built_once(tmp_path_factory, worker_id):
+    """Return a function by which one worker builds a folder for all: built_once(name, build)."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "site"
-    with open(f"{folder}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            partial = folder.with_name("site-partial")  # until it is complete
-            built = subprocess.run(
-                ["make", "--silent", "pages", f"SITE={partial}"],
-                cwd=ROOT,
-                env=environment(SITE_URL=SITE_URL, REPO_URL=REPO_URL),
-                capture_output=True,
-                text=True,
-            )
-            if built.returncode or "WARNING" in built.stderr:
-                pytest.fail(built.stderr)
-            index = partial / "search/search_index.json"
-            index.rename(f"{folder}-search.json")
-            index.write_text(json.dumps(NO_INDEX))
-            partial.rename(folder)
-    return folder
+
+    def built_once(name, build):
+        folder = (base if worker_id == "master" else base.parent) / name
+        with open(f"{folder}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                partial = folder.with_name(f"{name}-partial")  # until it is complete
+                build(partial)
+                partial.rename(folder)
+        return folder
+
+    return built_once
+
+
+@pytest.fixture(scope="session")
+def site(built_once):
+    """Return the folder with the built site, but for the index of its search."""
+
+    def build(folder):
+        built = subprocess.run(
+            ["make", "--silent", "pages", f"SITE={folder}"],
+            cwd=ROOT,
+            env=environment(SITE_URL=SITE_URL, REPO_URL=REPO_URL),
+            capture_output=True,
+            text=True,
+        )
+        if built.returncode or "WARNING" in built.stderr:
+            pytest.fail(built.stderr)
+        index = folder / "search/search_index.json"
+        index.rename(folder.with_name("site-search.json"))
+        index.write_text(json.dumps(NO_INDEX))
+
+    return built_once("site", build)
 
 
 @pytest.fixture(scope="session")

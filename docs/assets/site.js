@@ -44,6 +44,8 @@ document.querySelectorAll(".tabbed-set > :checked:not(:first-child)").forEach((i
 if (document.querySelector(".panel")) import("./panel.js");
 if (document.querySelector(".calculator")) import("./calculators.js");
 
+if (document.querySelector(".md-search__button")) import("./search.js");
+
 // Two pages have the race.
 if (document.querySelector(".race")) import("./race.js");
 

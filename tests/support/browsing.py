@@ -1,9 +1,12 @@
 """What is expected of a page in a browser."""
 
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+
+from .processes import EXAMPLES
 
 DESKTOP = {"width": 1280, "height": 720}
 PHONE = {"width": 390, "height": 844}
@@ -99,6 +102,24 @@ def replay(open_page, url):
     page.clock.run_for(7000)
     page.wait_for_selector(".panel[data-done=yes]")
     return page
+
+
+def open_missing(open_page, url):
+    """Open an address that the site does not have, which the browser reports; return the page."""
+    page = open_page(url)
+    assert open_page.problems and all("404" in each or each == url for each in open_page.problems)
+    open_page.problems.clear()
+    return page
+
+
+def expect_download(page, part):
+    """Fail if the first program in a part of a page is not downloaded as the file that it is."""
+    link = part.locator("a.download:visible").first
+    path = link.evaluate("(link) => link.pathname").partition("/examples/")[2]
+    with page.expect_download() as started:
+        link.click()
+    assert started.value.suggested_filename == Path(path).name
+    assert Path(started.value.path()).read_bytes() == (EXAMPLES / path).read_bytes()
 
 
 # Not each browser reports to its driver what the policy of a page blocks.
