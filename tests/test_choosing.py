@@ -290,6 +290,13 @@ def test_a_poll_or_push_more_costs_what_was_recorded(calculate):
         assert many["bytes"] - few["bytes"] == 5 * cell("websockets/parts.md", part, 1)
 
 
+def test_the_latest_event_is_the_delay_of_the_race(calculate):
+    """If the client is to receive every event, the delay in the race is that of the latest event,
+    and otherwise that of the result."""
+    late = [calculate("short_polling", every=every)["late"] for every in (False, True)]
+    assert late == [500, 1000]
+
+
 def test_a_network_delay_in_the_race(calculate):
     """With a delay each way, a held request, a stream and a WebSocket are late by one delay, a
     webhook, which needs a connection, by three; long polling by three when events follow each other
@@ -409,6 +416,24 @@ def test_the_race_is_live(live, open_page):
     assert page.get_by_label("Source").input_value() == "live"
     run_with_servers(page)
     assert page.text_content(".race figcaption").startswith("Live")
+
+
+def test_a_live_race_is_stopped(live, open_page):
+    """A change of a setting stops a live race: its client does not poll again."""
+    page = open_page(f"{live.url}/")
+    form = page.get_by_role("form", name="The race")
+    length = form.get_by_role("slider", name="length of the job")
+    length.fill("20")
+    form.get_by_role("slider", name="polling interval").fill("0.2")
+    with page.expect_request("**/live/short_polling/jobs/*") as first:
+        form.get_by_role("button", name="Run the race").click()
+    length.fill("1")
+    polled = []
+    page.on("request", lambda request: polled.append(request.url))
+    form.get_by_role("button", name="Run the race").click()
+    page.get_by_role("status").get_by_text("Webhook").wait_for(state="attached")
+    assert any("/short_polling/jobs/" in url for url in polled)
+    assert first.value.url not in polled
 
 
 @both_browsers

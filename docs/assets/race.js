@@ -314,7 +314,7 @@ class LiveLane {
 const CLIENTS = {
   async short_polling(lane, base, { seconds, interval }, signal) {
     const url = await lane.submit(base, seconds, signal);
-    do await sleep(interval, signal);
+    do await sleep(interval);
     while ((await lane.fetch(url, { signal })).status !== "done");
   },
 
@@ -367,12 +367,7 @@ const CLIENTS = {
   },
 };
 
-function sleep(seconds, signal) {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(resolve, seconds * 1000);
-    signal.addEventListener("abort", () => reject(clearTimeout(timer)), { once: true });
-  });
-}
+const sleep = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
 
 /**
  * Starts all clients; returns their lanes, and a promise of the end of each. The servers are below
