@@ -128,6 +128,7 @@ def test_the_newest_message_is_in_view(live, open_page):
     wait_until(in_view)
 
 
+@both_browsers
 def test_the_client_looks_like_the_site(live, open_page):
     """The client in a panel has the fonts and the colours of the site, also when the scheme is
     switched; its frame shows no second title and never scrolls."""
@@ -215,6 +216,7 @@ def test_the_counters_of_a_recording(static, open_page):
     assert page.locator(".panel-log li").count() == len(messages) == 12
 
 
+@both_browsers
 def test_a_recording_is_paused_and_sought(static, open_page):
     """A recording is played by the keyboard, paused, continued and sought; at twice the speed it
     takes half the time."""
@@ -401,6 +403,7 @@ def test_the_counters_in_the_page_are_exact(in_page):
 
 
 @needs_runtime
+@both_browsers
 def test_a_client_survives_a_server_that_is_killed(in_page):
     """On *Reliable WebSockets*, after the server in the page is killed and restarted, the diagram
     shows both, the attempts in between as lost, and from which event the client resumes; it misses

@@ -741,7 +741,8 @@ def test_an_edited_server_responds_otherwise(opened):
 @both_browsers
 def test_the_page_of_long_polling_runs_its_server(open_page, static):
     """On the page of long polling, the server whose limit was changed from 25 seconds to 2 ends a
-    hold after 2; after *Kill* and *Run* it runs again, without the job that it had in memory."""
+    hold after 2; after *Kill* and *Run* it runs again, without the job that it had in memory. The
+    diagram shows the requests, their responses, the end of the server and its restart."""
     page = open_page(f"{static.url}/techniques/long-polling/")
     page.click("[data-run='long_polling/server.py'] .run-here")
     page.wait_for_selector(RUNNING)
@@ -752,11 +753,15 @@ def test_the_page_of_long_polling_runs_its_server(open_page, static):
     page.fill(".runner [name=headers]", "Prefer: wait=20")
     send(page, "preference-applied: wait=2")
     send(page, '"pending"')
+    wait_for_wire(page, "POST /jobs", "202 pending", "GET /jobs", "200 pending")
     press(page, "Kill")
     page.locator(".runner-bar strong", has_text="Killed").wait_for()
+    wait_for_wire(page, "200 pending", "killed")
     press(page, "Run")
     page.wait_for_selector(RUNNING)
+    wait_for_wire(page, "200 pending", "killed", "restarted")
     send(page, "404 Not Found")
+    wait_for_wire(page, "200 pending", "404")
     open_page.problems.clear()
 
 
