@@ -17,6 +17,7 @@ import pytest
 from .support.hostile import PROBE, Level, assert_level, reset, tasks
 from .support.messages import exchanges, label, messages, table, transcript
 from .support.processes import EXAMPLES, copy_isolated, environment, run_to_end, wait_until
+from .support.sequence import in_order
 from .test_long_polling import (
     BOTH,
     HELD,
@@ -473,28 +474,38 @@ def poll_feed(server, after, prefer="wait=20"):
 
 
 def follow(server, tap, run, beside, kind):
-    """Return what a client prints when a message is published right between two of its polls.
+    """Return what a client prints when a message is published right between two of its polls, and
+    the trace of its polls.
 
     "one" is published during a hold; "two" when the response with it has left the server and not
     reached the client; "three" when the client has polled again.
     """
-    responses = []
+    published = []
+
+    def publish_next(text):
+        published.append((time.monotonic() - wire.start, "note", f"{text} is published"))
+        publish(server, text)
 
     def between(event):
-        if event.source == "server" and b'"messages"' in event.data and not responses:
-            responses.append(event)
-            publish(server, "two")
+        if event.source == "server" and b'"messages"' in event.data and len(published) == 1:
+            publish_next("two")
 
     wire = tap(server, on_data=between)
     client = beside.submit(run, f"long_polling/{kind}_client.py", URL=wire.url, WAIT=3)
     wait_until_received(wire)
-    publish(server, "one")
+    publish_next("one")
     # With a cursor the second poll gets its response at once, and the third is held.
     wait_until_received(wire, 3 if kind == "feed" else 2)
-    publish(server, "three")
+    publish_next("three")
     result = client.result()
     assert result.returncode == 0, result.stderr
-    return result.stdout
+    passed = list(published)
+    for request, response in exchanges(messages(wire.events)):
+        if request.method == "GET":  # without those that a proof waits with
+            passed.append((request.at, "up", "GET " + request.target.partition("?")[2]))
+            texts = " ".join(each["text"] for each in response.json["messages"])
+            passed.append((response.at, "down", f"{response.status} {texts or 'no messages'}"))
+    return result.stdout, in_order((kind, text, "") for _, kind, text in sorted(passed))
 
 
 def test_a_message_between_two_polls_is_lost_without_a_cursor(start, tap, run, beside, record):
@@ -502,12 +513,13 @@ def test_a_message_between_two_polls_is_lost_without_a_cursor(start, tap, run, b
     delivered where it does."""
     right, wrong = (start(f"long_polling/{kind}_server.py") for kind in ("feed", "wrong_feed"))
     with_cursor = beside.submit(follow, right, tap, run, beside, "feed")
-    without = follow(wrong, tap, run, beside, "wrong_feed")
+    without, _ = follow(wrong, tap, run, beside, "wrong_feed")
     assert without.splitlines() == ["1: one", "3: three", "no new messages"]
-    with_cursor = with_cursor.result()
+    with_cursor, polls = with_cursor.result()
     assert with_cursor.splitlines() == ["1: one", "2: two", "3: three", "no new messages"]
     record("long_polling/wrong_feed.txt", without)
     record("long_polling/feed.txt", with_cursor)
+    record("long_polling/feed.json", polls)
 
 
 def test_a_message_ends_all_holds(feed, beside):
