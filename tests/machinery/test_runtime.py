@@ -28,6 +28,7 @@ ENDED = ".runner[data-state=ended]"
 FIELD = ".runner-editor textarea"
 SIGTERM = 15
 pytestmark = pytest.mark.usefixtures("runtime")
+# The longest tests have groups of their own, so that other workers run them.
 
 
 # The worker alone
@@ -316,6 +317,7 @@ def masked_randomness(response):
     return stable(response)
 
 
+@pytest.mark.xdist_group("marked")
 @pytest.mark.parametrize("name", runnable.programs())
 def test_every_marked_program_runs_and_responds_as_elsewhere(machine, start, name):
     """Every program with a *Run here* button listens, responds to valid, invalid and malformed
@@ -545,6 +547,7 @@ REPRODUCE = """async (commands) => {
 }"""
 
 
+@pytest.mark.xdist_group("reproduced")
 @pytest.mark.parametrize("name", FAILURES)
 def test_one_button_reproduces_a_failure(machine, name):
     """The commands that a wrong program's first lines say to try show its failure; with the right
