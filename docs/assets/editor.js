@@ -1,4 +1,5 @@
-// The editor of *Run here*: a textarea with its text in colour behind it, by prism-code-editor.
+// The editor of *Run here*: a textarea with its text in colour behind it, by prism-code-editor, of
+// which 6 kB are loaded; CodeMirror would have 120.
 
 import { createEditor } from "./runtime/editor/index.js";
 import { languages, rest } from "./runtime/editor/prism/index.js";
