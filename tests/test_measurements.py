@@ -82,7 +82,7 @@ def test_cost_of_an_event(record):
     )
     title = "Processor time of a client by the rate of events"
     series = [
-        (name, each, "formula other" if "120" in name else "formula")
+        ("held 120 s", each, "formula other") if "120" in name else (name, each, "formula")
         for name, each in curve.items()
     ]
     record("measurements/rates.svg", curves(series, points, crossings, axes, title, description))

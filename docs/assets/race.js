@@ -166,7 +166,7 @@ export function draw(svg, lanes, job, now = Infinity) {
 
   const done = Math.min(job, Math.max(0, now));
   const shapes = [rect(x(0), 8, x(done) - x(0), 10, "job", 5)];
-  if (now >= job) shapes.push(text(x(job) + 6, 16, "job done", "note"));
+  if (now >= job) shapes.push(text(x(job) + 6, 15, "job done", "note"));
   shapes.push(...ticks(first, first + end, x));
   lanes.forEach((lane, row) => shapes.push(...drawn(lane, TOP + PITCH * row + 32, x, job, now)));
   shapes.push(...legend(height));
@@ -179,7 +179,7 @@ function ticks(first, end, x) {
   const step = [200, 500, 1000, 2000, 5000, 10_000].find((each) => each * pixels > 38);
   const shapes = [];
   for (let at = 0; at <= end; at += step)
-    shapes.push(text(x(at), 32, at ? `${at / 1000} s` : "0", "tick", at ? "middle" : "start"));
+    shapes.push(text(x(at), 33, at ? `${at / 1000} s` : "0", "tick", at ? "middle" : "start"));
   return shapes;
 }
 
@@ -189,7 +189,7 @@ function drawn(lane, y, x, job, now) {
   note.textContent = now < Infinity ? counted(lane, now) : lane.note;
   name.append(note);
   const shapes = [name];
-  if (now >= job) shapes.push(line(x(job), y - 16, x(job), y + 18, "grid"));
+  if (now >= job) shapes.push(line(x(job), y - 16, x(job), y + 16, "grid"));
   shapes.push(line(LEFT, y, RIGHT, y, "life"));
   const bar = (from, to, height, css, round = 0) => {
     const foot = Math.min(to, now);
@@ -220,10 +220,10 @@ function plural(requests) {
 
 function legend(y) {
   const places = [
-    ["up", "client → server", 8],
-    ["down", "server → client", 131.2],
-    ["held", "open", 254.5],
-    ["late", "late", 312.9],
+    ["up", "to the server", 8],
+    ["down", "to the client", 129.6],
+    ["held", "open", 246.2],
+    ["late", "late", 309.4],
   ];
   return places.flatMap(([css, words, x]) => [
     css === "held" || css === "late"

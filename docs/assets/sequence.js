@@ -12,7 +12,8 @@ const PITCH = 20; // from one message to the next: room for its text
 const SCALE = 56; // one unit of time, at the most
 const LOWEST = 280; // the last message, unless there are too many
 const TICKS = 36; // the scale of time is written left of this
-const LINE = 16; // from one line of small text to the next
+const SIZE = 14; // of all text, as in figures.css
+const LINE = 18; // from one line of text to the next
 const HEAD = 7; // length of an arrow's head
 const LANES = { timed: { 2: [84, 296], 3: [84, 184, 284] }, rows: { 2: [40, 258], 3: [52, 154, 256] } };
 // Widths of characters in parts of the size of the font, at the most; of others it is OTHER.
@@ -187,10 +188,10 @@ function passed(message, lanes, x, y1, y) {
   const room = Math.abs(beyond - x1) - 20;
   if (y2 > y1) {
     // Written at its start, where no other crosses it.
-    const [words] = fitted(message.text, room / 2, 13, 1);
+    const [words] = fitted(message.text, room / 2, SIZE, 1);
     return [...shapes, text(x1 + 12 * sign, y1 - 5, words, css, sign > 0 ? "start" : "end")];
   }
-  const [words] = fitted(message.text, room, 13, 1);
+  const [words] = fitted(message.text, room, SIZE, 1);
   return [...shapes, text((x1 + beyond) / 2, y1 - 5, words, css, "middle")];
 }
 
@@ -218,7 +219,7 @@ function written(beside, lanes, x, edge) {
     const limit = x[lanes[number + 1]] ?? WIDTH + 8;
     const room = left ? x[lane] - 12 - edge : limit - x[lane] - 24;
     let here = Math.max(y + 4, lowest[lane] ?? 0);
-    for (const words of note ? fitted(note, room, 12, 3) : []) {
+    for (const words of note ? fitted(note, room, SIZE, 3) : []) {
       texts.push(text(x[lane] + (left ? -10 : 12), here, words, css, left ? "end" : "start"));
       here += LINE;
       lowest[lane] = here;
@@ -266,14 +267,14 @@ function legend(names, y) {
   const shown = [];
   let x = 8;
   for (const [css, words] of names) {
-    if (x + 20 + measured(words, 12) > WIDTH) {
+    if (x + 20 + measured(words, SIZE) > WIDTH) {
       x = 8;
       y += LINE;
     }
     const isArrow = css === "up" || css === "down";
     shown.push(isArrow ? line(x, y + 6, x + 14, y + 6, css) : rect(x, y + 1, 14, 10, css));
     shown.push(text(x + 20, y + 10, words, "note"));
-    x += 20 + measured(words, 12) + 10;
+    x += 20 + measured(words, SIZE) + 10;
   }
   return { shown, foot: y + (shown.length ? 18 : 0) };
 }

@@ -89,8 +89,8 @@ def bench(page, tmp_path):
     code = (ASSETS / "sequence.js").read_text()
     page.add_script_tag(type="module", content=f"{code}\nwindow.sequence = {{ draw, until }};")
     page.wait_for_function("window.sequence")
-    page.evaluate("Promise.all([400, 700].map((w) => document.fonts.load(`${w} 13px Text`)))")
-    assert page.evaluate("document.fonts.check('13px Text')")
+    page.evaluate("Promise.all([400, 700].map((w) => document.fonts.load(`${w} 14px Text`)))")
+    assert page.evaluate("document.fonts.check('14px Text')")
     return page
 
 
@@ -277,8 +277,8 @@ def test_colours_have_a_legend(name):
     }
     used = {attributes.get("class") for tag, attributes, _ in shapes if tag != "text"}
     meanings = {
-        "up": r"\w+ → \w+|request",
-        "down": r"\w+ → \w+|response",
+        "up": r"\w+ → \w+|request|to the server",
+        "down": r"\w+ → \w+|response|to the client",
         "held": "held|open|server down",
         "late": "late",
         "measured": "measured",

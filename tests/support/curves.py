@@ -2,7 +2,7 @@
 
 from math import floor, log10
 
-from .figures import LINE, WIDTH, figure, legend, line, number, shape, text
+from .figures import LINE, SIZE, WIDTH, figure, legend, line, measured, number, shape, text
 
 
 def curves(series, points, crossings, axes, title, description):
@@ -12,7 +12,7 @@ def curves(series, points, crossings, axes, title, description):
     axes: (x label, smallest and largest power of ten, and the same for y).
     """
     (x_label, x_low, x_high), (y_label, y_low, y_high) = axes
-    left, right, top, foot = 58, 112, 62, 262
+    left, right, top, foot = 64, 102, 66, 266
 
     def across(x):
         return left + (log10(x) - x_low) / (x_high - x_low) * (WIDTH - left - right)
@@ -23,10 +23,10 @@ def curves(series, points, crossings, axes, title, description):
     def tick(power):
         return f"{10**power:,}" if power >= 0 else f"{10**power:.{-power}f}"
 
-    shapes = [text(4, 12, y_label, "axis-name"), text(left, foot + 38, x_label, "axis-name")]
+    shapes = [text(4, 14, y_label, "axis-name"), text(left, foot + 40, x_label, "axis-name")]
     for power in range(x_low, x_high + 1):
         x = across(10**power)
-        shapes += [line(x, top, x, foot, "grid"), text(x, foot + 20, tick(power), "tick", "middle")]
+        shapes += [line(x, top, x, foot, "grid"), text(x, foot + 22, tick(power), "tick", "middle")]
     for power in range(y_low, y_high + 1):
         y = up(10**power)
         shapes += [line(left, y, WIDTH - right, y, "grid")]
@@ -39,16 +39,16 @@ def curves(series, points, crossings, axes, title, description):
         shapes.append(("polyline", {"points": corners, "class": css}, ""))
         names.append((up(inside[-1][1]) + 4, name))
     below = 0
-    for y, name in sorted(names):  # 17 units apart at least
-        below = max(y, below + 17)
+    for y, name in sorted(names):
+        below = max(y, below + LINE)
         shapes.append(text(WIDTH - right + 6, below, name, "note"))
     for row, (x, y, words) in enumerate(crossings):
         above = top - 8 - LINE * (len(crossings) - 1 - row)
         shapes.append(line(across(x), above, across(x), up(y), "life"))
-        anchor = "start" if across(x) < WIDTH / 2 else "end"
-        shapes.append(text(across(x), above - 4, words, "note", anchor))
+        anchor = "start" if across(x) + measured(words, SIZE) < WIDTH else "end"
+        shapes.append(text(across(x), above - 5, words, "note", anchor))
     shapes += [shape("circle", "measured", cx=across(x), cy=up(y), r=4) for x, y in points]
-    shown, end = legend([("measured", "measured"), ("formula", "formula")], foot + 46)
+    shown, end = legend([("measured", "measured"), ("formula", "formula")], foot + 48)
     return figure(end, shapes + shown, title, description)
 
 

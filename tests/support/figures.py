@@ -15,7 +15,8 @@ from .processes import ROOT
 
 WIDTH = 360
 HEAD = 7  # length of an arrow's head
-LINE = 16  # from one line of small text to the next
+SIZE = 14  # of all text, as in docs/assets/figures.css
+LINE = 18  # from one line of text to the next
 # Characters by their width; see measured().
 NARROW = " !'|,.:;`ijl·’"
 MIDDLE = '"()[]{}-/\\_frtI1“'
@@ -76,7 +77,7 @@ def rect(x, y, width, height, css, rx=0):
 
 
 def text(x, y, words, css="", anchor="start", note=""):
-    """Return a text, with a note in smaller letters behind it."""
+    """Return a text, with a note in a paler colour behind it."""
     tag, attributes, _ = shape("text", css, x=x, y=y)
     return tag, attributes | {"text-anchor": anchor}, (words, note) if note else words
 
@@ -98,7 +99,7 @@ def legend(names, y):
     """
     shapes, x = [], 8
     for css, words in names:
-        if x + 20 + measured(words, 12) > WIDTH:
+        if x + 20 + measured(words, SIZE) > WIDTH:
             x, y = 8, y + LINE
         if css == "measured":
             shapes.append(shape("circle", css, cx=x + 7, cy=y + 6, r=5))
@@ -107,7 +108,7 @@ def legend(names, y):
         else:
             shapes.append(rect(x, y + 1, 14, 10, css))
         shapes.append(text(x + 20, y + 10, words, "note"))
-        x += 20 + measured(words, 12) + 10
+        x += 20 + measured(words, SIZE) + 10
     return shapes, y + (18 if shapes else 0)
 
 
@@ -135,15 +136,15 @@ def race(rows, job, title, description):
 
     shapes = [
         rect(x(job[0]), 8, x(job[1]) - x(job[0]), 10, "job", 5),
-        text(x(job[1]) + 6, 16, "job done", "note"),
+        text(x(job[1]) + 6, 15, "job done", "note"),
     ]
     for second in range(int(end) + 1):
         anchor = "middle" if second else "start"
-        shapes.append(text(x(second), 32, f"{second} s" if second else "0", "tick", anchor))
+        shapes.append(text(x(second), 33, f"{second} s" if second else "0", "tick", anchor))
     for row, (name, note, opened, messages) in enumerate(rows):
         y = top + pitch * row + 32
         shapes += [text(left, y - 21, name, "lane", note=note)]
-        shapes += [line(x(job[1]), y - 16, x(job[1]), y + 18, "grid")]
+        shapes += [line(x(job[1]), y - 16, x(job[1]), y + 16, "grid")]
         shapes += [line(left, y, right, y, "life")]
         shapes += [rect(x(start), y - 5, x(end) - x(start), 10, "held") for start, end in opened]
         known = max(m["at"] for m in messages)
@@ -152,7 +153,7 @@ def race(rows, job, title, description):
         for at, source in dict.fromkeys((m["at"], m["from"]) for m in messages):
             up = source == "client"
             shapes += arrow(x(at), y, x(at), y - 16 if up else y + 16, "up" if up else "down")
-    names = [("up", "client → server"), ("down", "server → client")]
+    names = [("up", "to the server"), ("down", "to the client")]
     names += [("held", "open"), ("late", "late")]
     shown, foot = legend(names, height)
     return figure(foot, shapes + shown, title, description)
@@ -196,7 +197,7 @@ def standings(steps, places, title, description):
 
     steps: [(what happened, [how many each place has])]; None where there is no such place now.
     """
-    left, right, top, bar, gap = 40, 36, 8, 17, 14
+    left, right, top, bar, gap = 40, 36, 8, 19, 14
     pitch = 22 + bar * len(places) + gap
     most = max(count or 0 for _, counts in steps for count in counts)
     shapes = []

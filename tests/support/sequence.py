@@ -34,7 +34,7 @@ later is drawn lower: there the scale of time is stretched.
 import json
 import math
 
-from .figures import LINE, WIDTH, arrow, figure, legend, line, measured, rect, rounded, text
+from .figures import LINE, SIZE, WIDTH, arrow, figure, legend, line, measured, rect, rounded, text
 
 FIRST = 44  # the first message
 PITCH = 20  # from one message to the next: room for its text
@@ -231,10 +231,10 @@ def passed(message, lanes, x, y1, y):
         shapes = arrow(x1, y1, x2, y2, css)
     room = abs(beyond - x1) - 20
     if y2 > y1:  # written at its start, where no other crosses it
-        words = fitted(message["text"], room / 2, 13, 1)[0]
+        words = fitted(message["text"], room / 2, SIZE, 1)[0]
         anchor = "start" if sign > 0 else "end"
         return [*shapes, text(x1 + 12 * sign, y1 - 5, words, css, anchor)]
-    words = fitted(message["text"], room, 13, 1)[0]
+    words = fitted(message["text"], room, SIZE, 1)[0]
     return [*shapes, text((x1 + beyond) / 2, y1 - 5, words, css, "middle")]
 
 
@@ -264,7 +264,7 @@ def written(beside, lanes, x, edge):
         limit = x[lanes[place + 1]] if place + 1 < len(lanes) else WIDTH + 8
         room = x[lane] - 12 - edge if left else limit - x[lane] - 24
         here = max(y + 4, lowest.get(lane, 0))
-        for words in fitted(note, room, 12, 3) if note else []:
+        for words in fitted(note, room, SIZE, 3) if note else []:
             at, anchor = (x[lane] - 10, "end") if left else (x[lane] + 12, "start")
             shapes.append(text(at, here, words, css, anchor))
             here += LINE
