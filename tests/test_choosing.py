@@ -180,7 +180,7 @@ def test_the_race(runs, record):
         found, opened = drawn(run)
         counts = run.costs
         number, size = counts["requests"], counts["bytes up"] + counts["bytes down"]
-        note = f"{number} request{'s' * (number > 1)} · {size:,} bytes · {run.late} s late"
+        note = f"{number} request{'s' * (number > 1)} · {size:,} B · {run.late} s late"
         rows.append((TECHNIQUES[name][0], note, opened, found))
         up, down = one_more(name, run)
         lane = {
@@ -350,7 +350,7 @@ def test_the_race_is_played(static, open_page, path):
     assert "done" not in page.text_content(".race svg > text")
     page.clock.run_for(5000)
     assert arrows.count() == complete
-    assert "Short polling: 6 requests · 2,172 bytes · 0.5 s late." in form.text_content()
+    assert "Short polling: 6 requests · 2,172 B · 0.5 s late." in form.text_content()
     caption = page.locator(".race figcaption")
     assert caption.text_content().startswith("Recorded")
     slider = form.get_by_role("slider", name="polling interval")
@@ -358,7 +358,7 @@ def test_the_race_is_played(static, open_page, path):
     slider.press("End")
     assert slider.get_attribute("aria-valuetext") == "5 s"
     assert caption.text_content().startswith("Calculated")
-    assert page.get_by_text("2 requests · 780 bytes · 0.5 s late").count()
+    assert page.get_by_text("2 requests · 780 B · 0.5 s late").count()
     form.get_by_role("button", name="Many events").click()
     page.clock.run_for(9000)
     assert form.get_by_label("the client receives every event").is_checked()

@@ -662,7 +662,7 @@ class Race {
 
 function noted(requests, late, size, most) {
   const parts = [plural(requests), `${most ? "up to " : ""}${Math.round(late) / 1000} s late`];
-  if (size) parts.splice(1, 0, `${size.toLocaleString("en")} bytes`);
+  if (size) parts.splice(1, 0, `${size.toLocaleString("en")} B`);
   return parts.join(" · ");
 }
 
