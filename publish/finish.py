@@ -10,7 +10,7 @@
 - marks the key line of a page in its programs, and offers each whole program as a download
 - moves programs in closed folds and unopened tabs into files, which are loaded when they are opened
 - removes the theme's request to the host of the repository for its number of stars
-- adds to the head of each page: link previews, a Content-Security-Policy
+- adds to the head of each page: link previews, a manifest, a Content-Security-Policy
 - writes the page for addresses that do not exist, `robots.txt`, and the changelog as a feed
 - writes each page as Markdown beside it, and lists them all in `llms.txt`
 - lists what the site needs offline, for `sw.js`
@@ -208,8 +208,11 @@ def complete_head(page, folder, site, config):
     # Firefox would load the next page at once. The service worker does, when this one is complete.
     for link in head.xpath("link[@rel='prev' or @rel='next']"):
         link.drop_tree()
-    icon = os.path.relpath(site / "assets/touch-icon.png", folder)
-    head.append(E.link(rel="apple-touch-icon", href=icon))
+    # Where the site is kept on a home screen: its name, icons and colours.
+    for rel, name in (("apple-touch-icon", "touch-icon.png"), ("manifest", "site.webmanifest")):
+        head.append(E.link(rel=rel, href=os.path.relpath(site / "assets" / name, folder)))
+    colour = json.loads((site / "assets/site.webmanifest").read_text())["theme_color"]
+    head.append(E.meta(name="theme-color", content=colour))
     # Before the first script, since it holds for what follows.
     head.insert(1, E.meta({"http-equiv": "Content-Security-Policy", "content": policy(page)}))
 

@@ -283,6 +283,23 @@ def test_link_previews(site):
     assert len(picture) < 150_000
 
 
+def test_the_site_can_be_installed(site):
+    """Each page names a manifest, with the name, the colours and the icons of the site, from which
+    a browser can install it."""
+    for path in published(site):
+        page = parsed(path)
+        (link,) = page.xpath("//link[@rel='manifest']/@href")
+        file = (path.parent / link).resolve()
+        manifest = json.loads(file.read_text())
+        assert page.xpath("//meta[@property='og:site_name']/@content") == [manifest["name"]]
+        assert (file.parent / manifest["start_url"]).resolve() == site
+        assert page.xpath("//meta[@name='theme-color']/@content") == [manifest["theme_color"]]
+        assert all((file.parent / icon["src"]).is_file() for icon in manifest["icons"])
+    look = (ROOT / "docs/assets/site.css").read_text()
+    assert f"--md-primary-fg-color: {manifest['theme_color']};" in look
+    assert f"--md-default-bg-color: {manifest['background_color']};" in look
+
+
 @both_browsers
 def test_the_site_is_readable_offline(site, port, browser):
     """After the first visit all pages and the replay of a recording work without the server."""
