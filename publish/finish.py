@@ -149,12 +149,13 @@ def move_programs(page, folder):
 
 @cache
 def joined(paths, site):
-    """Write style sheets as one, whose name has a hash of its content; return its path.
+    """Write style sheets as one without comments, whose name has a hash of its content; return its
+    path.
 
     Addresses in them are relative to assets/, where the one is written.
     """
     text = "\n".join(path.read_text() for path in paths)
-    text = re.sub(r"/\*# sourceMappingURL=.*?\*/", "", text)
+    text = re.sub(r"(?ms)^\s*/\*.*?\*/\s*", "", text)
     path = site / f"assets/styles.{hashlib.sha256(text.encode()).hexdigest()[:8]}.min.css"
     path.write_text(text)
     return path
@@ -211,8 +212,6 @@ def complete_head(page, folder, site, config):
     # Where the site is kept on a home screen: its name, icons and colours.
     for rel, name in (("apple-touch-icon", "touch-icon.png"), ("manifest", "site.webmanifest")):
         head.append(E.link(rel=rel, href=os.path.relpath(site / "assets" / name, folder)))
-    colour = json.loads((site / "assets/site.webmanifest").read_text())["theme_color"]
-    head.append(E.meta(name="theme-color", content=colour))
     # Before the first script, since it holds for what follows.
     head.insert(1, E.meta({"http-equiv": "Content-Security-Policy", "content": policy(page)}))
 
