@@ -160,7 +160,9 @@ def test_style_sheets_are_joined(site):
         text = (path.parent / style).read_text()
         assert ".md-typeset" in text
         for name in ("site", "figures", "panel"):
-            rules = re.sub(r"(?ms)^\s*/\*.*?\*/\s*", "", (ROOT / f"docs/assets/{name}.css").read_text())
+            rules = re.sub(
+                r"(?ms)^\s*/\*.*?\*/\s*", "", (ROOT / f"docs/assets/{name}.css").read_text()
+            )
             assert rules in text
         fonts = [
             (path.parent / font).resolve() for font in page.xpath("//link[@rel='preload']/@href")

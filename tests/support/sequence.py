@@ -40,7 +40,7 @@ FIRST = 44  # the first message
 PITCH = 20  # from one message to the next: room for its text
 SCALE = 56  # one unit of time, at the most
 LOWEST = 280  # the last message, unless there are too many
-TICKS = 36  # the scale of time is written left of this
+TICKS = 34  # the scale of time is written left of this
 LANES = {
     (True, 2): [84, 296],
     (False, 2): [40, 258],
