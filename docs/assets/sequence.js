@@ -216,7 +216,7 @@ function written(beside, lanes, x, edge) {
   for (const [lane, y, note, css] of beside.toSorted((one, other) => one[1] - other[1])) {
     const number = lanes.indexOf(lane);
     const left = number === 0;
-    const limit = x[lanes[number + 1]] ?? WIDTH + 8;
+    const limit = x[lanes[number + 1]] ?? WIDTH + 12;
     const room = left ? x[lane] - 12 - edge : limit - x[lane] - 24;
     let here = Math.max(y + 4, lowest[lane] ?? 0);
     for (const words of note ? fitted(note, room, SIZE, 3) : []) {

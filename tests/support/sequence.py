@@ -261,7 +261,7 @@ def written(beside, lanes, x, edge):
     for lane, y, note, css in sorted(beside, key=lambda each: each[1]):
         place = lanes.index(lane)
         left = place == 0
-        limit = x[lanes[place + 1]] if place + 1 < len(lanes) else WIDTH + 8
+        limit = x[lanes[place + 1]] if place + 1 < len(lanes) else WIDTH + 12
         room = x[lane] - 12 - edge if left else limit - x[lane] - 24
         here = max(y + 4, lowest.get(lane, 0))
         for words in fitted(note, room, SIZE, 3) if note else []:
