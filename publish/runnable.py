@@ -26,6 +26,8 @@ UNAVAILABLE = {
     "ssl": "TLS",
 }
 ROUTE = re.compile(r"@\w+\.(get|post|put|patch|delete|websocket)\(\s*(\"[^\"]*\")")
+PARAMETER = re.compile(r"\b(?:args|query)\.get\(\"(\w+)\"")
+STREAM = '{token}/events"}'  # at the end of a Location
 NEEDS = re.compile(r"Needs:\s+(\w+\.py)")
 BESIDE = re.compile(r"Same folder: ((?:[\w.]+,\s+)*[\w.]+)")
 SECTION = re.compile(r"(?ms)^ *# --8<-- \[start:\w+\]\n(.*?)^ *# --8<-- \[end:")
@@ -81,9 +83,10 @@ def programs():
         if not missing:
             path = EXAMPLES / name
             found[name] = {"beside": beside(path)}
+            client = path.with_name("client.html")
             if path.name.startswith("wrong_") and (commands := tried(path)):
                 found[name]["try"] = commands
-            elif has_client(path):  # which would connect while the commands are carried out
+            elif client.exists() and fits(path, client):  # it would connect during the commands
                 found[name]["client"] = f"{path.parent.name}/client.html"
     return found
 
@@ -154,13 +157,20 @@ def beside(path):
     return [name for name in names if name.endswith(".py")]
 
 
-def has_client(path):
-    """Return whether the folder's client.html fits: the program has the routes that it needs."""
-    client = path.with_name("client.html")
-    if not client.exists():
+def fits(path, client):
+    """Return whether a client.html can use a program: it has the routes, the parameters and the
+    Location of the server that the client names, and wants no key that the client does not send. A
+    program without routes serves WebSocket connections only, to the client of its folder."""
+    wanted = client.read_text()
+    needed = client.with_name(NEEDS.search(wanted)[1].replace("_hardened", "")).read_text()
+    text = path.read_text()
+    if not set(PARAMETER.findall(text)) >= set(PARAMETER.findall(needed)):
         return False
-    server = path.with_name(NEEDS.search(client.read_text())[1].replace("_hardened", ""))
-    return set(ROUTE.findall(path.read_text())) >= set(ROUTE.findall(server.read_text()))
+    if (STREAM in text) != (STREAM in needed) or ("Bearer" in text and "Bearer" not in wanted):
+        return False
+    if routes := set(ROUTE.findall(text)):
+        return routes >= set(ROUTE.findall(needed))
+    return client.parent == path.parent and "fetch(" not in wanted
 
 
 @cache

@@ -3,6 +3,7 @@
 // time.
 
 import { Editor } from "./editor.js";
+import { mount } from "./panel/client.js";
 import { element, load, root } from "./panel/shared.js";
 import { exchange, Machine, patch, readText } from "./runtime/network.js";
 import { openSocket, reproduce } from "./reproduce.js";
@@ -72,7 +73,7 @@ class Runner {
     this.button?.setAttribute("aria-expanded", "false");
     [this.block, this.button] = [block, button];
     block.after(this.section);
-    if (this.frame?.dataset.loaded) this.loadClient(); // a frame that moves is emptied
+    if (this.#port && this.client) this.showClient(); // a frame that moves is emptied
     this.showPanel(true);
   }
 
@@ -218,11 +219,12 @@ class Runner {
   }
 
   listening({ port }) {
+    const isFirst = !this.#port;
     this.#port = port;
     this.show("running", `Listening on port ${port}`);
     this.wire.started();
     if (this.isToReproduce) this.reproduce();
-    if (this.client && !this.frame.dataset.loaded) this.loadClient();
+    if (this.client && isFirst) this.showClient();
   }
 
   exit({ number, status }) {
@@ -405,27 +407,14 @@ class Runner {
   buildClient() {
     const heading = element(this.section, "p", { class: "runner-client" }, "client.html ");
     const reload = element(heading, "button", { type: "button" }, "Reload");
-    reload.addEventListener("click", () => this.loadClient());
-    this.frame = element(this.section, "iframe", { title: "The browser client" });
+    reload.addEventListener("click", () => this.showClient());
+    this.clientPlace = element(this.section, "div", { class: "runner-frame" });
   }
 
-  async loadClient() {
-    this.frame.dataset.loaded = "yes";
-    const text = await load(`examples/${this.client}`);
-    this.frame.addEventListener("load", () => {
-      const inside = this.frame.contentWindow;
-      // Before its scripts run, and in a document that the policy of this page does not bind.
-      patch(inside, machine, CLIENT_BASE, this.#port);
-      inside.document.open();
-      inside.document.write(text);
-      inside.document.close();
-      const page = inside.document.documentElement;
-      page.style.colorScheme = document.body.dataset.mdColorScheme === "slate" ? "dark" : "light";
-      new ResizeObserver(() => {
-        this.frame.style.height = `${page.offsetHeight + 24}px`;
-      }).observe(page);
-    }, { once: true });
-    this.frame.src = new URL("assets/frame.html", root);
+  showClient() {
+    mount(this.clientPlace, {
+      client: this.client, prepare: (inside) => patch(inside, machine, CLIENT_BASE, this.#port),
+    });
   }
 }
 

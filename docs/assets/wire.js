@@ -1,20 +1,19 @@
 // What passes between the page and a program that runs in it: a sequence diagram, and counters.
 
-import { draw } from "./sequence.js";
+import { Diagram } from "./panel/diagram.js";
+import { element, numbered } from "./panel/shared.js";
 
 const SHOWN = 40; // messages and notes, the newest
 const LONGEST = 3; // seconds that a diagram gives to a time in which nothing passes
 const AT_ONCE = 0.1; // seconds: a shorter request is not drawn as held
 const FRAME = 150; // milliseconds between drawings
 const WIDEST = 100; // characters of a message: there is no room for more
-const NEAR = 40; // pixels from the end: the reader has not scrolled up
 const NUMBERS = [..."①②③④⑤⑥⑦⑧⑨⑩⑪⑫⑬⑭⑮⑯⑰⑱⑲⑳"];
 const COUNTERS = {
   requests: "Requests", up: "Bytes sent", down: "Bytes received", connections: "Connections",
   open: "Open now",
 };
 
-const svg = (name) => document.createElementNS("http://www.w3.org/2000/svg", name);
 const shortPath = (path) => path.replace(/[\w-]{20,}/g, "…");
 
 /** Returns what a message is called in a diagram. */
@@ -39,8 +38,6 @@ function words({ kind, method, path, status, data }) {
 }
 
 export class Wire {
-  #svg = svg("svg");
-  #title = svg("title");
   #timer;
   #marks = []; // what happened, in order
   #exchanges = new Map(); // by connection: the request that is open
@@ -50,24 +47,13 @@ export class Wire {
 
   constructor(parent, machine) {
     this.machine = machine;
-    this.frame = document.createElement("div");
-    this.frame.className = "runner-wire";
-    this.frame.tabIndex = 0;
-    this.frame.setAttribute("role", "region");
-    this.frame.setAttribute("aria-label", "Requests, responses and messages");
-    this.#svg.setAttribute("class", "figure sequence");
-    this.#svg.setAttribute("role", "img");
-    this.#svg.append(this.#title);
-    this.frame.append(this.#svg);
-    this.counters = document.createElement("dl");
-    this.counters.className = "runner-counters";
-    for (const [name, label] of Object.entries(COUNTERS)) {
-      const pair = this.counters.appendChild(document.createElement("div"));
-      pair.append(document.createElement("dt"), document.createElement("dd"));
-      pair.firstChild.textContent = label;
-      pair.lastChild.dataset.counter = name;
-    }
-    parent.append(this.frame, this.counters);
+    this.diagram = new Diagram(parent, "runner-wire");
+    const counters = element(parent, "dl", { class: "runner-counters" });
+    this.counters = Object.entries(COUNTERS).map(([name, label]) => {
+      const pair = element(counters, "div");
+      element(pair, "dt", {}, label);
+      return element(pair, "dd", { "data-counter": name });
+    });
     this.clear();
   }
 
@@ -134,10 +120,11 @@ export class Wire {
   #draw() {
     this.#timer ??= setTimeout(() => {
       this.#timer = undefined;
-      const { scrollHeight, scrollTop, clientHeight } = this.frame;
-      const follows = scrollHeight - scrollTop - clientHeight < NEAR;
-      draw(this.#svg, this.#trace());
-      if (follows) this.frame.scrollTop = this.frame.scrollHeight;
+      const trace = this.#trace();
+      const count = (from) => trace.messages.filter((each) => each.from === from).length;
+      this.diagram.draw(trace, this.#marks.length
+        ? `The newest messages: ${count("client")} of the client, ${count("server")} of the server.`
+        : "No messages yet.");
       this.#count();
       if (this.machine.waiting.size || this.#exchanges.size) this.#draw();
     }, FRAME);
@@ -145,10 +132,10 @@ export class Wire {
 
   #count() {
     const { traffic, connections } = this.machine;
-    for (const shown of this.counters.querySelectorAll("dd")) {
+    for (const shown of this.counters) {
       const { counter } = shown.dataset;
       const value = counter === "open" ? connections.length : traffic[counter] - this.#since[counter];
-      shown.textContent = value.toLocaleString("en");
+      shown.textContent = numbered(value);
     }
   }
 
@@ -193,10 +180,6 @@ export class Wire {
         trace.bars.push({ kind: "held", messages: [positions.get(mark)], end: place(end) });
     }
     trace.now = place(now);
-    const count = (from) => trace.messages.filter((each) => each.from === from).length;
-    this.#title.textContent = this.#marks.length
-      ? `The newest messages: ${count("client")} of the client, ${count("server")} of the server.`
-      : "No messages yet.";
     return trace;
   }
 }

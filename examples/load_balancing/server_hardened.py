@@ -228,7 +228,7 @@ async def create_job(request):
             "too many jobs", headers={"Retry-After": "5"}
         )
     token = secrets.token_urlsafe(16)
-    jobs[token] = asyncio.create_task(asyncio.sleep(seconds))
+    jobs[token] = asyncio.create_task(asyncio.sleep(seconds, 42))
     loop = asyncio.get_running_loop()
     loop.call_later(seconds + RESULT_TTL, jobs.pop, token)
     body = {"token": token, "status": "pending", "name": NAME}
@@ -245,9 +245,10 @@ async def get_job(request, token):
     if wait:
         with counted(request):
             await hold(wait, job)
-    done = job.done() and not job.cancelled()
-    status = "done" if done else "pending"
-    return json({"token": token, "status": status, "name": NAME})
+    body = {"token": token, "status": "pending", "name": NAME}
+    if job.done() and not job.cancelled():
+        body |= {"status": "done", "result": job.result()}
+    return json(body)
 # --8<-- [end:jobs]
 
 

@@ -33,6 +33,7 @@ const encode = (text) => new TextEncoder().encode(text);
 const decode = (bytes) => new TextDecoder().decode(bytes);
 const latin = (bytes) => Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
 const KEPT = 10_000; // bytes of a body that an observer is shown
+const UNREAD = 65_536; // bytes of a body that a page has not read, as in a browser
 
 /** The worker that runs a program, and the connections to it. */
 export class Machine extends EventTarget {
@@ -475,18 +476,21 @@ export async function exchange(machine, port, path, { method, headers, body, sig
 }
 
 /** Replaces fetch, EventSource and WebSocket of a window for the URLs below `base`, which `machine`
-    serves on `port`. */
+    serves on `port`; closes its connections when it is left, as a browser does. */
 export function patch(window, machine, base, port) {
   const ours = (url) => url.href.startsWith(base.href);
   const pathOf = (url) =>
     `/${url.href.slice(base.href.length).replace(/^\//, "").replace(/#.*/, "")}`;
   const realFetch = window.fetch.bind(window);
+  const left = new AbortController();
+  window.addEventListener?.("pagehide", () => left.abort());
 
   async function fetch(resource, options = {}) {
     const request = new window.Request(resource, options);
     const url = new URL(request.url);
     if (!ours(url)) return realFetch(resource, options);
-    const { signal, method } = request;
+    const { method } = request;
+    const signal = AbortSignal.any([request.signal, left.signal]);
     signal.throwIfAborted();
     const headers = new Headers(request.headers);
     for (const [name, value] of [["accept", "*/*"], ["user-agent", navigator.userAgent]])
@@ -509,7 +513,7 @@ export function patch(window, machine, base, port) {
         }
       },
       cancel: () => connection.close("reset"),
-    });
+    }, new ByteLengthQueuingStrategy({ highWaterMark: UNREAD }));
     const empty = [204, 205, 304].includes(head.status);
     if (empty) done((await pieces.next()).value);
     const response = new window.Response(empty ? null : stream, head);
@@ -636,6 +640,7 @@ export function patch(window, machine, base, port) {
       this.url = url.href.replace(/^http/, "ws");
       for (const type of ["open", "message", "error", "close"])
         this.addEventListener(type, (event) => this[`on${type}`]?.(event));
+      left.signal.addEventListener("abort", () => this.close(1001));
       this.#run(http);
     }
 
@@ -665,10 +670,11 @@ export function patch(window, machine, base, port) {
         [code, reason] = this.#closing;
       } catch {
         if (this.#closing) [code, reason] = this.#closing;
-        else this.dispatchEvent(new window.Event("error"));
+        else if (!window.closed) this.dispatchEvent(new window.Event("error"));
       }
       this.#connection?.close("eof");
       this.readyState = 3;
+      if (window.closed) return; // its frame was removed
       this.dispatchEvent(new window.CloseEvent("close", { code, reason, wasClean: code !== 1006 }));
     }
 

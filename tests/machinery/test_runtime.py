@@ -7,6 +7,7 @@ import re
 import socket
 import zipfile
 from email import message_from_bytes
+from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
@@ -19,8 +20,15 @@ from websockets.frames import Frame, Opcode
 from publish import runnable
 from publish.runtime import BUDGET, EDITOR, PACKAGES, PYODIDE, compressed
 
-from ..support.browsing import both_browsers, darken, expect_accessible, watched_pages
-from ..support.processes import EXAMPLES, ROOT, RUNTIME
+from ..support.browsing import (
+    both_browsers,
+    darken,
+    enter,
+    expect_accessible,
+    only_firefox,
+    watched_pages,
+)
+from ..support.processes import EXAMPLES, ROOT, RUNTIME, needed_server
 from .test_laws import PAGES
 
 RUNNING = ".runner[data-state=running]"
@@ -331,6 +339,118 @@ def test_every_marked_program_runs_and_responds_as_elsewhere(machine, start, nam
     assert machine.stop() == 0, machine.output
 
 
+# The browser clients
+
+
+def click(client, name):
+    client.get_by_role("button", name=name, exact=True).click()
+
+
+def use_jobs(client, machine, **values):
+    for name, value in {"seconds": "0", **values}.items():
+        enter(client.locator(f"#{name}"), value)
+    click(client, "Start")
+    client.get_by_text("done: 42").wait_for()
+
+
+def use_token(client, machine):
+    click(client, "Submit a 5-second job")
+    client.get_by_text('"pending"').first.wait_for()
+    while not client.get_by_text('"done"').count():
+        count = client.locator("li").count()
+        click(client, "Is it done yet?")
+        client.locator("li").nth(count).wait_for()
+
+
+def use_websocket(client, machine):
+    click(client, "Open")
+    enter(client.locator("#seconds"), "0")
+    click(client, "Submit")
+    client.get_by_text("push:").get_by_text('"result": 42').wait_for()
+
+
+def use_keep_alive(client, machine):
+    for name, last in ("Ten requests in sequence", 10), ("Eight slow requests at once", 8):
+        click(client, name)
+        client.locator("li").nth(last).get_by_text("done", exact=True).wait_for()
+
+
+def use_notifications(client, machine):
+    client.get_by_text("connected", exact=True).wait_for()
+    body = json.dumps({"text": "hello"}).encode()
+    assert b" 201 " in machine.exchange(request("POST", "/topics/deploys", body))
+    client.get_by_text("topics/deploys: hello").wait_for()
+
+
+# For each client, what a reader does, until the client shows what the server sends.
+USES = {
+    "keep_alive": use_keep_alive,
+    "long_polling": use_jobs,
+    "notifications": use_notifications,
+    "reconnecting": lambda client, machine: client.get_by_text("2 events").wait_for(),
+    "reliable_websockets": lambda client, machine: client.get_by_text(" tick").nth(1).wait_for(),
+    "security": lambda client, machine: client.get_by_text("1 a token").wait_for(),
+    "server_sent_events": partial(use_jobs, seconds="3"),  # wrong_live.py loses earlier events
+    "short_polling": partial(use_jobs, interval="0.1"),
+    "token": use_token,
+    "websockets": use_websocket,
+}
+CLIENTS = sorted(EXAMPLES.glob("*/client.html"))
+FITTING = {
+    name: topics
+    for name in runnable.programs()
+    if (topics := [path.parent.name for path in CLIENTS if runnable.fits(EXAMPLES / name, path)])
+}
+MOUNT = """async (topic) => {
+  const [{ mount }, { patch }] = await Promise.all(
+    ["panel/client.js", "runtime/network.js"].map((name) => import(new URL(name, location))),
+  );
+  const place = document.body.appendChild(document.createElement("div"));
+  place.id = topic;
+  const base = new URL("http://127.0.0.1:8000");
+  await mount(place, {
+    client: `${topic}/client.html`,
+    prepare: (inside) => {
+      patch(inside, machine, base, port);
+      const { fetch } = inside; // a job of no seconds: the client of the token has no field for it
+      inside.fetch = (url, options = {}) =>
+        fetch(url, { ...options, body: options.body?.replace(/("seconds":)\\d+/, "$10") });
+    },
+  });
+}"""
+
+
+def use_clients(machine, name, topics):
+    """Run a server; use clients of it, all at once; fail if they leave connections open."""
+    assert machine.start(name), machine.output
+    machine.page.evaluate("document.body.replaceChildren()")  # also if the last one failed
+    for topic in topics:
+        machine.page.evaluate(MOUNT, topic)
+    for topic in topics:
+        USES[topic](machine.page.frame_locator(f"#{topic} iframe"), machine)
+    machine.page.evaluate("document.body.replaceChildren()")
+    machine.page.wait_for_function(
+        "machine.connections.every((each) => machine.idle.includes(each))"
+    )
+    assert machine.stop() == 0, machine.output
+
+
+@pytest.mark.parametrize("name", FITTING)
+def test_each_client_works_with_each_server_that_fits(machine, name):
+    """In the page, each printed client.html shows the finished job, the messages or the responses
+    of each server that has the routes and parameters that the client needs, while the other clients
+    of that server are open. A client that is removed closes its connections."""
+    use_clients(machine, name, FITTING[name])
+
+
+@only_firefox
+@pytest.mark.parametrize("path", CLIENTS, ids=[path.parent.name for path in CLIENTS])
+def test_each_client_works_in_firefox(machine, path):
+    """In Firefox, in the page, each printed client.html shows the finished job, the messages or the
+    responses of the server that it names."""
+    use_clients(machine, needed_server(path), [path.parent.name])
+
+
 def test_sigterm_drains(machine):
     """After SIGTERM a server in the page responds to the requests that it holds, and then ends."""
     machine.start("long_polling/server_hardened.py")
@@ -455,6 +575,15 @@ def test_without_a_program_connections_are_refused(machine):
     machine.kill()
 
 
+# The network of a page, as the clients of a server in it have it.
+SCOPE = """
+  const { patch } = await import(new URL("runtime/network.js", location));
+  const scope = { fetch, Request, Response, EventTarget, Event, MessageEvent, CloseEvent };
+  Object.assign(scope, { DOMException, document, location, WebSocket });
+  patch(scope, machine, new URL("http://127.0.0.1:8000"), port);
+"""
+
+
 def test_what_passes_is_reported(machine):
     """The network reports each request, response and message with its data, each connection that
     opens and closes, and counts bytes in both directions."""
@@ -462,11 +591,8 @@ def test_what_passes_is_reported(machine):
     machine.page.evaluate("window.seen = []")
     before = machine.page.evaluate("machine.traffic.connections")
     machine.page.evaluate(
-        """async () => {
-          const { patch } = await import(new URL("runtime/network.js", location));
-          const scope = { fetch, Request, Response, EventTarget, Event, MessageEvent, CloseEvent };
-          Object.assign(scope, { DOMException, document, location, WebSocket });
-          patch(scope, machine, new URL("http://127.0.0.1:8000"), port);
+        f"async () => {{{SCOPE}"
+        """
           const socket = new scope.WebSocket("ws://127.0.0.1:8000/jobs/socket");
           await new Promise((resolve) => (socket.onopen = resolve));
           socket.send('{"id": 1, "submit": {"seconds": 0}}');
@@ -486,6 +612,23 @@ def test_what_passes_is_reported(machine):
     assert '"done"' in seen[-4]["data"] and seen[-3]["data"] == "1000"
     assert seen[-1]["type"] == "close"
     assert machine.page.evaluate("machine.traffic.connections") == before + 1
+    machine.kill()
+
+
+def test_a_body_that_is_not_read(machine):
+    """A response whose body the page does not read is reported, and its connection can carry the
+    next request, as in a browser."""
+    machine.start("token/server.py")
+    machine.page.evaluate("window.seen = []")
+    machine.page.evaluate(
+        f"async () => {{{SCOPE}"
+        """
+          const body = '{"seconds": 60}';
+          await scope.fetch("http://127.0.0.1:8000/jobs", { method: "POST", body });
+        }"""
+    )
+    machine.page.wait_for_function("machine.idle.some(({ open }) => open)")
+    assert machine.page.evaluate("seen.at(-1).status") == 202
     machine.kill()
 
 
@@ -979,10 +1122,16 @@ def test_a_frozen_network_in_the_panel(opened):
 
 
 def test_the_client_of_the_page_talks_to_the_server_in_it(opened):
-    """The browser client of a page works with the server that runs in the page."""
+    """The browser client of a page works with the server that runs in the page, and has the look of
+    the site, also after *Reload*."""
+    opened.get_by_role("button", name="Reload").click()
     client = opened.frame_locator(".runner iframe")
     client.get_by_role("button", name="Poll an unknown token").click()
     client.get_by_text("404").wait_for()
+    assert client.locator("h1").is_hidden()
+    family = "(button) => getComputedStyle(button).fontFamily.split(',')[0]"
+    site = opened.locator(".runner-bar button").first.evaluate(family)
+    assert client.locator("#guess").evaluate(family) == site
 
 
 def test_messages_of_a_websocket(open_page, static):

@@ -1,5 +1,5 @@
-// The printed client.html in a panel: the very file, in the look of the site, and watched as it
-// sends and receives.
+// The printed client.html in a panel, and in one of *Run here*: the very file, in the look of the
+// site. In a panel it is watched as it sends and receives.
 
 import { address, element, load, root } from "./shared.js";
 
@@ -9,10 +9,12 @@ const COLOURS = [
 ];
 
 /**
- * Puts the client of a panel into a frame. `query` are the parameters of its address;
- * `prepare(window)` is called before its script runs.
+ * Puts a client into a frame, in place of one that is there; returns its window, or nothing if it
+ * was replaced meanwhile. `query` are the parameters of its address; `prepare(window)` is called
+ * before its script runs.
  */
-export async function mount(parent, { client, query, prepare }) {
+export async function mount(parent, { client, query = "", prepare }) {
+  parent.querySelector(".panel-client")?.remove();
   const frame = element(parent, "iframe", {
     class: "panel-client", title: "The browser client", scrolling: "no",
   });
@@ -25,9 +27,10 @@ export async function mount(parent, { client, query, prepare }) {
     }),
   ]);
   const inside = frame.contentWindow;
-  const document = inside.document;
+  if (!inside) return;
+  const { document } = inside;
+  document.open(); // the policy of this page does not bind it
   prepare(inside);
-  document.open();
   // Opened by a script, a document takes the address of that script's page.
   const url = new URL(`examples/${client}`, root);
   url.search = query;
@@ -37,9 +40,9 @@ export async function mount(parent, { client, query, prepare }) {
   document.adoptedStyleSheets = [sheet];
   document.write(text);
   document.close();
-  const unwatch = follow(frame, parent);
+  follow(frame, parent);
   keepSettings(document);
-  return { frame, inside, close: unwatch };
+  return inside;
 }
 
 /**
@@ -70,20 +73,20 @@ export function parameters(panel, parent, reload) {
 function follow(frame, parent) {
   const { documentElement: page, body } = frame.contentDocument;
   const colour = () => {
+    if (!frame.isConnected) return watched.disconnect();
     const style = getComputedStyle(parent);
     for (const name of COLOURS) page.style.setProperty(name, style.getPropertyValue(name));
     page.style.fontSize = style.fontSize;
     page.style.colorScheme = style.colorScheme === "normal" ? "light" : style.colorScheme;
   };
-  colour();
   const watched = new MutationObserver(colour);
   watched.observe(document.body, { attributeFilter: ["data-md-color-scheme"] });
 
-  const sized = new ResizeObserver(() => {
+  colour();
+  new ResizeObserver(() => {
     colour();
     frame.style.height = `${Math.ceil(page.getBoundingClientRect().height)}px`;
-  });
-  sized.observe(page);
+  }).observe(page);
 
   for (const log of body.querySelectorAll(":is(ol, ul):empty")) {
     log.tabIndex = 0; // it scrolls
@@ -92,10 +95,6 @@ function follow(frame, parent) {
       if (!log.reversed) log.scrollTop = log.scrollHeight;
     }).observe(log, { childList: true });
   }
-  return () => {
-    watched.disconnect();
-    sized.disconnect();
-  };
 }
 
 /** Takes the values of the client's inputs from the address of this page, and keeps them there. */
@@ -134,7 +133,7 @@ export function watch(inside, run) {
 
 /** The client's button to stop ends what there is to see of its run. */
 export function watchStop(inside, run) {
-  inside.document.getElementById("stop")?.addEventListener("click", () => run.stop());
+  inside?.document.getElementById("stop")?.addEventListener("click", () => run.stop());
 }
 
 /** Draws each fetch: a request, and its response. */

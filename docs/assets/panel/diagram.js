@@ -1,4 +1,4 @@
-// The sequence diagram of a panel, which scrolls to what is newest.
+// The sequence diagram of a panel, or of one of *Run here*, which scrolls to what is newest.
 
 import { draw } from "../sequence.js";
 import { element } from "./shared.js";
@@ -6,9 +6,9 @@ import { element } from "./shared.js";
 const NEAR = 40; // pixels from the end
 
 export class Diagram {
-  constructor(parent) {
+  constructor(parent, name = "panel-wire") {
     this.frame = element(parent, "div", {
-      class: "panel-wire", tabindex: "0", role: "region", "aria-label": "Sequence of messages",
+      class: name, tabindex: "0", role: "region", "aria-label": "Sequence of messages",
     });
     this.svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     this.svg.setAttribute("class", "figure sequence");

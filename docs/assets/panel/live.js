@@ -23,14 +23,9 @@ export async function open(panel) {
   const { side, run } = build(panel);
   const query = new URLSearchParams(panel.data.settings);
   query.set("url", new URL(`live/${panel.data.live}`, root).href);
-  const client = await mount(side, {
+  const inside = await mount(side, {
     client: panel.data.client, query, prepare: (inside) => watch(inside, run),
   });
-  watchStop(client.inside, run);
-  return {
-    close() {
-      run.close();
-      client.close();
-    },
-  };
+  watchStop(inside, run);
+  return run;
 }

@@ -97,11 +97,10 @@ class InPage {
 
   async listening({ port }) {
     this.setState("running", `${this.name} runs in this page.`);
-    if (this.client) {
+    if (this.port) {
       this.run.serverStarts("starts");
       return;
     }
-    this.client = {};
     this.port = port;
     this.query = parameters(this.panel, this.side, () => this.showClient());
     if (this.panel.data.publish) this.buildPublisher();
@@ -112,18 +111,16 @@ class InPage {
   }
 
   async showClient() {
-    this.client.close?.();
-    this.client.frame?.remove();
     machine.cut(); // the connections of a client that was here before
-    this.client = await mount(this.side, {
+    const inside = await mount(this.side, {
       client: this.panel.data.client,
       query: this.query(),
-      prepare: (inside) => {
-        this.patch(inside, machine, BASE, this.port);
-        watch(inside, this.run);
+      prepare: (window) => {
+        this.patch(window, machine, BASE, this.port);
+        watch(window, this.run);
       },
     });
-    watchStop(this.client.inside, this.run);
+    watchStop(inside, this.run);
   }
 
   /** Offers to publish a text, as another client of the server. */
@@ -232,7 +229,6 @@ class InPage {
   close() {
     this.isClosed = true;
     this.run.close();
-    this.client?.close?.();
     this.controller?.abort();
     machine?.disturb({});
     if (this.number) machine.kill();
