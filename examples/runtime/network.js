@@ -516,6 +516,8 @@ export function patch(window, machine, base, port) {
     }, new ByteLengthQueuingStrategy({ highWaterMark: UNREAD }));
     const empty = [204, 205, 304].includes(head.status);
     if (empty) done((await pieces.next()).value);
+    // What came with the head is read by then, and the connection can carry the next request.
+    await new Promise((resolve) => setTimeout(resolve));
     const response = new window.Response(empty ? null : stream, head);
     Object.defineProperty(response, "url", { value: url.href });
     return response;
