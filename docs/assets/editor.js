@@ -114,13 +114,13 @@ export class Editor {
     this.#code.on("update", action);
   }
 
-  /** Puts the selection on a line. */
-  goTo(line) {
+  /** Puts the caret on a line, or selects the line. */
+  goTo(line, isSelected = false) {
     const { container, lines, textarea, value } = this.#code;
     const texts = value.split("\n");
     const start = texts.slice(0, line - 1).join("\n").length + (line > 1 ? 1 : 0);
     textarea.focus({ preventScroll: true });
-    textarea.setSelectionRange(start, start + texts[line - 1].length);
+    textarea.setSelectionRange(start, start + (isSelected ? texts[line - 1].length : 0));
     container.scrollTop = lines[line].offsetTop - 3 * lines[line].offsetHeight;
   }
 

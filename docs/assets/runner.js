@@ -250,7 +250,7 @@ class Runner {
 
   goTo(line) {
     if (this.editor.part.hidden) this.edit();
-    this.editor.goTo(line);
+    this.editor.goTo(line, true);
   }
 
   // The network

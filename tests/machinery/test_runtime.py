@@ -1038,10 +1038,13 @@ def test_typing_changes_text_and_colours_alike(open_page, static):
 
 
 def test_tab_leaves_the_editor(opened):
-    """In the editor, *Tab* moves the focus to the next control, and *Shift* with *Tab* back."""
-    if opened.locator(FIELD).is_hidden():
+    """In the editor, which opens with the caret in it and nothing selected, *Tab* moves the focus to
+    the next control, and *Shift* with *Tab* back."""
+    if opened.locator(FIELD).is_visible():
         press(opened, "Edit")
-    opened.focus(FIELD)
+    press(opened, "Edit")
+    field = "document.activeElement"
+    assert opened.evaluate(f"[{field}.tagName, {field}.selectionEnd]") == ["TEXTAREA", 0]
     opened.keyboard.press("Tab")
     assert opened.evaluate("document.activeElement.role") == "log"
     opened.keyboard.press("Shift+Tab")
