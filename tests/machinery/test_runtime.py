@@ -1038,8 +1038,8 @@ def test_typing_changes_text_and_colours_alike(open_page, static):
 
 
 def test_tab_leaves_the_editor(opened):
-    """In the editor, which opens with the caret in it and nothing selected, *Tab* moves the focus to
-    the next control, and *Shift* with *Tab* back."""
+    """In the editor, which opens with the caret in it and nothing selected, *Tab* moves the focus
+    to the next control, and *Shift* with *Tab* back."""
     if opened.locator(FIELD).is_visible():
         press(opened, "Edit")
     press(opened, "Edit")
