@@ -122,13 +122,14 @@ def test_a_full_queue_in_redis_is_503(server, redis):
     """Of 50 clients that submit a job at once to a queue for ten, ten get 202, and each other one
     503 with Retry-After."""
     running, client = server(MAX_QUEUE=10), Redis(port=redis.port)
-    # While Redis accepts no write, all requests arrive before the first job is added.
-    client.client_pause(20_000, all=False)
     with ExitStack() as open_sockets:
         sockets = [
             open_sockets.enter_context(socket.create_connection(("127.0.0.1", running.port)))
             for _ in range(50)
         ]
+        # While Redis accepts no write, all requests arrive before the first job is added. A server
+        # waits for Redis for five seconds.
+        client.client_pause(20_000, all=False)
         for each in sockets:
             each.sendall(
                 b"POST /jobs HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
