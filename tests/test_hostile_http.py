@@ -238,9 +238,9 @@ def test_hostile_json_is_400(posting):
     for body in bodies + MALFORMED:
         status = exchange(server, post(server, row, body))
         assert status in row.rejected(body), body[:40]
+    assert_level(server, before)
     assert exchange(server, post(server, row, row.honest())) in row.accepted
     assert_clean_output(server.output)
-    assert_level(server, before)
 
 
 def test_every_post_is_tried():

@@ -3,6 +3,7 @@
 import asyncio
 import html
 import json
+import re
 import resource
 import runpy
 import signal
@@ -1240,7 +1241,9 @@ def shown(page):
 
 
 def unread(page, number):
-    expect(page.locator("#unread")).to_have_text(f"{number} unread", timeout=60_000)
+    # Of the whole page, so that a failure also shows its state.
+    words = re.compile(rf"\b{number} unread\b")
+    expect(page.locator("body")).to_contain_text(words, use_inner_text=True, timeout=60_000)
 
 
 @both_browsers
