@@ -62,7 +62,9 @@ runtime: .venv/ready
 docs/assets/runtime: publish/runtime.py tests/requirements.txt publish/requirements.txt $(shell find examples/runtime -type f)
 	@$(BIN)/python -m publish.runtime $@
 
+# Compiled once, before ten workers would do so at the same time.
 test: .venv/tests
+	@test -d tests/__pycache__ || $(BIN)/pytest -n 0 --collect-only -qq >/dev/null || true
 	@$(BIN)/pytest
 
 record: .venv/tests

@@ -15,6 +15,7 @@ from ..support.browsing import (
     expect_accessible,
     expect_contrast,
     is_firefox,
+    open_address,
     open_missing,
     watched_pages,
 )
@@ -75,7 +76,7 @@ def visit(request, static, reader, tab):
     """Return a page below the path of a static host, open in a browser and watched."""
     reader.hosts.clear()
     reader.problems.clear()
-    tab.goto(f"{static.url}/{request.param}", wait_until="networkidle")
+    open_address(tab, f"{static.url}/{request.param}")
     return tab
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Error
 
 from .processes import EXAMPLES
 
@@ -22,6 +23,20 @@ def both_browsers_for(name, values, indirect=False):
     cases = [("chromium", value) for value in values] + [("firefox", values[-1])]
     fixtures = ["browser", name] if indirect else ["browser"]
     return pytest.mark.parametrize(("browser", name), cases, indirect=fixtures)
+
+
+def open_address(page, url):
+    """Open an address, and return when the page has loaded all that it loads by itself.
+
+    On a busy machine Firefox 153 sometimes reports one navigation under two ids, and Playwright
+    takes that for two, of which the second one interrupts the first.
+    """
+    try:
+        page.goto(url, wait_until="networkidle")
+    except Error as error:
+        if f'interrupted by another navigation to "{url}"' not in error.message:
+            raise
+        page.wait_for_load_state("networkidle")
 
 
 def is_firefox(page):
@@ -150,6 +165,7 @@ def watched_pages(browser):
     # Without the service worker, which loads the whole site.
     with browser.new_context(service_workers="block") as context:
         context.add_init_script(POLICED)
+        context.set_default_timeout(60_000)  # milliseconds: a busy machine may need half of them
 
         def open_page(url):
             page = context.new_page()
@@ -158,7 +174,7 @@ def watched_pages(browser):
             page.on("response", lambda r: r.status >= 400 and problems.append(r.url))
             page.on("requestfailed", on_failure)
             page.on("request", on_request)
-            page.goto(url, wait_until="networkidle")
+            open_address(page, url)
             return page
 
         open_page.context, open_page.hosts, open_page.problems = context, hosts, problems

@@ -25,6 +25,7 @@ import prometheus_client
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
+ABSENT = ROOT / "tests/support/absent"  # what programs here shall not find
 RUNTIME = ROOT / "docs/assets/runtime"  # of the programs that run in a page: make runtime
 
 # The line that a server prints when it accepts connections and handles signals: Sanic's, and that
@@ -274,7 +275,7 @@ def environment(**variables):
     """Return the reader's environment: this one's, with the tools of the lock, and warnings."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
-    env |= {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "default"}
+    env |= {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "default", "PYTHONPATH": str(ABSENT)}
     env.pop("PYTHONDONTWRITEBYTECODE", None)  # what was compiled once need not be again
     return env | {name: str(value) for name, value in variables.items()}
 

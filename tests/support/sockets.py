@@ -37,7 +37,8 @@ def closings(events, connection=1):
 
 def socket_at(url, **options):
     """Open a WebSocket at /socket of a server."""
-    return connect(f"{url.replace('http', 'ws', 1)}/socket", **options)
+    address = f"{url.replace('http', 'ws', 1)}/socket"
+    return connect(address, open_timeout=TIMEOUT, **options)
 
 
 def expect_cut(cut_url, lasting_url):
