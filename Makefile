@@ -12,7 +12,7 @@ export NO_MKDOCS_2_WARNING = 1
 # Where the source of a page can be edited, if REPO_URL names the repository.
 export EDIT_URI = $(if $(REPO_URL),edit/main/docs/)
 
-# Ten workers share compiled modules.
+# The workers share compiled modules.
 unexport PYTHONDONTWRITEBYTECODE
 
 help:
@@ -62,7 +62,7 @@ runtime: .venv/ready
 docs/assets/runtime: publish/runtime.py tests/requirements.txt publish/requirements.txt $(shell find examples/runtime -type f)
 	@$(BIN)/python -m publish.runtime $@
 
-# Compiled once, before ten workers would do so at the same time.
+# Compiled once, before each worker would do so by itself.
 test: .venv/tests
 	@test -d tests/__pycache__ || $(BIN)/pytest -n 0 --collect-only -qq >/dev/null || true
 	@$(BIN)/pytest
