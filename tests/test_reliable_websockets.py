@@ -497,7 +497,7 @@ def test_a_ping_detects_a_frozen_server(start, follow):
     """A frozen server sends no pong: the client closes the connection, and reconnects when the
     server runs again."""
     server = start(f"{TOPIC}/server.py", EVENT_INTERVAL=0.05)
-    client = follow("client.py", URL=server.url, PING_INTERVAL=0.4, PING_TIMEOUT=0.4, COUNT=30)
+    client = follow("client.py", URL=server.url, PING_INTERVAL=0.4, PING_TIMEOUT=2, COUNT=30)
     client.wait_for("3 tick")
     server.send(signal.SIGSTOP)
     client.wait_for("closed with 1006")
@@ -514,7 +514,7 @@ def test_a_ping_detects_a_frozen_client(start, follow, name):
         f"{TOPIC}/{name}",
         EVENT_INTERVAL=0.2,
         PING_INTERVAL=0.5,
-        PING_TIMEOUT=0.5,
+        PING_TIMEOUT=2,
         MAX_CONNECTIONS=1,
     )
     client = follow("client.py", URL=server.url)
