@@ -29,14 +29,18 @@ def open_address(page, url):
     """Open an address, and return when the page has loaded all that it loads by itself.
 
     On a busy machine Firefox 153 sometimes reports one navigation under two ids, and Playwright
-    takes that for two, of which the second one interrupts the first.
+    takes that for two, of which the second one interrupts the first. The next attempt is not met
+    by that.
     """
-    try:
-        page.goto(url, wait_until="networkidle")
-    except Error as error:
-        if f'interrupted by another navigation to "{url}"' not in error.message:
-            raise
-        page.wait_for_load_state("networkidle")
+    for _ in range(5):
+        try:
+            page.goto(url, wait_until="networkidle")
+        except Error as error:
+            if f'interrupted by another navigation to "{url}"' not in error.message:
+                raise
+        else:
+            return
+    pytest.fail(f"{url}: interrupted five times")
 
 
 def is_firefox(page):
