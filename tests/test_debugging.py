@@ -15,7 +15,6 @@ from types import SimpleNamespace
 
 import httpx2
 import pytest
-from websockets.sync.client import connect
 
 from .support import parts
 from .support.parts import require_program, skip_or_fail
@@ -30,6 +29,7 @@ from .support.processes import (
 )
 from .support.recorder import stable, wrap_lines
 from .support.sequence import in_order, sequence_diagram
+from .support.sockets import connect
 from .support.threads import run_in_thread
 
 TOPIC = "debugging"

@@ -21,7 +21,6 @@ from sanic.config import DEFAULT_CONFIG
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
-from websockets.sync.client import connect
 
 from .support.bars import bars
 from .support.events import metric
@@ -37,6 +36,7 @@ from .support.processes import (
     named,
     wait_until,
 )
+from .support.sockets import connect
 from .support.threads import run_in_thread
 
 TOPIC = "holding_connections"

@@ -21,7 +21,6 @@ from types import SimpleNamespace
 import httpx2
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
-from websockets.sync.client import connect
 from websockets.sync.server import serve
 
 from .support.crowd import client_of
@@ -38,7 +37,7 @@ from .support.processes import (
     loaded,
     wait_until,
 )
-from .support.sockets import socket_at
+from .support.sockets import connect, socket_at
 from .support.threads import run_in_thread
 
 TOPIC = "load_balancing"

@@ -19,7 +19,6 @@ import httpx2
 import pytest
 from playwright.sync_api import expect
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
 
 from .support.browsing import both_browsers
 from .support.events import metric
@@ -32,7 +31,7 @@ from .support.processes import (
     wait_until,
 )
 from .support.sequence import in_order, sequence_diagram
-from .support.sockets import PING, TEXT, frames
+from .support.sockets import PING, TEXT, connect, frames
 from .support.threads import run_in_thread
 
 TOPIC = "notifications"

@@ -13,7 +13,6 @@ from threading import Thread
 import httpx2
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
 
 from .support.frames import cut
 from .support.messages import table
@@ -26,7 +25,7 @@ from .support.processes import (
     environment,
     wait_until,
 )
-from .support.sockets import CLOSE, silent
+from .support.sockets import CLOSE, connect, silent
 from .test_notifications import INVALID
 
 TOPIC = "notifications"

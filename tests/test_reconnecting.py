@@ -28,7 +28,6 @@ from websockets.asyncio.server import serve as serve_async
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI
 from websockets.http11 import Response
-from websockets.sync.client import connect
 from websockets.utils import accept_key
 
 from .support.bars import histograms
@@ -43,6 +42,7 @@ from .support.processes import (
     environment,
     wait_until,
 )
+from .support.sockets import connect
 from .support.threads import run_in_thread
 
 TOPIC = "reconnecting"

@@ -16,7 +16,6 @@ from urllib.parse import quote
 import httpx2
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
 
 from .support.browsing import both_browsers
 from .support.messages import messages, table
@@ -29,7 +28,7 @@ from .support.processes import (
     wait_until,
 )
 from .support.sequence import in_order, sequence_diagram
-from .support.sockets import CLOSE, PONG, TEXT, closings, frames
+from .support.sockets import CLOSE, PONG, TEXT, closings, connect, frames
 from .support.threads import run_in_thread
 
 TOPIC = "reliable_websockets"

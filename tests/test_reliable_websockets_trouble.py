@@ -13,11 +13,10 @@ import websockets.asyncio.client
 import websockets.asyncio.server
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
-from websockets.sync.client import connect
 
 from .support.messages import table
 from .support.processes import EXAMPLES, READY, TIMEOUT, Program, argv, environment
-from .support.sockets import closings, frames, silent
+from .support.sockets import closings, connect, frames, silent
 from .support.threads import run_in_thread
 
 TOPIC = "reliable_websockets"

@@ -14,7 +14,6 @@ from threading import Thread
 
 import pytest
 from redis import Redis
-from websockets.sync.client import connect
 from websockets.sync.server import serve
 
 from .support.crowd import Crowd, client_of
@@ -38,7 +37,7 @@ from .support.processes import (
     wait_until,
 )
 from .support.sequence import in_order, sequence_diagram
-from .support.sockets import TEXT, frames
+from .support.sockets import TEXT, connect, frames
 
 TOPIC = "scaling_out"
 GATEWAY = {"HEARTBEAT_INTERVAL": 0.3, "RETRY_INTERVAL": 0.1}

@@ -9,11 +9,11 @@ from contextlib import ExitStack, suppress
 
 import pytest
 from redis import Redis
-from websockets.sync.client import connect
 
 from .support.crowd import Crowd, client_of
 from .support.events import WEB, publish_until_accepted, receive_texts
 from .support.processes import TIMEOUT, wait_until
+from .support.sockets import connect
 
 TOPIC = "scaling_out"
 GATEWAY = {"HEARTBEAT_INTERVAL": 0.3, "RETRY_INTERVAL": 0.1}

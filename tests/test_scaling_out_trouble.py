@@ -16,7 +16,6 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
 
 from .support.events import (
     WEB,
@@ -37,7 +36,7 @@ from .support.processes import (
     loaded,
     wait_until,
 )
-from .support.sockets import handshake, silent
+from .support.sockets import connect, handshake, silent
 from .support.threads import run_in_thread
 
 TOPIC = "scaling_out"

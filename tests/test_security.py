@@ -10,12 +10,12 @@ from contextlib import ExitStack, contextmanager
 import httpx2
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
 
 from .support.messages import table
 from .support.parts import require_program
 from .support.processes import EXAMPLES, TIMEOUT, assert_clean_output, wait_until
 from .support.sequence import in_order, sequence_diagram
+from .support.sockets import connect
 from .support.wiretap import Tap
 
 TOPIC = "security"

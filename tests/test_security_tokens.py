@@ -11,13 +11,12 @@ from types import SimpleNamespace
 import httpx2
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
 
 from .support.browsing import both_browsers
 from .support.hostile import PROBE, Level, assert_level, flood, reset
 from .support.processes import EXAMPLES, TIMEOUT, assert_clean_output
 from .support.recorder import stable, wrap_lines
-from .support.sockets import PING, PONG, TEXT, RawWebSocket, frame
+from .support.sockets import PING, PONG, TEXT, RawWebSocket, connect, frame
 from .support.threads import run_in_thread
 from .support.websocket_servers import SERVERS
 from .test_security import HOSTILE_JSON, closed, ws

@@ -16,7 +16,6 @@ from contextlib import ExitStack, suppress
 
 import httpx2
 import pytest
-from websockets.sync.client import connect
 
 from .support.hostile import reset
 from .support.parts import require_program, skip_or_fail
@@ -32,6 +31,7 @@ from .support.processes import (
     wait_until,
 )
 from .support.recorder import SNIPPETS, wrap_lines
+from .support.sockets import connect
 
 TAP = EXAMPLES / "tools/tap.py"
 POLL = b"GET /poll HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -27,7 +27,6 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame as LibraryFrame
 from websockets.server import ServerProtocol
 from websockets.streams import StreamReader
-from websockets.sync.client import connect
 from websockets.sync.server import serve
 from websockets.utils import accept_key
 
@@ -39,6 +38,7 @@ from .support.messages import exchanges, messages, table, trace
 from .support.processes import EXAMPLES, READY, Program, assert_clean_output, environment
 from .support.recorder import stable
 from .support.sequence import sequence_diagram, trace_of
+from .support.sockets import connect
 from .support.wiretap import Event, Run, Tap
 
 SERVERS = ["server.py", "server_websockets.py"]

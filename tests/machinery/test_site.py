@@ -11,10 +11,10 @@ from contextlib import ExitStack
 import httpx2
 import pytest
 from lxml import html
-from websockets.sync.client import connect
 
 from ..support.browsing import enter, panel
 from ..support.processes import EXAMPLES, ROOT, Program, environment
+from ..support.sockets import connect
 
 # Served
 

@@ -9,9 +9,9 @@ from contextlib import suppress
 import httpx2
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
 
 from .processes import TIMEOUT
+from .sockets import connect
 
 # One for all: making one costs more than what is sent through it.
 WEB = httpx2.Client()

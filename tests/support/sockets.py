@@ -1,14 +1,18 @@
 """The frames that one side of a WebSocket sent, and a client that sends and reads nothing."""
 
 import socket
+from functools import partial
 
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
+from websockets.sync import client
 
 from .frames import cut, unmask
 from .frames import frames as all_frames
 from .processes import TIMEOUT
+
+# The library gives up after ten seconds, which a handshake may take on a busy machine.
+connect = partial(client.connect, open_timeout=TIMEOUT)
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
@@ -37,8 +41,7 @@ def closings(events, connection=1):
 
 def socket_at(url, **options):
     """Open a WebSocket at /socket of a server."""
-    address = f"{url.replace('http', 'ws', 1)}/socket"
-    return connect(address, open_timeout=TIMEOUT, **options)
+    return connect(f"{url.replace('http', 'ws', 1)}/socket", **options)
 
 
 def expect_cut(cut_url, lasting_url):
