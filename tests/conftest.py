@@ -34,6 +34,7 @@ from .support.processes import (
     assert_clean_output,
     copy_isolated,
     environment,
+    environment_of,
     run_to_end,
 )
 from .support.recorder import Recorder
@@ -116,7 +117,8 @@ def starter(folder, port):
             variables.setdefault("PORT", port())
             home = copy_isolated(example, folder / f"program-{uuid4()}")
             replace_words(home, changes or {})
-            program = Program(argv(example), home, environment(**variables), variables["PORT"])
+            env = environment_of(example, **variables)
+            program = Program(argv(example), home, env, variables["PORT"])
             running.callback(program.stop, errors_expected=errors_expected)
             return program.wait_for(*READY)
 
@@ -160,7 +162,7 @@ def runner(folder):
     def run(name, **variables):
         example = EXAMPLES / name
         home = copy_isolated(example, folder / f"client-{uuid4()}")
-        result = run_to_end(argv(example), home, environment(**variables))
+        result = run_to_end(argv(example), home, environment_of(example, **variables))
         assert_clean_output(result.stdout + result.stderr)
         return result
 

@@ -322,7 +322,7 @@ def handshakes(wire):
 
 def test_each_connection_has_one_tls_handshake(start, tap, run):
     """With TLS each connection has one handshake, and a reused connection has no further one."""
-    server = start("keep_alive/tls.py", NAME="127.0.0.1", PYTHONPATH="")
+    server = start("keep_alive/tls.py", NAME="127.0.0.1")
     wire = tap(server)
     trust = server.folder / "ca.pem"
     result = run("keep_alive/client.py", URL=wire.url.replace("http", "https"), SSL_CERT_FILE=trust)
@@ -334,7 +334,7 @@ def test_each_connection_has_one_tls_handshake(start, tap, run):
 def test_a_resumed_tls_session_is_shorter(start, tap):
     """A new TLS connection that resumes a session needs no certificate: the server's part of the
     handshake is less than half as long, on a new connection all the same."""
-    server = start("keep_alive/tls.py", NAME="127.0.0.1", PYTHONPATH="")
+    server = start("keep_alive/tls.py", NAME="127.0.0.1")
     wire = tap(server)
     context = ssl.create_default_context(cafile=f"{server.folder}/ca.pem")
     session, reused = None, []

@@ -106,7 +106,7 @@ def measured(place):
     places = {"http": place(TRIP), "https": place(TRIP)}
     for scheme, server in ("http", "server.py"), ("https", "tls.py"):
         here = places[scheme]
-        here.start(here.example(f"keep_alive/{server}"), PYTHONPATH="")
+        here.start(here.example(f"keep_alive/{server}"))
 
     def measure(scheme):
         here = places[scheme]

@@ -4,7 +4,7 @@ import fcntl
 import shutil
 import signal
 import subprocess
-from functools import cache, partial
+from functools import cache
 from getpass import getuser
 from pathlib import Path
 from tempfile import gettempdir
@@ -45,9 +45,6 @@ QUICK = dict.fromkeys(SHORT, 0.1) | {"LENGTH": 0.4, "WAIT": 1, "COUNT": 1}
 UNTIL_STOPPED = ("keys: ", "waiting for jobs")
 LONGER = {"load_balancing/client.py": {"SECONDS": 3}}  # in which it is to open its sockets, too
 
-# uv gives a program what it names, and nothing else.
-with_uv = partial(environment, PYTHONPATH="")
-
 
 @pytest.fixture(scope="session")
 def shared_server(tmp_path_factory, port):
@@ -84,13 +81,13 @@ def test_runs_alone(name, place, registry, shared_server, port, record):
     if "run_all.py" in example.read_text():
         require_program("redis-server")
     if ready := [words for words in UNTIL_STOPPED if words in example.read_text()]:
-        program = Program(["sh", "-c", f"exec {command}"], folder, with_uv(PORT=port()))
+        program = Program(["sh", "-c", f"exec {command}"], folder, environment(PORT=port()))
         program.wait_for(*ready)
         assert program.stop(signal.SIGINT) in {0, 130}  # see below
         return
     if is_server(example) or "Worker ready" in example.read_text():
         number = port()
-        program = Program(["sh", "-c", f"exec {command}"], folder, with_uv(PORT=number), number)
+        program = Program(["sh", "-c", f"exec {command}"], folder, environment(PORT=number), number)
         try:
             program.wait_for(*READY)
             secure = "ssl=" in example.read_text()
@@ -107,7 +104,7 @@ def test_runs_alone(name, place, registry, shared_server, port, record):
         command,
         shell=True,
         cwd=folder,
-        env=with_uv(URL=server.url, **(QUICK | LONGER.get(name, {}))),
+        env=environment(URL=server.url, **(QUICK | LONGER.get(name, {}))),
         capture_output=True,
         text=True,
         timeout=TIMEOUT,

@@ -10,10 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Thread
 
-from .processes import ABSENT, ROOT, TIMEOUT, wait_until
+from .processes import ROOT, TIMEOUT, wait_until
 
 # The environment of a server whose tasks `tasks()` is to count.
-PROBE = {"PYTHONPATH": f"{ROOT}/tests/support/probe:{ABSENT}"}
+PROBE = {"PYTHONPATH": ROOT / "tests/support/probe"}
 
 
 def tasks(server):

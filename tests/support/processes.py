@@ -275,9 +275,17 @@ def environment(**variables):
     """Return the reader's environment: this one's, with the tools of the lock, and warnings."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
-    env |= {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "default", "PYTHONPATH": str(ABSENT)}
+    env |= {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "default"}
     env.pop("PYTHONDONTWRITEBYTECODE", None)  # what was compiled once need not be again
     return env | {name: str(value) for name, value in variables.items()}
+
+
+def environment_of(example, **variables):
+    """Return the environment of an example: one without trustme, unless the example names it."""
+    if "trustme" not in example.read_text():
+        path = f"{variables.get('PYTHONPATH', '')}:{ABSENT}"
+        variables["PYTHONPATH"] = path.removeprefix(":")
+    return environment(**variables)
 
 
 def argv(example):
